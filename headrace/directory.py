@@ -1,0 +1,201 @@
+"""The directory: which shards live, where, and which slots they own, kept in Redis for routers and commands.
+
+Each shard registers once a second; its entry expires if it stops. The keys and the atomic steps are in
+`lua/directory.lua`. Redis is never in the path of an event: every method here may fail with
+DirectoryUnavailableError within about two seconds, and its caller goes on with what it knew.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast, get_args
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from headrace.errors import DirectoryUnavailableError
+from headrace.placement import rendezvous
+
+State = Literal["up", "draining", "drained", "stopping"]
+"""What a shard does with new clients: `up` takes them, the others refuse; `stopping` will be gone soon."""
+
+MAX_ERROR_CHARS: Final = 300
+_CHANNEL: Final = "headrace:changes"
+_TIMEOUT_S: Final = 1.0
+"""How long Redis may take for one answer: a stopped Redis neither answers nor closes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardEntry:
+    """What one shard says of itself each second.
+
+    path is its hand-off socket on its node; capacity and connections count clients; streams counts those with
+    a subscriber here; lag_s is how far its delivery is behind the log; last_error is a sentence, empty when
+    well.
+    """
+
+    id: str
+    node: str
+    pid: int
+    path: str
+    state: State
+    capacity: int
+    connections: int
+    streams: int
+    version: str
+    lag_s: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The directory at one moment: the epoch, the live shards by id, and per node its slots' owners.
+
+    epoch is (generation, count); the generation is random and a new one means that Redis was emptied, so its
+    counts compare only within it. It is ("", 0) in an empty Redis.
+    """
+
+    epoch: tuple[str, int] = ("", 0)
+    shards: tuple[ShardEntry, ...] = ()
+    slots: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class Directory:
+    """A client of the directory. Any greenlet or thread may call it; in a patched process every call yields.
+
+    expiry_s is how long an entry lives without being registered again.
+    """
+
+    def __init__(self, redis_url: str, *, expiry_s: float) -> None:
+        self._expiry_s = expiry_s
+        self._redis: redis.Redis = redis.Redis.from_url(
+            redis_url,
+            decode_responses=True,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            # Once more after a connection that Redis has closed since; never after silence.
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+        )
+        source = (resources.files("headrace") / "lua" / "directory.lua").read_text()
+        self._script = self._redis.register_script(source)
+
+    def register(self, entry: ShardEntry) -> bool:
+        """Write the entry and begin its expiry anew. MUST be called well within expiry_s each time.
+
+        The epoch moves, and watchers hear of it, only if the shard is new or its node, process, path or state
+        changed; returns whether. A living entry of the same id is overwritten: the last process wins.
+        """
+        values: list[str] = []
+        for name in _FIELDS:
+            values += (name, str(getattr(entry, name))[:MAX_ERROR_CHARS])
+        return bool(self._call("register", entry.id, str(int(self._expiry_s * 1000)), *values))
+
+    def leave(self, shard_id: str, pid: int) -> bool:
+        """Remove the entry if it is still that process's; returns whether it was."""
+        return bool(self._call("leave", shard_id, str(pid)))
+
+    def claim(self, node: str, *, settle_s: float | None = None) -> int:
+        """Give each slot of the node that has no live owner to its first choice among the shards that are up.
+
+        Returns how many slots were given. Called by every shard each second: with nothing to do it costs one
+        short call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when
+        None): otherwise the first shard to start would get every slot, and a restarted one would find its own
+        gone. Meanwhile routers use the same order of preference themselves.
+        """
+        settle_ms = int((self._expiry_s if settle_s is None else settle_s) * 1000)
+        orphans, up = self._call("orphans", node, str(settle_ms))
+        if not orphans or not up:
+            return 0
+        proposals: list[str] = []
+        for slot in orphans:
+            proposals += (str(slot), rendezvous(int(slot), up)[0])
+        return int(self._call("claim", node, *proposals))
+
+    def read(self, known: Snapshot | None = None) -> Snapshot:
+        """The whole directory in one atomic read, shards sorted by id.
+
+        known is the last snapshot, which saves reading its slots again if the epoch is still the same.
+        """
+        known = known or Snapshot()
+        generation, count, shards, tables = self._call("read", "{} {}".format(*known.epoch))
+        entries = [_entry(id_, dict(zip(*[iter(values)] * 2, strict=True))) for id_, *values in shards]
+        slots = {
+            node: MappingProxyType({int(slot): owner for slot, owner in zip(*[iter(pairs)] * 2, strict=True)})
+            for node, *pairs in tables
+        }
+        return Snapshot(
+            (generation, int(count)),
+            tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.id)),
+            known.slots if (generation, int(count)) == known.epoch else MappingProxyType(slots),
+        )
+
+    def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
+        """Follow changes for ever: yields True after one or more changes, False after timeout_s without any.
+
+        The subscription begins at the first `next()`, so read() after it misses nothing. A Redis that stops
+        answering looks like silence here; read() after a False finds out. Raises DirectoryUnavailableError
+        when the connection is lost. Closing the generator ends the subscription.
+        """
+        pubsub: redis.client.PubSub = self._redis.pubsub()  # type: ignore[no-untyped-call]
+        try:
+            with _translated():
+                pubsub.subscribe(_CHANNEL)
+            yield True
+            while True:
+                with _translated():
+                    heard = _wait(pubsub, timeout_s)
+                yield heard
+        finally:
+            pubsub.close()
+
+    def close(self) -> None:
+        """Close all connections. The directory may be used again and would open new ones."""
+        self._redis.close()
+
+    def _call(self, *arguments: str) -> Any:
+        command, *rest = arguments
+        with _translated():
+            return self._script(args=[command, secrets.token_hex(8), *rest])
+
+
+_FIELDS: Final = tuple(f.name for f in fields(ShardEntry) if f.name != "id")
+
+
+def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
+    """The entry of a hash, or None for one that is not of this version or was written by another hand."""
+    try:
+        if values["state"] not in get_args(State):
+            return None
+        kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
+        kinds = {**kinds, "streams": int, "lag_s": float}
+        return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in _FIELDS})
+    except (KeyError, ValueError):
+        return None
+
+
+def _wait(pubsub: redis.client.PubSub, timeout_s: float) -> bool:
+    """Wait for a change, then take all that have come with it; whether there was one."""
+    deadline = time.monotonic() + timeout_s
+    heard = False
+    while True:
+        left = 0.0 if heard else deadline - time.monotonic()
+        message = cast("dict[str, Any] | None", pubsub.get_message(timeout=max(0.0, left)))
+        if message is not None and message["type"] == "message":
+            heard = True
+        elif message is None and (heard or left <= 0):
+            return heard
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise DirectoryUnavailableError(
+            f"Redis cannot be used ({error}); start it or correct HEADRACE_REDIS_URL"
+        ) from error

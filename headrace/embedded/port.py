@@ -1,0 +1,32 @@
+"""TCP ports on 127.0.0.1 for embedded servers."""
+
+import random
+import socket
+
+HOST = "127.0.0.1"
+
+# Below what Linux hands out to outgoing connections (32768 and up): a port that is kept for months must not be
+# taken now and then by a browser.
+_RANGE = range(20_000, 32_000)
+
+
+def is_free(port: int, host: str = HOST) -> bool:
+    """Whether a server could listen there now; connections of an earlier server that still linger do not count."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def choose() -> int:
+    """A port that is free now. Nothing reserves it, so a server started later may still find it taken."""
+    for port in random.sample(_RANGE, 50):
+        if is_free(port):
+            return port
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

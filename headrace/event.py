@@ -1,0 +1,106 @@
+"""Events and their frames: the bytes of server-sent events (WHATWG HTML, 9.2.5 and 9.2.6).
+
+An encoder here cannot produce a broken frame: a line break in data begins another `data:` line, and event
+types and comments with a line break are refused. The parts that travel:
+
+    retry: 2143\\n\\n                             first on every connection
+    id: 17\\n\\n                                  a cursor alone; browsers keep it and dispatch nothing
+    id: 17\\nevent: order\\ndata: shipped\\n\\n     an event; `event:` is left out for `message`
+    event: headrace:gap\\ndata: {…}\\n\\n          a sentinel; it never has an id
+    : heartbeat\\n\\n                             a comment
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.errors import EventError
+
+DEFAULT_TYPE: Final = "message"
+RESERVED_PREFIX: Final = "headrace:"
+_BREAK = re.compile("\r\n|\r|\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One committed event. id counts from 1 in its stream; visible_to is an audience label or None for all."""
+
+    id: int
+    data: str
+    type: str = DEFAULT_TYPE
+    visible_to: str | None = None
+
+
+class Frame:
+    """An event encoded once for all its receivers.
+
+    bytes is the whole frame for a connection of one stream; body is what follows its `id:` line, for
+    connections whose ids differ. Immutable; shared by the ring and every write that is under way.
+    """
+
+    __slots__ = ("body", "bytes", "id", "label")
+
+    def __init__(self, event: Event) -> None:
+        self.id = event.id
+        self.label = event.visible_to
+        self.body = _fields(event.type, event.data)
+        self.bytes = b"id: %d\n%b" % (event.id, self.body)
+
+    def __repr__(self) -> str:
+        return f"<Frame {self.id} {len(self.bytes)} bytes label={self.label!r}>"
+
+    def with_id(self, text: str) -> bytes:
+        """The frame with another `id:` line, as for a connection of several streams."""
+        return b"id: %b\n%b" % (text.encode("ascii"), self.body)
+
+
+def check_type(type_: object) -> str:
+    """Return the event type if it may be published; raise EventError if it would break or forge a frame."""
+    if not isinstance(type_, str) or not type_:
+        raise EventError(f"an event type must be text and not empty, not {type_!r}")
+    if "\r" in type_ or "\n" in type_ or "\0" in type_:
+        raise EventError(f"event type {type_!r} has a line break or NUL; use a plain word")
+    if type_.startswith(RESERVED_PREFIX):
+        raise EventError(f"event type {type_!r} begins with {RESERVED_PREFIX!r}, which is reserved; use another")
+    return type_
+
+
+def id_frame(cursor: str) -> bytes:
+    """A frame of an `id:` line alone: the browser keeps the cursor and dispatches nothing."""
+    return b"id: %b\n\n" % cursor.encode("ascii")
+
+
+def retry_frame(retry_ms: int) -> bytes:
+    """The `retry:` frame: how many milliseconds a browser waits before it reconnects."""
+    return b"retry: %d\n\n" % retry_ms
+
+
+def gap_frame(stream: str, missed_from: int, missed_to: int) -> bytes:
+    """Tells that events missed_from to missed_to (both included) of a stream are no longer kept."""
+    return _sentinel("gap", {"stream": stream, "missed_from": missed_from, "missed_to": missed_to})
+
+
+def reset_frame(stream: str, head: int) -> bytes:
+    """Tells that the client's cursor is not of this log and that the stream goes on after id head."""
+    return _sentinel("reset", {"stream": stream, "head": head})
+
+
+def goodbye_frame(reason: str) -> bytes:
+    """Tells that the server closes the connection, and why."""
+    return _sentinel("goodbye", {"reason": reason})
+
+
+HEARTBEAT: Final = b": heartbeat\n\n"
+
+
+def _sentinel(kind: str, value: dict[str, Any]) -> bytes:
+    return _fields(RESERVED_PREFIX + kind, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def _fields(type_: str, data: str) -> bytes:
+    if "\r" in type_ or "\n" in type_:
+        raise EventError(f"event type {type_!r} has a line break; use a plain word")
+    lines = _BREAK.split(data) if "\r" in data or "\n" in data else (data,)
+    head = "" if type_ == DEFAULT_TYPE else f"event: {type_}\n"
+    return (head + "".join(["data: " + line + "\n" for line in lines]) + "\n").encode()

@@ -1,0 +1,131 @@
+"""The hand-off: the one message that goes with a client's socket from a router, or a shard, to a shard.
+
+A unix SOCK_SEQPACKET message of JSON, with the client's socket as its first descriptor. One exchange at a time
+on a channel, and the taker's answer comes before its first byte to the client:
+
+    giver ── {"v": 1, "streams": [["room:1", 17]], "context": {…}, "request_id": "…", "peer": "…", …} + fd ──► taker
+    giver ◄── {"ok": true}  or  {"refused": "full"} ── taker
+
+A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
+On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
+later and there must never be two writers.
+"""
+
+import array
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.cursor import Start
+from headrace.errors import HandoffError
+from headrace.tokens import Context
+
+VERSION: Final = 1
+MAX_MESSAGE_BYTES: Final = 180 * 1024
+"""A unix message holds about 200 kB by default (net.core.wmem_default)."""
+MAX_DESCRIPTORS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """A client given to a shard: its streams with where each begins, who it is, and the reply it is owed.
+
+    headers are extra response header lines (name, value), such as those for cross-origin requests.
+    peer is the client's address as `host:port`, for logs and limits.
+    """
+
+    streams: tuple[tuple[str, Start], ...]
+    context: Context
+    request_id: str
+    peer: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A taker's answer; refused is empty when it took the client, else the reason in a word."""
+
+    refused: str = ""
+
+
+def encode(handoff: Handoff) -> bytes:
+    """The message's bytes. Raises HandoffError if they would not fit in one unix message."""
+    context = handoff.context
+    message = {
+        "v": VERSION,
+        "streams": handoff.streams,
+        "context": [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
+        "request_id": handoff.request_id,
+        "peer": handoff.peer,
+        "headers": handoff.headers,
+    }
+    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise HandoffError(f"a hand-off of {len(data)} bytes is above {MAX_MESSAGE_BYTES}; use fewer streams")
+    return data
+
+
+def decode(data: bytes) -> Handoff:
+    """Read a message. Raises HandoffError for another version and for anything that is not one."""
+    message = _load(data)
+    if message.get("v") != VERSION:
+        raise HandoffError(f"hand-off message of version {message.get('v')!r}; this process speaks {VERSION}")
+    try:
+        user, audiences, issued_ms, expires_ms = message["context"]
+        return Handoff(
+            streams=tuple((str(name), start) for name, start in message["streams"]),
+            context=Context(user, frozenset(audiences), issued_ms, expires_ms),
+            request_id=message["request_id"],
+            peer=message["peer"],
+            headers=tuple((name, value) for name, value in message["headers"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise HandoffError(f"hand-off message without its fields: {error!r}") from error
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The answer's bytes."""
+    return json.dumps({"refused": answer.refused} if answer.refused else {"ok": True}).encode()
+
+
+def decode_answer(data: bytes) -> Answer:
+    """Read an answer. Raises HandoffError for anything that is not one."""
+    message = _load(data)
+    if message.get("ok") is True:
+        return Answer()
+    if isinstance(message.get("refused"), str) and message["refused"]:
+        return Answer(message["refused"])
+    raise HandoffError(f"answer to a hand-off not understood: {data[:80]!r}")
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Receive one message and its descriptors, close-on-exec; (b"", []) at the end of the channel.
+
+    The caller owns the descriptors and MUST close them. Yields in a process that gevent has patched. Raises
+    HandoffError, having closed what came, if the message or its descriptors were cut.
+    """
+    # socket.recv_fds() would lose the flags that tell of a cut message.
+    item = array.array("i")
+    space = socket.CMSG_SPACE(MAX_DESCRIPTORS * item.itemsize)
+    data, ancillary, flags, _ = channel.recvmsg(MAX_MESSAGE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            item.frombytes(payload[: len(payload) - len(payload) % item.itemsize])
+    descriptors = list(item)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise HandoffError("a hand-off message was cut; the sender's was too large")
+    return data, descriptors
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(data)
+    except ValueError as error:
+        raise HandoffError(f"hand-off message is not JSON: {data[:80]!r}") from error
+    if not isinstance(message, dict):
+        raise HandoffError(f"hand-off message is not an object: {data[:80]!r}")
+    return message

@@ -1,0 +1,205 @@
+-- The directory of shards in Redis: who serves what on which node.
+--
+-- Every key, with its shape:
+--
+--   headrace:epoch          hash    generation   random hex, made by the first writer that finds none
+--                                   count        changes of the directory in this generation
+--   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
+--                                   and is removed at the next claim
+--   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
+--                                   last_error (all text). Expires: each register() is one heartbeat
+--   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
+--                                   the node's last claim, since nodes may have a new name each time
+--   headrace:node:<node>    hash    joined_ms    when a shard of this node last appeared, left, died or changed
+--                                   complete     the epoch ("<generation> <count>") in which every slot was last
+--                                                found to have a live owner; unless the epoch has moved since,
+--                                                there is nothing to claim
+--                                   Expires with the slots
+--   headrace:changes        channel "<generation> <count>" after each change, a hint to read again
+--
+-- headrace:epoch never expires: without it, Redis was emptied. A slot table changes only together with the epoch.
+--
+-- Called with the command in ARGV[1]. ARGV[2] is random hex, the generation to begin if there is none.
+--
+--   register  id expiry_ms (field value)...   returns 1 if the directory changed, else 0
+--   leave     id pid                          returns 1 if the entry was this process's, else 0
+--   orphans   node settle_ms                  returns {{slot...}, {id of each shard of the node that is up...}}
+--   claim     node (slot id)...               returns how many slots were given
+--   read      epoch                           returns {generation, count, {{id, field, value...}...},
+--                                                      {{node, slot, id...}...}}, without the slots if the
+--                                                      directory is still in that epoch
+
+local SLOTS = 1024
+local NODE_EXPIRY_MS = 86400000
+
+local command, seed = ARGV[1], ARGV[2]
+
+local function entry_key(id)
+  return "headrace:shard:" .. id
+end
+
+local function now_ms()
+  local time = redis.call("TIME")
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function epoch()
+  local generation = redis.call("HGET", "headrace:epoch", "generation")
+  if not generation then
+    generation = seed
+    redis.call("HSET", "headrace:epoch", "generation", generation, "count", 0)
+  end
+  return generation .. " " .. redis.call("HGET", "headrace:epoch", "count")
+end
+
+local function changed()
+  epoch()
+  redis.call("HINCRBY", "headrace:epoch", "count", 1)
+  redis.call("PUBLISH", "headrace:changes", epoch())
+end
+
+local function joined(node)
+  redis.call("HSET", "headrace:node:" .. node, "joined_ms", now_ms())
+  changed()
+end
+
+-- Call action(id, node) for each registered shard.
+local function each_shard(action)
+  local shards = redis.call("HGETALL", "headrace:shards")
+  for i = 1, #shards, 2 do
+    action(shards[i], shards[i + 1])
+  end
+end
+
+-- Forget the shards whose entries have expired.
+local function prune()
+  each_shard(function(id, node)
+    if redis.call("EXISTS", entry_key(id)) == 0 then
+      redis.call("HDEL", "headrace:shards", id)
+      joined(node)
+    end
+  end)
+end
+
+local function register()
+  local id, expiry_ms = ARGV[3], ARGV[4]
+  local key = entry_key(id)
+  local given = {}
+  for i = 5, #ARGV, 2 do
+    given[ARGV[i]] = ARGV[i + 1]
+  end
+  local before = redis.call("HMGET", key, "node", "pid", "path", "state")
+  local known = before[1] == given.node and before[2] == given.pid and before[3] == given.path
+  local same = known and before[4] == given.state
+  -- Without its id or an epoch beside a living entry the directory is damaged; registering mends it.
+  local listed = redis.call("HSET", "headrace:shards", id, given.node) == 0
+  local begun = redis.call("EXISTS", "headrace:epoch") == 1
+  redis.call("HSET", key, unpack(ARGV, 5))
+  redis.call("PEXPIRE", key, expiry_ms)
+  if same and listed and begun then
+    return 0
+  end
+  joined(given.node)
+  return 1
+end
+
+local function leave()
+  local id, pid = ARGV[3], ARGV[4]
+  local entry = redis.call("HMGET", entry_key(id), "pid", "node")
+  if entry[1] ~= pid then
+    return 0
+  end
+  redis.call("DEL", entry_key(id))
+  redis.call("HDEL", "headrace:shards", id)
+  joined(entry[2])
+  return 1
+end
+
+local function orphans()
+  local node, settle_ms = ARGV[3], tonumber(ARGV[4])
+  prune()
+  redis.call("PEXPIRE", "headrace:node:" .. node, NODE_EXPIRY_MS)
+  redis.call("PEXPIRE", "headrace:slots:" .. node, NODE_EXPIRY_MS)
+  local state = redis.call("HMGET", "headrace:node:" .. node, "joined_ms", "complete")
+  local current = epoch()
+  if state[2] == current then
+    return { {}, {} }
+  end
+  if state[1] and now_ms() - tonumber(state[1]) < settle_ms then
+    return { {}, {} }
+  end
+  local alive, up = {}, {}
+  each_shard(function(id, at)
+    if at == node then
+      alive[id] = true
+      if redis.call("HGET", entry_key(id), "state") == "up" then
+        up[#up + 1] = id
+      end
+    end
+  end)
+  local owners = {}
+  local pairs_ = redis.call("HGETALL", "headrace:slots:" .. node)
+  for i = 1, #pairs_, 2 do
+    owners[tonumber(pairs_[i])] = pairs_[i + 1]
+  end
+  local slots = {}
+  for slot = 0, SLOTS - 1 do
+    if not alive[owners[slot] or false] then
+      slots[#slots + 1] = slot
+    end
+  end
+  if #slots == 0 then
+    redis.call("HSET", "headrace:node:" .. node, "complete", current)
+  end
+  return { slots, up }
+end
+
+local function claim()
+  local node, given = ARGV[3], 0
+  local key = "headrace:slots:" .. node
+  local states = {}
+  local function state(id)
+    if states[id] == nil then
+      local entry = redis.call("HMGET", entry_key(id), "node", "state")
+      states[id] = entry[1] == node and entry[2] or ""
+    end
+    return states[id]
+  end
+  for i = 4, #ARGV, 2 do
+    local slot, id = ARGV[i], ARGV[i + 1]
+    local owner = redis.call("HGET", key, slot)
+    if (not owner or state(owner) == "") and state(id) == "up" then
+      redis.call("HSET", key, slot, id)
+      given = given + 1
+    end
+  end
+  if given > 0 then
+    changed()
+  end
+  return given
+end
+
+local function read()
+  local head = redis.call("HMGET", "headrace:epoch", "generation", "count")
+  local generation, count = head[1] or "", tonumber(head[2] or 0)
+  local shards, tables, nodes = {}, {}, {}
+  each_shard(function(id, node)
+    local entry = redis.call("HGETALL", entry_key(id))
+    if #entry > 0 then
+      table.insert(entry, 1, id)
+      shards[#shards + 1] = entry
+      nodes[node] = true
+    end
+  end)
+  if generation .. " " .. count ~= ARGV[3] then
+    for node in pairs(nodes) do
+      local slots = redis.call("HGETALL", "headrace:slots:" .. node)
+      table.insert(slots, 1, node)
+      tables[#tables + 1] = slots
+    end
+  end
+  return { generation, count, shards, tables }
+end
+
+local commands = { register = register, leave = leave, orphans = orphans, claim = claim, read = read }
+return commands[command]()

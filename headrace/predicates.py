@@ -1,0 +1,54 @@
+"""Audience predicates: functions that decide by label who sees an event.
+
+The module that HEADRACE_FILTERS names registers them when it is imported:
+
+    from headrace import predicate
+
+    @predicate("staff")
+    def is_staff(context, stream):
+        return context.user in STAFF
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from headrace.errors import SettingsError
+from headrace.tokens import Context
+
+Predicate = Callable[[Context, str], bool]
+_Function = TypeVar("_Function", bound=Predicate)
+
+_registered: dict[str, Predicate] = {}
+
+
+def predicate(label: str) -> Callable[[_Function], _Function]:
+    """Register a function of (context, stream) for events published with `visible_to=label`.
+
+    It MUST be pure: it is asked once per connection, stream and label, and its answer is kept. Only True shows
+    the event; anything else, an exception and a late answer hide it. Raises SettingsError for an empty label
+    and for one that is taken.
+    """
+    if not isinstance(label, str) or not label:
+        raise SettingsError(f"a predicate's label must be text and not empty, not {label!r}")
+
+    def register(function: _Function) -> _Function:
+        if _registered.get(label, function) is not function:
+            raise SettingsError(f"two predicates have the label {label!r}; give one of them another")
+        _registered[label] = function
+        return function
+
+    return register
+
+
+def load(module: str) -> Mapping[str, Predicate]:
+    """Import the module named by HEADRACE_FILTERS, if any, and return all predicates by label.
+
+    Raises SettingsError if it cannot be imported.
+    """
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise SettingsError(f"HEADRACE_FILTERS is {module!r}, which cannot be imported: {error}") from error
+    return dict(_registered)

@@ -1,0 +1,219 @@
+"""The settings: one frozen value, read from the environment once per process and passed to who needs it.
+
+Every field is the variable `HEADRACE_` + its name in capitals. A wrong value names the variable, the value and
+what is allowed. Nothing here is read at import.
+"""
+
+import dataclasses
+import resource
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headrace.errors import SettingsError
+
+ENV_FILE = Path(".headrace/env")
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> Callable[[str], Any]:
+    noun = "a whole number" if kind is int else "a number"
+    allowed = f"{noun} of {unit} from {low:g} to {high:g}" if unit else f"{noun} from {low:g} to {high:g}"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(allowed) from None
+        if not low <= value <= high:
+            raise ValueError(allowed)
+        return value
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], Any]:
+    return _number(float, low, high, "seconds")
+
+
+def _count(low: int, high: int, unit: str = "") -> Callable[[str], Any]:
+    return _number(int, low, high, unit)
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not text.startswith(tuple(f"{scheme}:" for scheme in schemes)):
+            raise ValueError("a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes))
+        return text
+
+    return parse
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for part in text.split(",") if (word := part.strip()))
+
+
+def _secrets(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    if not words or min(map(len, words)) < 16:
+        raise ValueError("one or more comma-separated secrets of at least 16 characters each")
+    return words
+
+
+def _node(text: str) -> str:
+    if not text or len(text) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text):
+        raise ValueError("1 to 64 ASCII letters, digits, dots, dashes or underscores")
+    return text
+
+
+def _switch(text: str) -> bool:
+    values = {
+        "1": True,
+        "true": True,
+        "yes": True,
+        "on": True,
+        "0": False,
+        "false": False,
+        "no": False,
+        "off": False,
+    }
+    try:
+        return values[text.lower()]
+    except KeyError:
+        raise ValueError("on or off") from None
+
+
+def _setting(default: Any, parse: Callable[[str], Any], secret: bool = False) -> Any:
+    return field(default=default, metadata={"parse": parse, "secret": secret}, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a process of headrace runs with. Units are in the names; see the comments for effects."""
+
+    # Where things are. The LISTEN URL must reach PostgreSQL itself; the other may be a pooler.
+    database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
+    listen_database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
+    redis_url: str = _setting("", _url("redis", "rediss", "unix"), secret=True)
+    runtime_dir: Path = _setting(Path(".headrace/run"), Path)
+    node: str = _setting("", _node)
+
+    # Tokens and who may ask: the first secret signs, all verify.
+    secret: tuple[str, ...] = _setting((), _secrets, secret=True)
+    allowed_origins: tuple[str, ...] = _setting((), _words)
+    filters: str = _setting("", _text)
+    filter_deadline_s: float = _setting(2.0, _seconds(0.01, 60))
+
+    # Limits. 0 connections: derived from the descriptor limit.
+    max_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
+    max_streams: int = _setting(64, _count(1, 64, "streams a connection"))
+
+    # Towards the client.
+    heartbeat_interval_s: float = _setting(15.0, _seconds(0.1, 3600))
+    write_deadline_s: float = _setting(30.0, _seconds(0.1, 3600))
+    retry_ms: int = _setting(2000, _count(1, 600_000, "milliseconds"))
+    send_buffer_bytes: int = _setting(0, _count(0, 1 << 30, "bytes"))
+    tick_interval_s: float = _setting(0.25, _seconds(0.01, 60))
+
+    # Towards the log.
+    readers: int = _setting(2, _count(1, 16, "database connections a shard"))
+    page_events: int = _setting(500, _count(1, 10_000, "events"))
+    page_bytes: int = _setting(4 << 20, _count(1024, 256 << 20, "bytes"))
+    read_deadline_s: float = _setting(10.0, _seconds(0.5, 600))
+    ring_bytes: int = _setting(1 << 20, _count(0, 1 << 30, "bytes a stream"))
+    ring_total_bytes: int = _setting(128 << 20, _count(0, 64 << 30, "bytes a shard"))
+    sweep_interval_s: float = _setting(5.0, _seconds(0.1, 600))
+    unlisten_after_s: float = _setting(300.0, _seconds(0, 86_400))
+    ping_interval_s: float = _setting(2.0, _seconds(0.1, 60))
+    ping_deadline_s: float = _setting(2.0, _seconds(0.1, 60))
+    listen_proof_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
+    prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
+    prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
+
+    # Between processes.
+    handoff_deadline_s: float = _setting(2.0, _seconds(0.05, 60))
+    directory_interval_s: float = _setting(1.0, _seconds(0.05, 60))
+    directory_expiry_s: float = _setting(3.0, _seconds(0.2, 600))
+    stop_deadline_s: float = _setting(5.0, _seconds(0.1, 600))
+
+    # Where clients reach the router, for the addresses that commands print.
+    public_url: str = _setting("http://127.0.0.1:8000", _url("http", "https"))
+
+    # What `headrace up` serves.
+    demo: bool = _setting(False, _switch)
+    log_level: str = _setting("info", _text)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read and validate every `HEADRACE_*` variable of environ; an empty value counts as unset.
+
+        Raises SettingsError, naming the variable, for a value that is not allowed and for a variable that is
+        not a setting (a misspelt one would otherwise be ignored in silence).
+        """
+        fields = {f"HEADRACE_{f.name.upper()}": f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            if not variable.startswith("HEADRACE_") or not text:
+                continue
+            if variable not in fields:
+                raise SettingsError(f"unknown setting {variable}; allowed are {', '.join(sorted(fields))}")
+            spec = fields[variable]
+            try:
+                values[spec.name] = spec.metadata["parse"](text)
+            except ValueError as error:
+                shown = "a value that is not shown here" if spec.metadata["secret"] else repr(text)
+                raise SettingsError(f"{variable} is {shown}; allowed is {error}") from None
+        values.setdefault("listen_database_url", values.get("database_url", ""))
+        values.setdefault("node", _default_node())
+        settings = cls(**values)
+        if settings.log_level not in ("debug", "info", "warning", "error"):
+            raise SettingsError(
+                f"HEADRACE_LOG_LEVEL is {settings.log_level!r}; allowed is debug, info, warning or error"
+            )
+        if settings.directory_expiry_s < 2 * settings.directory_interval_s:
+            raise SettingsError(
+                f"HEADRACE_DIRECTORY_EXPIRY_S is {settings.directory_expiry_s:g}; allowed is at least twice "
+                f"HEADRACE_DIRECTORY_INTERVAL_S ({settings.directory_interval_s:g} seconds)"
+            )
+        return settings
+
+    def require(self, *names: str) -> "Settings":
+        """Return these settings; raise SettingsError, with how to set it, if one of the named ones is unset."""
+        for name in names:
+            if not getattr(self, name):
+                raise SettingsError(
+                    f"HEADRACE_{name.upper()} is not set; set it, or run this in the directory of a running "
+                    f"`headrace up`, which writes {ENV_FILE}"
+                )
+        return self
+
+    def connection_limit(self) -> int:
+        """Most connections a shard takes: the setting, else what the descriptor limit leaves after 200 spare."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ceiling = max(1, soft - 200)
+        return min(self.max_connections, ceiling) if self.max_connections else ceiling
+
+
+def _default_node() -> str:
+    name = socket.gethostname() or "node"
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:64]
+
+
+def environ_with_file(environ: Mapping[str, str], path: Path = ENV_FILE) -> dict[str, str]:
+    """The environment, completed by the lines `NAME=value` of the file that `headrace up` writes, if it exists.
+
+    Variables of the environment win, so that a command can be pointed elsewhere.
+    """
+    merged: dict[str, str] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            name, separator, value = line.partition("=")
+            if separator and not line.startswith("#"):
+                merged[name.strip()] = value
+    merged.update(environ)
+    return merged

@@ -1,0 +1,33 @@
+"""Stream names and their slots. A name is exact: any Unicode text of 1 to 512 bytes, never folded or normalised."""
+
+import hashlib
+
+from headrace.errors import StreamNameError
+
+SLOTS = 1024
+MAX_NAME_BYTES = 512
+
+
+def check_name(name: object) -> str:
+    """Return name if it can name a stream; raise StreamNameError, saying what is wrong, if not."""
+    if not isinstance(name, str):
+        raise StreamNameError(f"a stream name must be text, not {name!r}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise StreamNameError(f"stream name {name!r} has a lone surrogate; it must be valid Unicode") from None
+    if size == 0:
+        raise StreamNameError("a stream name must not be empty")
+    if size > MAX_NAME_BYTES:
+        raise StreamNameError(f"stream name {name[:32]!r}… has {size} bytes; at most {MAX_NAME_BYTES} are allowed")
+    if "\0" in name:
+        raise StreamNameError(f"stream name {name!r} has a NUL; PostgreSQL cannot store it")
+    return name
+
+
+def slot(name: str) -> int:
+    """The slot of a stream: the first two bytes of sha256 of its UTF-8 name, big-endian, modulo 1024.
+
+    The SQL function `headrace.slot` gives the same number; notification channels and placement rest on it.
+    """
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) % SLOTS

@@ -1,0 +1,118 @@
+"""Signed stream tokens: which streams a connection may read, as whom, and until when.
+
+A token is itsdangerous' URL-safe signed JSON (compressed when that is shorter):
+
+    {"s": ["room:1"], "i": 1790000000000, "x": 1790000600000, "u": "ada", "a": ["staff"]}
+
+s the streams in order, i the issue time and x the expiry (milliseconds since the epoch), u the user and a the
+audiences; x, u and a are left out when there are none. Whoever holds a token can read it; it hides nothing.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import itsdangerous
+
+from headrace.errors import StreamNameError, TokenError, TokenExpiredError
+from headrace.stream import check_name, slot
+
+MAX_STREAMS: Final = 64
+MAX_TOKEN_CHARS: Final = 48 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who a connection is: what predicates are given, and what outlives a move between shards.
+
+    issued_ms and expires_ms are milliseconds since the epoch; expires_ms is None for a token without expiry.
+    """
+
+    user: str | None = None
+    audiences: frozenset[str] = frozenset()
+    issued_ms: int = 0
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A verified token: its streams in the order of composite cursors, and the connection's context."""
+
+    streams: tuple[str, ...]
+    context: Context
+
+
+def sign(
+    streams: str | Sequence[str],
+    *,
+    secrets: Sequence[str],
+    user: str | None = None,
+    audiences: Sequence[str] = (),
+    ttl_s: float | None = None,
+    now: float | None = None,
+) -> str:
+    """Return the path segment `<slot>.<token>` that allows reading the streams.
+
+    The first secret signs. ttl_s is the life of the token in seconds, None for no expiry. now is the issue
+    time in seconds since the epoch (the clock's when None). Raises StreamNameError for a name that cannot be
+    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret.
+    """
+    names = [streams] if isinstance(streams, str) else list(streams)
+    for name in names:
+        check_name(name)
+    if not 1 <= len(names) <= MAX_STREAMS:
+        raise StreamNameError(f"a token is for 1 to {MAX_STREAMS} streams, not {len(names)}")
+    if len(set(names)) != len(names):
+        raise StreamNameError("a token names each stream once")
+    if isinstance(audiences, str):
+        raise TokenError(f"audiences must be a list of labels, not the text {audiences!r}")
+    if ttl_s is not None and not ttl_s > 0:
+        raise TokenError(f"a token's life must be above 0 seconds, not {ttl_s!r}")
+    issued_ms = int((time.time() if now is None else now) * 1000)
+    claims: dict[str, Any] = {"s": names, "i": issued_ms}
+    if ttl_s is not None:
+        claims["x"] = issued_ms + int(ttl_s * 1000)
+    if user is not None:
+        claims["u"] = str(user)
+    if audiences:
+        claims["a"] = sorted(set(audiences))
+    return f"{slot(names[0])}.{_serializer(secrets).dumps(claims)}"
+
+
+def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) -> Token:
+    """Check the path segment `<slot>.<token>` and return what it allows.
+
+    Raises TokenError for anything that one of the secrets did not sign or whose slot is not that of the first
+    stream, and TokenExpiredError for a token past its expiry. now is in seconds since the epoch.
+    """
+    number, dot, signed = segment.partition(".")
+    if not dot or len(signed) > MAX_TOKEN_CHARS:
+        raise TokenError()
+    try:
+        claims = _serializer(secrets).loads(signed)
+    except itsdangerous.BadData:
+        raise TokenError() from None
+    try:
+        streams = tuple(check_name(name) for name in claims["s"])
+        context = Context(claims.get("u"), frozenset(claims.get("a", ())), claims["i"], claims.get("x"))
+    except (KeyError, TypeError, AttributeError, StreamNameError) as error:
+        raise TokenError() from error
+    if not streams or number != str(slot(streams[0])):
+        raise TokenError("the slot before the token is not that of its first stream; use the URL unchanged")
+    now_ms = (time.time() if now is None else now) * 1000
+    if context.expires_ms is not None and now_ms >= context.expires_ms:
+        raise TokenExpiredError()
+    return Token(streams, context)
+
+
+def _serializer(secrets: Sequence[str]) -> itsdangerous.URLSafeSerializer:
+    if not secrets:
+        raise TokenError("no secret is set; set HEADRACE_SECRET to the one that the application signs with")
+    # itsdangerous signs with the last key of a list and verifies with all.
+    return itsdangerous.URLSafeSerializer(
+        list(reversed(secrets)),
+        salt="headrace.stream",
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
+    )

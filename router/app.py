@@ -1,0 +1,172 @@
+"""The router's WSGI application and its composition root.
+
+/streams/<slot>.<token>   GET         hand over to a shard
+/healthz /readyz /metrics GET, HEAD   how this process is
+/headrace.js              GET, HEAD   the browser element
+/ /demo/config            GET, HEAD   the demo, if it is on
+/demo/publish             POST
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import gevent
+from gunicorn.workers.base_async import ALREADY_HANDLED
+
+from headrace.directory import Directory
+from headrace.settings import Settings
+from router import logs
+from router.auth import PREFIX, PREFLIGHT, cors
+from router.demo import Demo, publisher
+from router.follower import Follower, sockets_in
+from router.health import Health
+from router.metrics import Metrics
+from router.passing import Channels
+from router.placement import Placement
+from router.request import Request
+from router.response import Headers, Response, as_error
+from router.static import StaticFile
+from router.streams import Streams
+
+logger = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request, Headers], Response | None]
+_SCRIPT_MAX_AGE_S: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint and the methods that it answers, besides OPTIONS."""
+
+    endpoint: Endpoint
+    methods: tuple[str, ...] = ("GET", "HEAD")
+
+    @property
+    def allow(self) -> str:
+        """The value of the header Allow."""
+        return ", ".join((*self.methods, "OPTIONS"))
+
+
+class Application:
+    """The WSGI callable. Called by many greenlets; all it keeps is set at the start.
+
+    The worker MUST call start() once, after the fork, before it serves: without it the directory is not followed.
+    """
+
+    def __init__(
+        self,
+        *,
+        stream: Route,
+        routes: Mapping[str, Route],
+        allowed_origins: tuple[str, ...],
+        metrics: Metrics,
+        follow: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._routes = routes
+        self._allowed_origins = allowed_origins
+        self._metrics = metrics
+        self._follow = follow
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+
+    def start(self, failed: Callable[[], None]) -> None:
+        """Start following the directory; failed() is called, after a log line, if that ends by itself."""
+
+        def ended(greenlet: "gevent.Greenlet[[], None]") -> None:
+            logger.critical("the directory's follower ended: %r; this worker stops", greenlet.exception)
+            failed()
+
+        self._greenlet = gevent.spawn(self._follow)
+        self._greenlet.link_exception(ended)
+
+    def stop(self) -> None:
+        """Stop following the directory. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request; returns gunicorn's ALREADY_HANDLED if the client was given away."""
+        request = Request.from_environ(environ)
+        cross_origin = cors(request.headers.get("origin", ""), self._allowed_origins)
+        try:
+            response = self._respond(request, cross_origin)
+        except Exception:
+            logger.exception("request %s of %s failed", request.id, request.peer)
+            response = as_error(500, "the router failed; its log has the reason under this request id")
+        if response is None:
+            return ALREADY_HANDLED  # type: ignore[no-any-return]
+        self._metrics.responded(response.status)
+        headers = [*response.headers, *cross_origin, ("X-Request-Id", request.id)]
+        if response.status not in (204, 304):
+            headers.append(("Content-Length", str(len(response.body))))
+        start_response(response.status_line, headers)
+        return [] if request.method == "HEAD" else [response.body]
+
+    def _respond(self, request: Request, cross_origin: Headers) -> Response | None:
+        route = self._stream if request.path.startswith(PREFIX) else self._routes.get(request.path)
+        if route is None:
+            return as_error(404, "there is nothing at this path; check the address")
+        if request.method == "OPTIONS":
+            allowed = len(cross_origin) > 1
+            return Response(204, b"", (("Allow", route.allow), *(PREFLIGHT if allowed else ())))
+        if request.method not in route.methods:
+            return as_error(
+                405, f"{request.method} is not answered here; use {route.methods[0]}", (("Allow", route.allow),)
+            )
+        if request.has_body and request.method != "POST":
+            return as_error(400, f"a {request.method} has no body here; send none", (("Connection", "close"),))
+        return route.endpoint(request, cross_origin)
+
+
+def create_application() -> Application:
+    """Build the router's parts from the environment; called by gunicorn in each worker, after the fork."""
+    settings = Settings.from_environ(os.environ).require("secret", "redis_url")
+    logs.set_up(settings.log_level)
+    metrics = Metrics()
+    channels = Channels(deadline_s=settings.handoff_deadline_s)
+    placement = Placement(
+        settings.node,
+        hold_s=settings.directory_expiry_s,
+        found=lambda: sockets_in(settings.runtime_dir),
+    )
+    follower = Follower(
+        Directory(settings.redis_url, expiry_s=settings.directory_expiry_s),
+        placement,
+        interval_s=settings.directory_interval_s,
+        learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
+    )
+    streams = Streams(
+        secrets=settings.secret,
+        max_streams=settings.max_streams,
+        placement=placement,
+        channels=channels,
+        metrics=metrics,
+    )
+    metrics.watch("directory_away", lambda: float(placement.directory_away))
+    metrics.watch("shards", lambda: float(len(placement.shards())))
+    return Application(
+        stream=Route(streams, ("GET",)),
+        routes=_routes(settings, Health(placement, channels, metrics)),
+        allowed_origins=settings.allowed_origins,
+        metrics=metrics,
+        follow=follower.run,
+    )
+
+
+def _routes(settings: Settings, health: Health) -> dict[str, Route]:
+    routes = {
+        "/healthz": Route(health.healthz),
+        "/readyz": Route(health.readyz),
+        "/metrics": Route(health.metrics),
+        "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
+    }
+    if settings.demo:
+        settings.require("database_url")
+        demo = Demo(secrets=settings.secret, publish_one=publisher(settings.database_url))
+        routes["/"] = Route(StaticFile("demo.html", max_age_s=0))
+        routes["/demo/config"] = Route(demo.config)
+        routes["/demo/publish"] = Route(demo.publish, ("POST",))
+    return routes

@@ -1,0 +1,69 @@
+"""What a request may read and who may see the answer: decisions from its parts, without I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace import cursor, tokens
+from headrace.cursor import Start
+from headrace.stream import slot
+from headrace.tokens import Context
+from router.request import Request
+from router.response import Headers
+
+PREFIX: Final = "/streams/"
+
+
+class ForbiddenError(Exception):
+    """the token is genuine, but this server does not serve it; ask the application for another stream URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a verified request asks for: each stream with its start, as whom, and the first stream's slot."""
+
+    streams: tuple[tuple[str, Start], ...]
+    context: Context
+    slot: int
+
+
+def admit(request: Request, *, secrets: Sequence[str], max_streams: int, now: float | None = None) -> Admission:
+    """Verify the token in the path, then the cursor: Last-Event-ID wins over `since`, blank is missing.
+
+    now is in seconds since the epoch. Raises TokenError (not ours, or changed), TokenExpiredError,
+    ForbiddenError (more than max_streams), CursorError.
+    """
+    token = tokens.verify(request.path.removeprefix(PREFIX), secrets=secrets, now=now)
+    if len(token.streams) > max_streams:
+        raise ForbiddenError(
+            f"the token has {len(token.streams)} streams and HEADRACE_MAX_STREAMS is {max_streams}; "
+            "use fewer streams a connection"
+        )
+    since = request.headers.get("last-event-id", "").strip() or request.argument("since")
+    starts = cursor.parse(since, len(token.streams))
+    return Admission(tuple(zip(token.streams, starts, strict=True)), token.context, slot(token.streams[0]))
+
+
+def cors(origin: str, allowed: Sequence[str]) -> Headers:
+    """The headers that let a page of an allowed origin read the answer; for any other origin none does.
+
+    Browsers require the exact origin, not `*`, where cookies are sent along (WHATWG Fetch, 3.3.5). Vary goes
+    with every answer, so that a cache gives no origin another's.
+    """
+    if not allowed:
+        return ()
+    if origin not in allowed:
+        return (("Vary", "Origin"),)
+    return (
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "Retry-After, X-Request-Id"),
+        ("Vary", "Origin"),
+    )
+
+
+PREFLIGHT: Final[Headers] = (
+    ("Access-Control-Allow-Methods", "GET"),
+    ("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control, X-Request-Id"),
+    ("Access-Control-Max-Age", "600"),
+)

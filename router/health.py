@@ -1,0 +1,67 @@
+"""`/healthz`, `/readyz` and `/metrics`."""
+
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from router.metrics import Metrics
+from router.passing import Channels
+from router.placement import Placement
+from router.request import Request
+from router.response import Headers, Response, as_json
+
+
+class Health:
+    """Tells how this process and what it needs are. Called by any request greenlet; keeps nothing."""
+
+    def __init__(self, placement: Placement, channels: Channels, metrics: Metrics) -> None:
+        self._placement = placement
+        self._channels = channels
+        self._metrics = metrics
+
+    def healthz(self, request: Request, headers: Headers) -> Response:
+        """200 as long as this process serves requests."""
+        return Response(200, b"ok\n", (("Content-Type", "text/plain"), ("Cache-Control", "no-store")))
+
+    def readyz(self, request: Request, headers: Headers) -> Response:
+        """200 while some shard of this node can be reached, else 503, with the state of each part.
+
+        The status is "ok", "degraded" (something is away, clients are served) or "unavailable".
+        """
+        entries = self._placement.shards()
+        paths = {entry.id: entry.path for entry in entries if entry.state == "up"}
+        if self._placement.directory_away or not entries:
+            paths.update((shard.id, shard.path) for shard in self._placement.order(0))
+        reached = {id_ for id_, path in paths.items() if self._channels.reachable(path)}
+        shards: list[dict[str, Any]] = [
+            {
+                "id": entry.id,
+                "state": entry.state,
+                "reachable": entry.id in reached,
+                "connections": entry.connections,
+                "capacity": entry.capacity,
+                "lag_s": entry.lag_s,
+                "last_error": entry.last_error,
+            }
+            for entry in entries
+        ]
+        named = {entry.id for entry in entries}
+        shards += [{"id": id_, "reachable": id_ in reached} for id_ in sorted(paths.keys() - named)]
+        errors = sorted({entry.last_error for entry in entries if entry.last_error})
+        parts = {
+            "redis": {"status": "away" if self._placement.directory_away else "ok"},
+            # A router never asks PostgreSQL anything: the shards tell how it is.
+            "postgresql": {
+                "status": "degraded" if errors else "ok" if reached else "unknown",
+                "lag_s": max((entry.lag_s for entry in entries), default=0.0),
+                "errors": errors,
+            },
+            "shards": shards,
+        }
+        well = not errors and not self._placement.directory_away and len(reached) == len(paths)
+        status = "unavailable" if not reached else "ok" if well else "degraded"
+        return as_json(200 if reached else 503, {"status": status, **parts})
+
+    def metrics(self, request: Request, headers: Headers) -> Response:
+        """This worker's numbers for Prometheus."""
+        return Response(200, self._metrics.render(), (("Content-Type", CONTENT_TYPE_LATEST),))

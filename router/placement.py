@@ -1,0 +1,101 @@
+"""Which shards of this node to try for a slot, in order, from what is known of the directory.
+
+Any shard can serve any stream, so a stale answer costs nothing but balance; the one thing to avoid is having no
+answer. The rules, in this order:
+
+    1 the slot's owner, then the node's other shards that are up, in rendezvous order
+    2 if the directory is away or names no shard of this node: hand-off sockets found in the runtime directory
+    3 shards that went silent lately, since each costs its client the hand-off deadline
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.directory import ShardEntry, Snapshot
+from headrace.placement import rendezvous
+
+logger = logging.getLogger(__name__)
+
+SUSPICION_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A shard that may take a client: its id and hand-off socket."""
+
+    id: str
+    path: str
+
+
+class Placement:
+    """What this process knows of its node's shards.
+
+    Fed by the follower's greenlet, asked by request greenlets. Nothing here yields, so each call is atomic.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        hold_s: float,
+        found: Callable[[], Iterable[Candidate]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """hold_s: how long a new generation may lack shards that were known before it replaces them."""
+        self._node = node
+        self._hold_s = hold_s
+        self._found = found
+        self._clock = clock
+        self._known = Snapshot()
+        self._new_generation: tuple[str, float] = ("", 0.0)
+        self._suspects: dict[str, float] = {}
+        self.directory_away = True
+
+    def __repr__(self) -> str:
+        state = "away" if self.directory_away else "known"
+        return f"<Placement node={self._node!r} directory {state} {len(self.shards())} shards>"
+
+    def shards(self) -> tuple[ShardEntry, ...]:
+        """The entries of this node's shards as last known, in any state."""
+        return tuple(entry for entry in self._known.shards if entry.node == self._node)
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Take a fresh snapshot, unless it knows less only because Redis was emptied or stood still."""
+        self.directory_away = False
+        fresh = {entry.id for entry in snapshot.shards if entry.node == self._node}
+        known = {entry.id for entry in self.shards()}
+        if known and not fresh:
+            return
+        generation = snapshot.epoch[0]
+        if known - fresh and generation != self._known.epoch[0]:
+            if self._new_generation[0] != generation:
+                self._new_generation = (generation, self._clock())
+                logger.warning("Redis was emptied; waiting %g s for shards to register again", self._hold_s)
+            if self._clock() - self._new_generation[1] < self._hold_s:
+                return
+        self._known = snapshot
+
+    def lose_directory(self) -> None:
+        """Note that the directory cannot be read; what is known stays."""
+        self.directory_away = True
+
+    def suspect(self, shard_id: str) -> None:
+        """Try this shard last for a while: it was silent, and may be stopped."""
+        self._suspects[shard_id] = self._clock() + SUSPICION_S
+
+    def order(self, slot: int) -> list[Candidate]:
+        """The shards to try for a new client of the slot, best first; empty if there is none."""
+        entries = {entry.id: entry for entry in self.shards()}
+        up = [id_ for id_, entry in entries.items() if entry.state == "up"]
+        owner = self._known.slots.get(self._node, {}).get(slot)
+        ranked = sorted(rendezvous(slot, up), key=lambda id_: id_ != owner)
+        candidates = [Candidate(id_, entries[id_].path) for id_ in ranked]
+        if self.directory_away or not entries:
+            found = {candidate.id: candidate for candidate in self._found() if candidate.id not in entries}
+            candidates += [found[id_] for id_ in rendezvous(slot, found)]
+        now = self._clock()
+        self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
+        return sorted(candidates, key=lambda candidate: candidate.id in self._suspects)

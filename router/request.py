@@ -1,0 +1,60 @@
+"""A request as the router sees it, read from the WSGI environment once."""
+
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+from urllib.parse import parse_qs
+
+_SANE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+_MAX_QUERY_FIELDS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. path is percent-decoded; headers have lower-case names; peer is `host:port`.
+
+    id is the client's X-Request-Id if that is sane, else random. client is the socket itself.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    peer: str
+    id: str
+    has_body: bool
+    body: BinaryIO
+    client: socket.socket
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, Any]) -> "Request":
+        """Read gunicorn's environment; the body is left unread."""
+        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+        length = environ.get("CONTENT_LENGTH") or "0"
+        given_id = headers.get("x-request-id", "")
+        return cls(
+            method=environ["REQUEST_METHOD"],
+            path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
+            query=environ.get("QUERY_STRING", ""),
+            headers=headers,
+            peer=_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")),
+            id=given_id if _SANE_ID.fullmatch(given_id) else secrets.token_hex(8),
+            has_body=length.strip("0") != "" or "transfer-encoding" in headers,
+            body=environ["wsgi.input"],
+            client=environ["gunicorn.socket"],
+        )
+
+    def argument(self, name: str) -> str:
+        """The first value of a query argument, "" if there is none or the query cannot be read."""
+        try:
+            values = parse_qs(self.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+        except ValueError:
+            return ""
+        return values.get(name, [""])[0]
+
+
+def _peer(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,37 @@
+"""A response of the router's own: everything but the event stream, which is the shard's."""
+
+import http
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole response; Content-Length is added when it is sent."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+    @property
+    def status_line(self) -> str:
+        """The status as WSGI wants it."""
+        return f"{self.status} {http.HTTPStatus(self.status).phrase}"
+
+    def with_headers(self, headers: Headers) -> "Response":
+        """The same response with these headers after its own."""
+        return replace(self, headers=self.headers + headers)
+
+
+def as_json(status: int, value: Any, headers: Headers = ()) -> Response:
+    """A JSON response that is not to be kept by caches."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return Response(status, body, (("Content-Type", "application/json"), ("Cache-Control", "no-store"), *headers))
+
+
+def as_error(status: int, sentence: object, headers: Headers = ()) -> Response:
+    """The body of every error: {"error": sentence}."""
+    return as_json(status, {"error": str(sentence)}, headers)

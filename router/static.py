@@ -1,0 +1,30 @@
+"""Files from `headrace/static/`, read once and served with validators."""
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+from router.request import Request
+from router.response import Headers, Response
+
+_TYPES: Final = {".js": "text/javascript; charset=utf-8", ".html": "text/html; charset=utf-8"}
+
+
+class StaticFile:
+    """One file as an endpoint. Immutable."""
+
+    def __init__(self, name: str, *, max_age_s: int) -> None:
+        """max_age_s: how long caches may use it without asking; 0 has them ask each time."""
+        self._body = (resources.files("headrace") / "static" / name).read_bytes()
+        self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'
+        cache = f"public, max-age={max_age_s}" if max_age_s else "no-cache"
+        self._headers = (("ETag", self._etag), ("Cache-Control", cache))
+        self._type = _TYPES[name[name.rindex(".") :]]
+
+    def __call__(self, request: Request, headers: Headers) -> Response:
+        """The file, or 304 for a client that has it."""
+        given = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+        if self._etag in given or "*" in given:
+            return Response(304, b"", self._headers)
+        typed = (("Content-Type", self._type), ("X-Content-Type-Options", "nosniff"))
+        return Response(200, self._body, typed + self._headers)

@@ -1,0 +1,1 @@
+"""A shard: one process that owns client sockets and writes committed events to them."""

@@ -1,0 +1,164 @@
+"""A client's connection: its socket, and per stream where it is. What to write when is the dispatcher's.
+
+A subscription is in one of these states:
+
+    opening   its start is not settled: LISTEN or a read that was asked for after it came is outstanding
+    log       it needs frames that only the log has
+    verdict   an audience predicate has not answered
+    behind    the ring has its next frames; it advances when its turn comes and its socket takes bytes
+    live      it has everything up to the stream's head; new events are written as they are read
+    dead      its connection is closed
+
+A slow client is a cursor, not a buffer: apart from the rest of one partly written frame, nothing is kept for it.
+"""
+
+import enum
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from headrace import cursor
+from headrace.tokens import Context
+
+if TYPE_CHECKING:
+    from shard.registry import Stream
+
+MAX_FRAMES_A_CALL: Final = 1024
+"""IOV_MAX on Linux."""
+
+
+class State(enum.Enum):
+    """Where a subscription is on its way to the head; see the module."""
+
+    OPENING = "opening"
+    LOG = "log"
+    VERDICT = "verdict"
+    BEHIND = "behind"
+    LIVE = "live"
+    DEAD = "dead"
+
+
+class Wire:
+    """How bytes leave: the two system calls on a non-blocking descriptor, so that tests can have them cut."""
+
+    def __init__(
+        self,
+        write: Callable[[int, bytes], int] = os.write,
+        writev: Callable[[int, Sequence[bytes]], int] = os.writev,
+    ) -> None:
+        self.write = write
+        self.writev = writev
+
+
+class Subscription:
+    """One stream of one connection.
+
+    Owned by the dispatcher greenlet. position is the last id examined for this client: every event up to it was
+    written or is hidden from it. hidden tells that position has run ahead of the last id the client was told.
+    """
+
+    __slots__ = ("connection", "hidden", "index", "position", "start", "state", "stream")
+
+    def __init__(self, connection: "Connection", stream: "Stream", index: int, start: cursor.Start) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.index = index
+        self.start: cursor.Start | None = start if isinstance(start, str) else None
+        self.position = start if isinstance(start, int) else 0
+        self.state = State.OPENING
+        self.hidden = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.stream.name!r} {self.state.value} at {self.position}>"
+
+
+class Connection:
+    """A client's socket with its subscriptions.
+
+    Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
+    socket has taken no byte (seconds of the monotonic clock), None while it takes them.
+    """
+
+    __slots__ = (
+        "blocked_at",
+        "context",
+        "dead",
+        "fd",
+        "peer",
+        "queued",
+        "received",
+        "request_id",
+        "subscriptions",
+        "unsent",
+        "verdicts",
+    )
+
+    def __init__(self, fd: int, context: Context, request_id: str, peer: str) -> None:
+        self.fd = fd
+        self.context = context
+        self.request_id = request_id
+        self.peer = peer
+        self.subscriptions: tuple[Subscription, ...] = ()
+        self.unsent = b""
+        self.blocked_at: float | None = None
+        self.queued = False
+        self.dead = False
+        self.received = 0
+        self.verdicts: dict[tuple[str, str], bool | None] | None = None
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "blocked" if self.blocked_at is not None else "open"
+        return f"<Connection {self.request_id} fd={self.fd} {state} {self.subscriptions!r}>"
+
+    @property
+    def settled(self) -> bool:
+        """Whether every stream's start is known, so that the connection has a cursor."""
+        return all(subscription.start is None for subscription in self.subscriptions)
+
+    def cursor(self) -> str:
+        """The cursor as the client would send it back."""
+        return cursor.render([subscription.position for subscription in self.subscriptions])
+
+    def write(self, wire: Wire, frames: Sequence[bytes], now: float) -> int:
+        """Give the kernel as many frames as it takes in order; never waits.
+
+        Returns how many count as written: the whole ones and, if one was cut, that one too, whose rest is kept
+        in unsent. Fewer than all means that the socket is full: blocked_at is set. Raises OSError if the peer
+        is gone. MUST NOT be called while unsent holds bytes: frames would be mixed.
+        """
+        if self.unsent:
+            raise AssertionError(f"{self!r} has the rest of a frame to write first")
+        done = 0
+        while done < len(frames):
+            batch = frames[done : done + MAX_FRAMES_A_CALL]
+            try:
+                taken = wire.writev(self.fd, batch)
+            except BlockingIOError:
+                taken = 0
+            for frame in batch:
+                if taken < len(frame):
+                    self.cut(frame, taken, now)
+                    return done + (1 if taken else 0)
+                taken -= len(frame)
+                done += 1
+        return done
+
+    def cut(self, frame: bytes, taken: int, now: float) -> None:
+        """The socket took only the first bytes of frame: keep the rest, and wait for it to be writable."""
+        self.unsent = frame[taken:] if taken else b""
+        self.blocked_at = now
+
+    def flush(self, wire: Wire, now: float) -> bool:
+        """The socket is writable: write what is unsent. True if all went and frames may follow."""
+        if self.unsent:
+            try:
+                taken = wire.write(self.fd, self.unsent)
+            except BlockingIOError:
+                taken = 0
+            if taken:
+                self.unsent = self.unsent[taken:]
+                self.blocked_at = now
+            if self.unsent:
+                return False
+        self.blocked_at = None
+        return True

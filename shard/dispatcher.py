@@ -1,0 +1,388 @@
+"""The dispatcher: the one greenlet that owns a shard's state, and what it does with each message.
+
+    connect   1 ensure_listening(slot), committed      wake   the stream is dirty; when the live reader is free,
+              2 enter, at the cursor that was given           all dirty streams in one query, each after the
+              3 read_after(cursor), page by page              shard's own head of it (never the slowest client's)
+              4 write; 3 again until it meets the head  rows  encode once, keep in the ring, write to every live
+              5 live                                          subscription; who is not live finds it in the ring
+
+Why nothing is lost: a stream's head moves only here, by a page that begins right after it, and that page goes to
+the ring and to all who are live in the same breath. A subscription is live only where its position is the head.
+The first read of a stream is asked for after LISTEN on its slot is committed, so whatever commits later rings. A
+ring that is missed is made good by the sweep, and one LISTEN connection lost by the sweep right after the next.
+
+The live lane has one read outstanding and the catch-up lane another, so that clients catching up, however many,
+never stand between an event and those who are live.
+"""
+
+import heapq
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from headrace.settings import Settings
+from shard.connection import Connection, Wire
+from shard.delivery import Delivery, Predicates, Sockets
+from shard.inbox import Inbox
+from shard.messages import (
+    Connect,
+    Listening,
+    Message,
+    Page,
+    Read,
+    ReadFailed,
+    ReadKind,
+    Ready,
+    Relistened,
+    Rows,
+    Stop,
+    Sweep,
+    Tick,
+    Verdict,
+    Wake,
+)
+from shard.registry import Registry, Stream
+from shard.ring import RingBudget
+
+logger = logging.getLogger(__name__)
+
+MAX_STREAMS_A_READ: Final = 1000
+WORK_BUDGET_S: Final = 0.005
+"""How long clients behind are served before the messages are looked at again."""
+MAX_RECEIVED_BYTES: Final = 64 * 1024
+"""A client that has sent its request has nothing more to say; one that talks on is cut off."""
+
+
+class Readers(Protocol):
+    """Runs reads beside the dispatcher and answers each with a Rows or a ReadFailed message."""
+
+    def submit(self, read: Read) -> None:
+        """Queue a read. Never switches greenlets."""
+
+
+class Subscriptions(Protocol):
+    """The owner of the LISTEN connection, as the dispatcher sees it."""
+
+    def ensure_listening(self, slot: int) -> bool:
+        """True if LISTEN on the slot is committed; else a Listening message follows when it is."""
+
+    def stop_listening(self, slots: Iterable[int]) -> None:
+        """These slots have had no subscriber for long."""
+
+
+class Poll(Sockets, Protocol):
+    """The sockets that are watched, and which of them have something."""
+
+    def poll(self) -> Iterable[tuple[int, bool, bool]]:
+        """Descriptors with whether each can be read and written; only such as are registered now."""
+
+    def receive(self, fd: int) -> int:
+        """Read and drop what the client sent: its bytes, or -1 if it is gone."""
+
+
+class Dispatcher:
+    """Handles one message after the other; owns the registry and, through it, every connection.
+
+    Owned by the greenlet that calls `run`; tests call `handle` and `settle_up` instead. Other greenlets put
+    messages and read plain numbers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        inbox: Inbox[Message],
+        readers: Readers,
+        listener: Subscriptions,
+        poller: Poll,
+        predicates: Predicates,
+        *,
+        wire: Wire | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.registry = Registry(settings.ring_bytes)
+        self.delivery = Delivery(
+            self.registry, poller, predicates, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
+        )
+        self.stopped = False
+        self.connects = 0
+        self.errors = 0
+        self.last_error = ""
+        self._settings = settings
+        self._inbox = inbox
+        self._readers = readers
+        self._listener = listener
+        self._poller = poller
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._pause = pause
+        self._rings = RingBudget(settings.ring_total_bytes)
+        self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
+        self._resting = False
+        self._expiries: list[tuple[int, int, Connection]] = []
+        self._beats = 0
+        self._serial = 0
+        self._due: dict[int, list[Connection]] = {}
+        self._handlers: dict[type, Callable[..., None]] = {
+            Connect: self._connect,
+            Wake: self._wake,
+            Listening: self._listening,
+            Relistened: self._relistened,
+            Rows: self._rows,
+            ReadFailed: self._read_failed,
+            Verdict: self._verdict,
+            Ready: self._ready,
+            Tick: self._tick,
+            Sweep: self._sweep,
+            Stop: self._stop,
+        }
+
+    def run(self) -> None:
+        """Handle messages until a Stop. Yields only between messages: while there are none, and after each
+        batch, so that the readers and the listener get their turn."""
+        while not self.stopped:
+            for message in self._inbox.take(wait=not self.delivery.busy):
+                self.handle(message)
+            self.settle_up()
+            self._pause()
+
+    def handle(self, message: Message) -> None:
+        """Handle one message. An exception hurts this message only: it is counted and logged."""
+        try:
+            self._handlers[type(message)](message)
+        except Exception as error:
+            self.errors += 1
+            self.last_error = f"{type(message).__name__}: {error!r}"
+            logger.exception("could not handle %r", message)
+            if isinstance(message, Connect):
+                self._drop(message.fd)
+            if isinstance(message, Rows | ReadFailed):
+                self._give_back(message.read)
+                for stream in message.read.streams:
+                    self.delivery.mend(stream)
+
+    def settle_up(self) -> None:
+        """After a batch: serve clients behind for a while, and ask for the reads that are wanted."""
+        if self.stopped:
+            return
+        self.delivery.work(WORK_BUDGET_S)
+        for stream in self.delivery.emptied:
+            self._rings.forget(stream.ring)
+        self.delivery.emptied.clear()
+        self._read_live()
+        self._read_catch_up()
+
+    # -- clients
+
+    def _connect(self, message: Connect) -> None:
+        self.connects += 1
+        connection = self.delivery.open(message.fd, message.handoff)
+        if connection.dead:
+            return
+        self._serial += 1
+        self._watch_expiry(connection)
+        # Spread over the interval by arrival, so that no tick walks over all connections.
+        self._due.setdefault(self._serial % self._ticks_a_beat(), []).append(connection)
+
+    def _drop(self, fd: int) -> None:
+        connection = self.registry.connection(fd)
+        if connection is None:
+            self._poller.close(fd)
+        else:
+            self.delivery.close(connection, "internal error")
+
+    def _verdict(self, message: Verdict) -> None:
+        self.delivery.verdict(message.connection, message.stream, message.label, message.visible)
+
+    def _ready(self, _: Ready) -> None:
+        for fd, readable, writable in self._poller.poll():
+            connection = self.registry.connection(fd)
+            if connection is None:
+                continue
+            if readable:
+                received = self._poller.receive(fd)
+                connection.received += max(received, 0)
+                if received < 0:
+                    self.delivery.close(connection, "peer gone")
+                elif connection.received > MAX_RECEIVED_BYTES:
+                    self.delivery.goodbye(connection, "unexpected data")
+            if writable:
+                self.delivery.writable(connection)
+
+    def _tick(self, _: Tick) -> None:
+        now = self._clock()
+        for connection in list(self.delivery.blocked):
+            if connection.blocked_at is not None and now - connection.blocked_at > self._settings.write_deadline_s:
+                self.delivery.close(connection, "write deadline")
+        now_ms = self._wall_clock() * 1000
+        while self._expiries and self._expiries[0][0] <= now_ms:
+            self.delivery.goodbye(heapq.heappop(self._expiries)[2], "expired")
+        self._beats = (self._beats + 1) % self._ticks_a_beat()
+        due = [connection for connection in self._due.get(self._beats, ()) if not connection.dead]
+        self._due[self._beats] = due
+        for connection in due:
+            self._watch_expiry(connection)
+            self.delivery.beat(connection)
+
+    def _watch_expiry(self, connection: Connection) -> None:
+        """Note the expiry if it comes before the next beat: so the heap keeps no client that left long ago."""
+        expires_ms = connection.context.expires_ms
+        if expires_ms is None:
+            return
+        next_beat_s = self._ticks_a_beat() * self._settings.tick_interval_s
+        if expires_ms <= (self._wall_clock() + 2 * next_beat_s) * 1000:
+            self._serial += 1
+            heapq.heappush(self._expiries, (expires_ms, self._serial, connection))
+
+    def _ticks_a_beat(self) -> int:
+        return max(1, round(self._settings.heartbeat_interval_s / self._settings.tick_interval_s))
+
+    def _stop(self, message: Stop) -> None:
+        for connection in self.registry:
+            self.delivery.goodbye(connection, message.reason)
+        self.stopped = True
+
+    # -- hints that there is something to read
+
+    def _wake(self, message: Wake) -> None:
+        stream = self.registry.stream(message.stream)
+        if stream is not None and (stream.head is None or message.head > stream.head):
+            self.delivery.dirty[stream] = None
+
+    def _listening(self, message: Listening) -> None:
+        for number in message.slots:
+            for stream in self.registry.in_slot(number):
+                self.delivery.dirty[stream] = None
+
+    def _relistened(self, _: Relistened) -> None:
+        for stream in self.registry.streams:
+            self.delivery.dirty[stream] = None
+
+    def _sweep(self, _: Sweep) -> None:
+        self._listener.stop_listening(self.registry.take_idle_slots(self._clock() - self._settings.unlisten_after_s))
+        self._resting = False
+        opened = []
+        for stream in self.registry.streams:
+            if stream.head is None or stream.opening:
+                self.delivery.dirty[stream] = None
+            else:
+                opened.append(stream)
+        if opened and not self._busy[ReadKind.SWEEP]:
+            self._ask(ReadKind.SWEEP, opened, [None] * len(opened))
+
+    # -- reads and what they find
+
+    def _read_live(self) -> None:
+        """One query for the dirty streams whose slot is listened to, each after the shard's own head."""
+        if self._busy[ReadKind.LIVE]:
+            return
+        streams: list[Stream] = []
+        after: list[int | None] = []
+        for stream in list(self.delivery.dirty):
+            if stream.dropped:
+                del self.delivery.dirty[stream]
+                continue
+            if len(streams) == MAX_STREAMS_A_READ:
+                break
+            del self.delivery.dirty[stream]
+            # Not yet: the Listening message makes the stream dirty again.
+            if stream.head is None and not self._listener.ensure_listening(stream.slot):
+                continue
+            stream.settling, stream.opening = stream.opening, []
+            streams.append(stream)
+            after.append(_first_position(stream) if stream.head is None else stream.head)
+        if streams:
+            self._ask(ReadKind.LIVE, streams, after)
+
+    def _read_catch_up(self) -> None:
+        """One query for the streams on which clients need the log, each after the position furthest behind."""
+        if self._busy[ReadKind.CATCH_UP] or self._resting:
+            return
+        streams: list[Stream] = []
+        after: list[int | None] = []
+        for stream in list(self.delivery.wanting_log):
+            if len(streams) == MAX_STREAMS_A_READ:
+                break
+            del self.delivery.wanting_log[stream]
+            if stream.log and not stream.dropped:
+                streams.append(stream)
+                after.append(min(subscription.position for subscription in stream.log))
+        if streams:
+            self._ask(ReadKind.CATCH_UP, streams, after)
+
+    def _ask(self, kind: ReadKind, streams: list[Stream], after: list[int | None]) -> None:
+        self._busy[kind] = True
+        self._readers.submit(Read(kind, tuple(streams), tuple(after)))
+
+    def _rows(self, message: Rows) -> None:
+        read = message.read
+        self._busy[read.kind] = False
+        for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
+            if stream.dropped:
+                continue
+            if read.kind is ReadKind.LIVE:
+                self._live_page(stream, after, page)
+            elif read.kind is ReadKind.CATCH_UP:
+                self._log_page(stream, after, page)
+            elif page.head != stream.head:
+                self.delivery.dirty[stream] = None
+
+    def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
+        """A page from the shard's own head on: it moves the head, and settles who waited for such a read."""
+        if stream.head is None:
+            self._first_page(stream, after, page)
+        elif page.foreign(stream.head):
+            self.delivery.reset(stream, page.head)
+        else:
+            gap = None
+            if page.trimmed_to > stream.head:
+                gap = (stream.head + 1, page.trimmed_to)
+                stream.ring.reset(page.trimmed_to)
+            if page.frames or gap:
+                stream.ring.append(page.frames)
+                self._rings.settle(stream.ring)
+                self.delivery.fan_out(stream, page.frames, gap)
+        if stream.head is not None and stream.head < page.head:
+            self.delivery.dirty[stream] = None
+        settling, stream.settling = stream.settling, []
+        for subscription in settling:
+            self.delivery.settle(subscription, page)
+
+    def _first_page(self, stream: Stream, after: int | None, page: Page) -> None:
+        """The stream is new here: its head is the snapshot's, and the ring what the page has up to it."""
+        stream.head = page.head
+        stream.ring.reset(page.head)
+        reaches_head = bool(page.frames) and page.frames[-1].id == page.head
+        if after is not None and reaches_head and not page.foreign(after):
+            stream.ring.prepend(max(after, page.trimmed_to), page.frames)
+            self._rings.settle(stream.ring)
+
+    def _log_page(self, stream: Stream, after: int | None, page: Page) -> None:
+        if after is None:
+            raise AssertionError(f"a page of the log for {stream!r} without a position")
+        if page.trimmed_to <= after and not page.foreign(after) and stream.ring.prepend(after, page.frames):
+            self._rings.settle(stream.ring)
+        self.delivery.feed(stream, after, page)
+
+    def _read_failed(self, message: ReadFailed) -> None:
+        self.last_error = message.error
+        logger.error("a %s read failed, the next sweep tries again: %s", message.read.kind.value, message.error)
+        self._give_back(message.read)
+
+    def _give_back(self, read: Read) -> None:
+        """A read came to nothing: keep what it was for, until the sweep asks again."""
+        self._busy[read.kind] = False
+        for stream in read.streams:
+            stream.opening = stream.settling + stream.opening
+            stream.settling = []
+            if read.kind is ReadKind.CATCH_UP:
+                self._resting = True
+                if stream.log:
+                    self.delivery.wanting_log[stream] = None
+
+
+def _first_position(stream: Stream) -> int | None:
+    """Where the first read of a stream begins: the position furthest behind, None if no client gave one."""
+    return min((s.position for s in stream.settling if s.start is None and not s.connection.dead), default=None)

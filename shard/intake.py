@@ -1,0 +1,164 @@
+"""The intake: receives client sockets from routers and gives them to the dispatcher.
+
+One greenlet per channel, of which a router worker holds a few; none per client. The acknowledgement is sent
+before the dispatcher hears of the client, so it precedes the first byte; if it cannot be sent, the router has
+given up and the client is not served.
+"""
+
+import _socket
+import contextlib
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import gevent
+from gevent import socket as gsocket
+
+from headrace import handoff
+from headrace.errors import HandoffError
+from headrace.settings import Settings
+from shard.inbox import Inbox
+from shard.messages import Connect, Message
+
+logger = logging.getLogger(__name__)
+
+MAX_CHANNELS: Final = 1024
+
+
+class Intake:
+    """The unix socket on which clients arrive.
+
+    Its channels are owned by their greenlets. `refusal` is asked for each client, in the same breath in which
+    the client is posted: it returns why it cannot be taken, or nothing.
+    """
+
+    def __init__(self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[], str]) -> None:
+        self.accepted = 0
+        self.refused: dict[str, int] = {}
+        self._settings = settings
+        self._path = path
+        self._inbox = inbox
+        self._refusal = refusal
+        self._listening: gsocket.socket | None = None
+        self._greenlets: set[gevent.Greenlet[..., None]] = set()
+        self._accepting: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Bind the socket and accept channels; returns the accepting greenlet, which ends only by `stop`.
+
+        A socket file left by a process that is gone is replaced. Raises OSError if the path cannot be bound.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._path.unlink(missing_ok=True)
+        listening.bind(str(self._path))
+        # Whoever can connect can have clients served without a token.
+        self._path.chmod(0o600)
+        listening.listen(MAX_CHANNELS)
+        self._listening = listening
+        self._accepting = gevent.spawn(self._accept, listening)
+        return [self._accepting]
+
+    def stop(self) -> None:
+        """Take no more clients; channels close, which tells the routers. Yields."""
+        if self._accepting is not None:
+            self._accepting.kill()
+        if self._listening is not None:
+            self._listening.close()
+            self._path.unlink(missing_ok=True)
+        gevent.killall(list(self._greenlets))
+
+    def _accept(self, listening: gsocket.socket) -> None:
+        while True:
+            try:
+                channel, _ = listening.accept()
+            except OSError as error:
+                if error.errno not in (
+                    errno.EMFILE,
+                    errno.ENFILE,
+                    errno.ENOBUFS,
+                    errno.ENOMEM,
+                    errno.ECONNABORTED,
+                ):
+                    raise
+                logger.error("cannot accept a router's channel: %s", error)
+                gevent.sleep(0.2)
+                continue
+            if len(self._greenlets) >= MAX_CHANNELS:
+                channel.close()
+                continue
+            greenlet = gevent.spawn(self._serve, channel)
+            self._greenlets.add(greenlet)
+            greenlet.link(self._greenlets.discard)
+
+    def _serve(self, channel: gsocket.socket) -> None:
+        """One exchange after the other, until the router closes the channel. Yields."""
+        try:
+            while True:
+                try:
+                    data, descriptors = handoff.receive(channel)
+                except HandoffError as error:
+                    # As when this process may open no more files: the router still has the client.
+                    logger.error("%s", error)
+                    self._answer(channel, "unreadable")
+                    continue
+                if not data:
+                    return
+                self._take(channel, data, descriptors)
+        except OSError as error:
+            logger.debug("a channel broke: %s", error)
+        finally:
+            channel.close()
+
+    def _take(self, channel: gsocket.socket, data: bytes, descriptors: list[int]) -> None:
+        try:
+            message = handoff.decode(data)
+            if len(descriptors) != 1:
+                raise HandoffError(f"a hand-off has one socket, not {len(descriptors)}")
+            _prepare(descriptors[0], self._settings)
+            refused = self._refusal()
+        except (HandoffError, OSError) as error:
+            logger.error("a hand-off was refused: %s", error)
+            refused = "unreadable"
+        if not refused:
+            try:
+                channel.send(handoff.encode_answer(handoff.Answer()))
+            except OSError:
+                refused = "router gone"
+            else:
+                self.accepted += 1
+                self._inbox.put(Connect(descriptors.pop(0), message))
+        else:
+            self._answer(channel, refused)
+        if refused:
+            self.refused[refused] = self.refused.get(refused, 0) + 1
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _answer(self, channel: gsocket.socket, refused: str) -> None:
+        with contextlib.suppress(OSError):
+            channel.send(handoff.encode_answer(handoff.Answer(refused)))
+
+
+def _prepare(fd: int, settings: Settings) -> None:
+    """Make a client's socket ready for the dispatcher. Raises OSError if it is not a connected socket."""
+    client = _socket.socket(fileno=fd)
+    try:
+        client.setblocking(False)
+        client.getpeername()
+        if settings.send_buffer_bytes:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
+        if client.family in (socket.AF_INET, socket.AF_INET6):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            # A client that vanished leaves heartbeats unacknowledged: the kernel gives it up after this.
+            deadline_ms = round(settings.write_deadline_s * 1000)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, deadline_ms)
+    finally:
+        client.detach()

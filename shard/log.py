@@ -1,0 +1,80 @@
+"""The log as a shard reads it: pages of events, pruning, and the notification that proves LISTEN.
+
+The statements are those functions of the schema that nobody but its owner may call.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+
+from headrace.event import DEFAULT_TYPE, Event, Frame
+from shard.messages import Page
+
+logger = logging.getLogger(__name__)
+
+READ_AFTER: Final = """
+    select ordinal, head, trimmed_to, jumps, id, type, data, visible_to
+      from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
+
+
+def connect(url: str, application: str, timeout_s: float = 5.0, autocommit: bool = True) -> psycopg.Connection[Any]:
+    """Open a connection whose name says which part of which process holds it. Yields.
+
+    The server is given up after timeout_s. Raises psycopg.OperationalError.
+    """
+    return psycopg.connect(
+        url,
+        autocommit=autocommit,
+        application_name=application,
+        connect_timeout=max(2, round(timeout_s)),
+        keepalives_idle=2,
+        keepalives_interval=1,
+        keepalives_count=3,
+        # A pooler in transaction mode gives every statement another server connection.
+        prepare_threshold=None,
+    )
+
+
+def read_after(
+    connection: psycopg.Connection[Any],
+    streams: Sequence[str],
+    after: Sequence[int | None],
+    max_events: int,
+    max_bytes: int,
+) -> tuple[Page, ...]:
+    """One page per stream, all of one snapshot, in the order asked. Yields.
+
+    after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each
+    stream's page; a page has at least one event if there is one. Raises psycopg.Error.
+    """
+    found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
+    with connection.cursor(binary=True) as cursor:
+        cursor.execute(READ_AFTER, (list(streams), list(after), max_events, max_bytes))
+        for row in cursor:
+            found[row[0] - 1].append(row)
+    return tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
+
+
+def prune(connection: psycopg.Connection[Any], batch: int) -> int:
+    """Delete one batch of events past their retention; how many, or -1 if another shard is at it. Yields."""
+    row = connection.execute("select headrace.prune(%s)", (batch,)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
+    _, head, trimmed_to, jumps, *_ = rows[0]
+    pairs = tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
+    frames = [
+        Frame(Event(id_, data, type_ or DEFAULT_TYPE, visible_to))
+        for _, _, _, _, id_, type_, data, visible_to in rows
+        if id_ is not None
+    ]
+    page = Page(head, trimmed_to, pairs, frames)
+    if after is not None and not frames and max(after, trimmed_to) < head and not page.foreign(after):
+        # Somebody has deleted events by hand: without a mark, clients would wait for them for ever.
+        logger.error("stream %r has a head of %d and no event after %d", stream, head, max(after, trimmed_to))
+        return Page(head, head, pairs)
+    return page

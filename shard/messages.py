@@ -1,0 +1,124 @@
+"""The messages of the dispatcher: all that can happen to a shard."""
+
+import enum
+from dataclasses import dataclass, field
+
+from headrace.event import Frame
+from headrace.handoff import Handoff
+from shard.connection import Connection
+from shard.registry import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A client was taken over by the intake; fd is its socket, and the dispatcher's from now on."""
+
+    fd: int
+    handoff: Handoff
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A notification: the stream has a new head. A hint to read, nothing more."""
+
+    stream: str
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """LISTEN on these slots is committed."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relistened:
+    """The LISTEN connection was lost and is back: notifications may have been missed."""
+
+
+class ReadKind(enum.Enum):
+    """Which lane a read is of: following the head, catching clients up, or comparing heads."""
+
+    LIVE = "live"
+    CATCH_UP = "catch-up"
+    SWEEP = "sweep"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One query asked of the readers: for each stream, the page after an id (None: only its head)."""
+
+    kind: ReadKind
+    streams: tuple[Stream, ...]
+    after: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the log had of one stream in one snapshot.
+
+    head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the
+    recorded ranges of ids that never were, both ends included. frames are in order; complete tells that they
+    reach the head.
+    """
+
+    head: int
+    trimmed_to: int
+    jumps: tuple[tuple[int, int], ...] = ()
+    frames: list[Frame] = field(default_factory=list)
+
+    def foreign(self, position: int) -> bool:
+        """Whether a client that says it has seen position cannot have it from this log."""
+        return position > self.head or any(first <= position <= last for first, last in self.jumps)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A read has answered, with a page per stream in the order of the request."""
+
+    read: Read
+    pages: tuple[Page, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailed:
+    """A read was refused by PostgreSQL and asking again at once would not help."""
+
+    read: Read
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A predicate has answered whether a connection may see events with a label on a stream."""
+
+    connection: Connection
+    stream: str
+    label: str
+    visible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Some sockets can be read or written; the poller knows which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: a share of the heartbeats is due, and perhaps a deadline or an expiry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Compare all heads with the log, for notifications that were lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Say goodbye to every client, close, and end. reason is told to the clients."""
+
+    reason: str
+
+
+Message = Connect | Wake | Listening | Relistened | Rows | ReadFailed | Verdict | Ready | Tick | Sweep | Stop

@@ -1,0 +1,156 @@
+"""The shard process: builds all parts, starts them in order, watches them, and stops them in order.
+
+heartbeat ─► Tick, Sweep ─┐
+listener ──► Wake … ──────┤            ┌─► readers ─► Rows ─┐
+intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
+poller ────► Ready ───────┤            └─► sockets
+filters ───► Verdict ─────┘
+registration ─► Redis        pruner ─► PostgreSQL
+"""
+
+import gc
+import logging
+import os
+import signal
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+import gevent
+from gevent.event import Event
+
+from headrace import predicates
+from headrace.directory import Directory, ShardEntry, State
+from headrace.settings import Settings
+from shard.dispatcher import Dispatcher
+from shard.filters import Filters
+from shard.heartbeat import Heartbeat
+from shard.inbox import Inbox
+from shard.intake import Intake
+from shard.listener import Listener
+from shard.messages import Message, Ready, Stop
+from shard.poller import Poller
+from shard.pruner import Pruner
+from shard.readers import Readers
+from shard.registration import Registration
+
+logger = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """A long-lived part of the process."""
+
+    def start(self) -> "list[gevent.Greenlet[..., None]]":
+        """Start; returns greenlets that live until `stop`. Called once."""
+
+    def stop(self) -> None:
+        """End. Does nothing before `start` or the second time. Yields."""
+
+
+class Process:
+    """One shard from start to end.
+
+    Owned by the main greenlet. The death of any part's greenlet ends the process with a non-zero status.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str) -> None:
+        settings.require("database_url", "redis_url")
+        self.shard_id = shard_id
+        self.path = Path(settings.runtime_dir) / f"{shard_id}.sock"
+        self.state: State = "up"
+        self._settings = settings
+        self._limit = settings.connection_limit()
+        self._version = metadata.version("headrace")
+        self._ending = Event()
+        self._failure = ""
+        self._inbox: Inbox[Message] = Inbox()
+        self._poller = Poller(lambda: self._inbox.put_once(Ready()))
+        self._readers = Readers(settings, self._inbox, shard_id)
+        self._listener = Listener(settings, self._inbox, shard_id)
+        self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
+        self.dispatcher = Dispatcher(
+            settings,
+            self._inbox,
+            self._readers,
+            self._listener,
+            self._poller,
+            self._filters,
+            pause=lambda: gevent.sleep(0),
+        )
+        self._heartbeat = Heartbeat(settings, self._inbox)
+        self._pruner = Pruner(settings, shard_id)
+        self._intake = Intake(settings, self.path, self._inbox, self._refusal)
+        directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+        self._registration = Registration(directory, self._entry, settings.directory_interval_s)
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until a part dies; returns the exit status. Yields."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, self._ending.set)
+        dispatching = gevent.spawn(self.dispatcher.run)
+        # The intake last but one: clients are taken when everything that serves them is there.
+        parts: list[Part] = [
+            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._intake,
+            self._registration,
+        ]  # fmt: skip
+        self._watch(dispatching, "dispatcher")
+        for part in parts:
+            for greenlet in part.start():
+                self._watch(greenlet, type(part).__name__.lower())
+        # What exists by now lives as long as the process: keep it out of every collection to come.
+        gc.freeze()
+        logger.info("shard %s serves up to %d connections at %s", self.shard_id, self._limit, self.path)
+        self._ending.wait()
+        self._stop(dispatching)
+        return 1 if self._failure else 0
+
+    def _stop(self, dispatching: "gevent.Greenlet[..., None]") -> None:
+        """Nobody new, then goodbye to everyone, then the rest. Yields."""
+        self.state = "stopping"
+        self._registration.stop()
+        self._intake.stop()
+        self._heartbeat.stop()
+        self._inbox.put(Stop("shutdown"))
+        dispatching.join(self._settings.stop_deadline_s)
+        if not dispatching.ready():
+            logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
+        self._listener.stop()
+        self._pruner.stop()
+        self._filters.stop()
+        self._readers.stop()
+        self._poller.stop()
+        logger.info("shard %s has ended", self.shard_id)
+
+    def _watch(self, greenlet: "gevent.Greenlet[..., None]", name: str) -> None:
+        def ended(_: object) -> None:
+            if self.state == "stopping" or self._ending.is_set():
+                return
+            error = greenlet.exception
+            self._failure = f"the {name} has ended: {error}" if error else f"the {name} has ended"
+            logger.critical("%s; the shard stops", self._failure)
+            self._ending.set()
+
+        greenlet.link(ended)
+
+    def _refusal(self) -> str:
+        if self.state != "up":
+            return self.state
+        waiting = self._intake.accepted - self.dispatcher.connects
+        return "full" if len(self.dispatcher.registry) + waiting >= self._limit else ""
+
+    def _entry(self) -> ShardEntry:
+        away_since = self._readers.away_since
+        return ShardEntry(
+            id=self.shard_id,
+            node=self._settings.node,
+            pid=os.getpid(),
+            path=str(self.path.absolute()),
+            state=self.state,
+            capacity=self._limit,
+            connections=len(self.dispatcher.registry),
+            streams=len(self.dispatcher.registry.streams),
+            version=self._version,
+            lag_s=0.0 if away_since is None else time.monotonic() - away_since,
+            last_error=self._listener.last_error or self.dispatcher.last_error,
+        )

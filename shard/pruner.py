@@ -1,0 +1,54 @@
+"""The pruner: lets retention remove old events, in small batches. One shard at a time does it; the log sees to that."""
+
+import logging
+import random
+from typing import Any
+
+import gevent
+import psycopg
+
+from headrace.settings import Settings
+from shard import log
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.05
+"""Between batches, so that pruning does not show in the latency of publishing."""
+
+
+class Pruner:
+    """Prunes every few seconds until nothing is left to do or another shard is found at it.
+
+    Owned by its own greenlet.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str) -> None:
+        self.pruned = 0
+        self._settings = settings
+        self._name = f"headrace {shard_id} pruner"
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start pruning; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
+            try:
+                with log.connect(self._settings.database_url, self._name) as connection:
+                    self._round(connection)
+            except psycopg.Error as error:
+                # Old events stay a little longer; nobody is hurt.
+                logger.warning("pruning failed, trying again later: %s", str(error).strip())
+
+    def _round(self, connection: psycopg.Connection[Any]) -> None:
+        while (deleted := log.prune(connection, self._settings.prune_batch)) > 0:
+            self.pruned += deleted
+            gevent.sleep(PAUSE_S)

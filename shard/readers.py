@@ -1,0 +1,107 @@
+"""The readers: a few greenlets, each with its database connection, that run the dispatcher's reads beside it.
+
+The first serves the live lane alone, so that catching up never stands in its way; the others serve the rest.
+A single reader serves both in order of arrival. A read that fails because PostgreSQL is away is tried
+until it is back; one that PostgreSQL refuses is reported.
+"""
+
+import logging
+import time
+from typing import Any
+
+import gevent
+import psycopg
+from gevent.queue import SimpleQueue
+
+from headrace.settings import Settings
+from shard import log
+from shard.backoff import Backoff
+from shard.inbox import Inbox
+from shard.messages import Message, Read, ReadFailed, ReadKind, Rows
+
+logger = logging.getLogger(__name__)
+
+
+class Readers:
+    """Runs reads and answers each with one Rows or ReadFailed message.
+
+    The queues are shared. Each connection is owned by its reader's greenlet.
+    """
+
+    def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
+        self.reads = 0
+        self.away_since: float | None = None
+        self.last_read_s = 0.0
+        self._settings = settings
+        self._inbox = inbox
+        self._shard_id = shard_id
+        self._live: SimpleQueue[Read] = SimpleQueue()
+        self._rest: SimpleQueue[Read] = SimpleQueue() if settings.readers > 1 else self._live
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start the readers; returns their greenlets, which end only by `stop`."""
+        for number in range(self._settings.readers):
+            lane = self._rest if number else self._live
+            self._greenlets.append(gevent.spawn(self._run, f"headrace {self._shard_id} reader {number}", lane))
+        return self._greenlets
+
+    def stop(self) -> None:
+        """End the readers; outstanding reads are dropped. Yields."""
+        gevent.killall(self._greenlets)
+
+    def submit(self, read: Read) -> None:
+        """Queue a read. Never switches greenlets."""
+        (self._live if read.kind is ReadKind.LIVE else self._rest).put(read)
+
+    def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        backoff = Backoff()
+        try:
+            while True:
+                read = lane.get()
+                while True:
+                    try:
+                        if connection is None:
+                            connection = log.connect(self._settings.database_url, name)
+                        answer = self._answer(connection, read)
+                        break
+                    except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
+                        if connection is not None:
+                            connection.close()
+                            connection = None
+                        self._away(error)
+                        gevent.sleep(backoff.next_s())
+                backoff.reset()
+                self._back()
+                self._inbox.put(answer)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _answer(self, connection: psycopg.Connection[Any], read: Read) -> Rows | ReadFailed:
+        """Run one read, under a deadline that also ends the wait for a server gone silent. Yields."""
+        settings = self._settings
+        started = time.monotonic()
+        share = max(1, settings.page_bytes // len(read.streams))
+        names = [stream.name for stream in read.streams]
+        try:
+            with gevent.Timeout(settings.read_deadline_s):
+                pages = log.read_after(connection, names, read.after, settings.page_events, share)
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except psycopg.Error as error:
+            return ReadFailed(read, f"{type(error).__name__}: {error}")
+        self.reads += 1
+        self.last_read_s = time.monotonic() - started
+        return Rows(read, pages)
+
+    def _away(self, error: BaseException) -> None:
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+            logger.warning("PostgreSQL is away, reads wait for it: %s", str(error).strip() or repr(error))
+
+    def _back(self) -> None:
+        if self.away_since is not None:
+            logger.warning("PostgreSQL is back after %.1f s", time.monotonic() - self.away_since)
+            self.away_since = None

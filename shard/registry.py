@@ -1,0 +1,123 @@
+"""Who is subscribed to what: the streams with their subscriptions, the connections, and the slots they need."""
+
+from collections.abc import Iterator
+
+from headrace.stream import slot
+from shard.connection import Connection, State, Subscription
+from shard.ring import Ring
+
+
+class Stream:
+    """A stream that somebody here is subscribed to.
+
+    Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
+    live holds the subscriptions that have everything up to head; opening waits for a read yet to be asked for,
+    settling for the one that is outstanding; log waits for a page of the log.
+    """
+
+    __slots__ = (
+        "dropped",
+        "head",
+        "live",
+        "log",
+        "name",
+        "opening",
+        "ring",
+        "settling",
+        "slot",
+        "subscribers",
+    )
+
+    def __init__(self, name: str, ring_bytes: int) -> None:
+        self.name = name
+        self.slot = slot(name)
+        self.head: int | None = None
+        self.ring = Ring(0, ring_bytes)
+        self.live: set[Subscription] = set()
+        self.opening: list[Subscription] = []
+        self.settling: list[Subscription] = []
+        self.log: set[Subscription] = set()
+        self.subscribers = 0
+        self.dropped = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name!r} head={self.head} live={len(self.live)} of {self.subscribers}>"
+
+
+class Registry:
+    """All streams and connections of the shard.
+
+    Owned by the dispatcher greenlet. An empty stream is dropped at once; its slot is remembered with the time,
+    so that UNLISTEN can be lazy.
+    """
+
+    def __init__(self, ring_bytes: int) -> None:
+        self._ring_bytes = ring_bytes
+        self._streams: dict[str, Stream] = {}
+        self._connections: dict[int, Connection] = {}
+        self._slots: dict[int, set[Stream]] = {}
+        self._idle_slots: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        """A snapshot of the connections: closing one while iterating is safe."""
+        return iter(list(self._connections.values()))
+
+    @property
+    def streams(self) -> list[Stream]:
+        """A snapshot of the streams."""
+        return list(self._streams.values())
+
+    def stream(self, name: str) -> Stream | None:
+        """The stream of exactly that name, None if nobody here is subscribed to it."""
+        return self._streams.get(name)
+
+    def in_slot(self, slot_number: int) -> list[Stream]:
+        """A snapshot of the streams of a slot."""
+        return list(self._slots.get(slot_number, ()))
+
+    def connection(self, fd: int) -> Connection | None:
+        """The connection on a descriptor, None if there is none (any more)."""
+        return self._connections.get(fd)
+
+    def join(self, connection: Connection, name: str) -> Stream:
+        """The stream of that name for one more subscription of connection; made if it is new here."""
+        self._connections[connection.fd] = connection
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = Stream(name, self._ring_bytes)
+            self._slots.setdefault(stream.slot, set()).add(stream)
+            self._idle_slots.pop(stream.slot, None)
+        stream.subscribers += 1
+        return stream
+
+    def leave(self, connection: Connection, now: float) -> list[Stream]:
+        """Remove a connection and its subscriptions; returns the streams that nobody is left on. Idempotent."""
+        if self._connections.get(connection.fd) is not connection:
+            return []
+        del self._connections[connection.fd]
+        emptied = []
+        for subscription in connection.subscriptions:
+            stream = subscription.stream
+            stream.live.discard(subscription)
+            stream.log.discard(subscription)
+            subscription.state = State.DEAD
+            stream.subscribers -= 1
+            if not stream.subscribers:
+                stream.dropped = True
+                del self._streams[stream.name]
+                self._slots[stream.slot].discard(stream)
+                emptied.append(stream)
+                if not self._slots[stream.slot]:
+                    del self._slots[stream.slot]
+                    self._idle_slots[stream.slot] = now
+        return emptied
+
+    def take_idle_slots(self, before: float) -> list[int]:
+        """Slots without a subscriber since that time; each is returned once."""
+        idle = [number for number, since in self._idle_slots.items() if since <= before]
+        for number in idle:
+            del self._idle_slots[number]
+        return idle
