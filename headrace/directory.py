@@ -18,7 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from headrace.errors import DirectoryUnavailableError
+from headrace.errors import DirectoryUnavailableError, SettingsError
 from headrace.placement import rendezvous
 
 State = Literal["up", "draining", "drained", "stopping"]
@@ -68,19 +68,23 @@ class Snapshot:
 class Directory:
     """A client of the directory. Any greenlet or thread may call it; in a patched process every call yields.
 
-    expiry_s is how long an entry lives without being registered again.
+    expiry_s is how long an entry lives without being registered again. Raises SettingsError for a URL that is
+    none.
     """
 
     def __init__(self, redis_url: str, *, expiry_s: float) -> None:
         self._expiry_s = expiry_s
-        self._redis: redis.Redis = redis.Redis.from_url(
-            redis_url,
-            decode_responses=True,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # Once more after a connection that Redis has closed since; never after silence.
-            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-        )
+        try:
+            self._redis: redis.Redis = redis.Redis.from_url(
+                redis_url,
+                decode_responses=True,
+                socket_timeout=_TIMEOUT_S,
+                socket_connect_timeout=_TIMEOUT_S,
+                # Once more after a connection that Redis has closed since; never after silence.
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            )
+        except ValueError as error:
+            raise SettingsError(f"HEADRACE_REDIS_URL cannot be read: {error}") from error
         source = (resources.files("headrace") / "lua" / "directory.lua").read_text()
         self._script = self._redis.register_script(source)
 

@@ -18,8 +18,9 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.cursor import Start
-from headrace.errors import HandoffError
+from headrace.cursor import MAX_ID, Start
+from headrace.errors import HandoffError, StreamNameError
+from headrace.stream import check_name
 from headrace.tokens import Context
 
 VERSION: Final = 1
@@ -74,15 +75,24 @@ def decode(data: bytes) -> Handoff:
         raise HandoffError(f"hand-off message of version {message.get('v')!r}; this process speaks {VERSION}")
     try:
         user, audiences, issued_ms, expires_ms = message["context"]
-        return Handoff(
-            streams=tuple((str(name), start) for name, start in message["streams"]),
-            context=Context(user, frozenset(audiences), issued_ms, expires_ms),
-            request_id=message["request_id"],
-            peer=message["peer"],
-            headers=tuple((name, value) for name, value in message["headers"]),
+        read = Handoff(
+            streams=tuple((check_name(name), _start(start)) for name, start in message["streams"]),
+            context=Context(
+                None if user is None else _text(user),
+                frozenset(map(_text, audiences)),
+                _number(issued_ms),
+                None if expires_ms is None else _number(expires_ms),
+            ),
+            request_id=_text(message["request_id"]),
+            peer=_text(message["peer"]),
+            headers=tuple((_line(name), _line(value)) for name, value in message["headers"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
+    names = [name for name, _ in read.streams]
+    if not names or len(set(names)) != len(names):
+        raise HandoffError(f"a hand-off is for one or more different streams, not {names!r:.200}")
+    return read
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -129,3 +139,25 @@ def _load(data: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise HandoffError(f"hand-off message is not an object: {data[:80]!r}")
     return message
+
+
+def _start(value: Any) -> Start:
+    return value if value in ("now", "all") else _number(value)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_ID:
+        raise ValueError(f"{value!r} is not a whole number from 0 to {MAX_ID}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _line(value: Any) -> str:
+    if not _text(value).isprintable() or not value.isascii():
+        raise ValueError(f"{value!r} is not one line of ASCII")
+    return str(value)

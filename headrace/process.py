@@ -93,7 +93,7 @@ def _become(parent: int, death_signal: int, user: int, group: int, argv: list[st
 
 if __name__ == "__main__":
     try:
-        _become(*(int(argument) for argument in sys.argv[1:5]), sys.argv[5:])
+        _become(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     except OSError as error:
         sys.stderr.write(f"cannot start {' '.join(sys.argv[5:6])}: {error}\n")
         sys.exit(CANNOT_RUN)

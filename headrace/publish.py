@@ -1,14 +1,15 @@
 """Publishing from Python: the SQL functions of the schema `headrace`, over the application's own connection.
 
-Everything here runs in the transaction of the connection that is given, and never commits: an event is delivered
-when that transaction commits, and vanishes if it does not. A connection is any of
+Everything here runs in the transaction of the connection that is given, and never commits: an event is
+delivered when that transaction commits, and vanishes if it does not. A connection is any of
 
     a DB-API connection (psycopg 3, psycopg2, …), or a cursor of one
     Django's `connection`
     SQLAlchemy's Connection, Session or scoped_session
 
-None of these libraries is imported. What can be seen to be wrong is refused before anything is sent, since an error
-in SQL makes the application's whole transaction fail; errors that the database raises are the driver's own.
+None of these libraries is imported. What can be seen to be wrong is refused before anything is sent, since
+an error in SQL makes the application's whole transaction fail; errors that the database raises are the
+driver's own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,10 +34,11 @@ def publish(connection: Any, stream: str, data: str, *, event: str = "message", 
 
     event is the type that browsers dispatch on: 1 to 512 bytes, without a line break, not beginning with
     `headrace:`. visible_to is the audience label that a connection must have to receive the event; None means
-    everybody. data has at most 1 MiB of UTF-8, unless the database's `headrace.max_payload_bytes` says otherwise.
+    everybody. data has at most 1 MiB of UTF-8, unless the database's `headrace.max_payload_bytes` says
+    otherwise.
 
-    Raises StreamNameError for a name without 1 to 512 bytes, EventError for the other arguments, UsageError for
-    an asynchronous connection.
+    Raises StreamNameError for a name without 1 to 512 bytes, EventError for the other arguments, UsageError
+    for an asynchronous connection.
     """
     _check(stream, data, event, visible_to)
     _execute(connection, "select headrace.publish(%s, %s, %s, %s)", (stream, data, event, visible_to))
@@ -47,8 +49,9 @@ def publish_now(
 ) -> int:
     """Publish like `publish`, but number at once and return the id.
 
-    For a transaction of its own: until it ends, everybody else who publishes to the stream waits for it, and two
-    transactions that call this for the same streams in different orders may deadlock. Raises like `publish`.
+    For a transaction of its own: until it ends, everybody else who publishes to the stream waits for it,
+    and two transactions that call this for the same streams in different orders may deadlock. Raises like
+    `publish`.
     """
     _check(stream, data, event, visible_to)
     return int(
@@ -102,9 +105,9 @@ def publish_many(
 def head(connection: Any, stream: str) -> int:
     """The newest id of the stream, 0 if there is none: what a page rendered now hands to its subscription.
 
-    Under READ COMMITTED the head MUST be read before the page's data. An event published between the two is then
-    delivered though the page shows it already; in the other order it would be lost. In one REPEATABLE READ
-    transaction the order does not matter, and the two meet exactly.
+    Under READ COMMITTED the head MUST be read before the page's data. An event published between the two is
+    then delivered though the page shows it already; in the other order it would be lost. In one REPEATABLE
+    READ transaction the order does not matter, and the two meet exactly.
     """
     check_name(stream)
     return int(_fetch(connection, "select headrace.head(%s) as id", (stream,)))
@@ -176,25 +179,22 @@ def _fetch(connection: Any, sql: str, parameters: tuple[Any, ...]) -> Any:
 @contextmanager
 def _executed(connection: Any, sql: str, parameters: tuple[Any, ...]) -> Iterator[Any]:
     """Execute on what the kinds of connections have in common, and yield what has `fetchone`."""
+    # In a coroutine that nobody awaits the event would be lost without a word.
+    if any(iscoroutinefunction(getattr(connection, name, None)) for name in ("execute", "commit")):
+        raise UsageError(
+            f"{connection!r} is asynchronous; await `select headrace.publish(…)` on it, or with SQLAlchemy "
+            "`run_sync` this function"
+        )
     if hasattr(connection, "exec_driver_sql"):  # SQLAlchemy's Connection
-        yield _synchronous(connection.exec_driver_sql)(sql, parameters)
+        yield connection.exec_driver_sql(sql, parameters)
     elif callable(getattr(connection, "connection", None)):  # SQLAlchemy's Session and scoped_session
-        yield _synchronous(_synchronous(connection.connection)().exec_driver_sql)(sql, parameters)
+        yield connection.connection().exec_driver_sql(sql, parameters)
     elif hasattr(connection, "cursor"):  # DB-API, Django
         with closing(connection.cursor()) as cursor:
-            _synchronous(cursor.execute)(sql, parameters)
+            cursor.execute(sql, parameters)
             yield cursor
     elif hasattr(connection, "execute"):  # a cursor
-        result = _synchronous(connection.execute)(sql, parameters)
+        result = connection.execute(sql, parameters)
         yield connection if result is None else result
     else:
         raise UsageError(f"{connection!r} is no database connection")
-
-
-def _synchronous(method: Any) -> Any:
-    if iscoroutinefunction(method):
-        raise UsageError(
-            "the connection is asynchronous; await `select headrace.publish(…)` on it yourself, or use "
-            "AsyncSession.run_sync"
-        )
-    return method

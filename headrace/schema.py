@@ -18,7 +18,8 @@ from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, Sche
 OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
 
-# Any constant will do that no other program uses in the same database; this spells "headrac" and "m" for migrate.
+# Any constant will do that no other program uses in the same database; this spells "headrac" and "m" for
+# migrate.
 MIGRATION_LOCK = 0x686561647261636D
 
 
@@ -46,9 +47,9 @@ def migrate(database_url: str) -> list[int]:
     Idempotent, and safe when run twice at once: the second waits for the first and finds nothing to do. All
     happens in one transaction, so a failure leaves the database as it was.
 
-    Raises DatabaseUnavailableError when the server cannot be reached, DatabaseVersionError when it is too old,
-    SchemaError when a newer headrace has migrated it, and UsageError when its encoding is not UTF8 or the user
-    may not create what is needed.
+    Raises DatabaseUnavailableError when the server cannot be reached, DatabaseVersionError when it is too
+    old, SchemaError when a newer headrace has migrated it, and UsageError when its encoding is not UTF8 or
+    the user may not create what is needed.
     """
     with _connected(database_url) as connection:
         require_server(connection)
@@ -124,7 +125,8 @@ def _applied(connection: psycopg.Connection[Any]) -> set[int]:
 
 def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
     with connection.transaction():
-        # READ COMMITTED whatever the database's default: what follows the lock must see what the last holder did.
+        # READ COMMITTED whatever the database's default: what follows the lock must see what the last
+        # holder did.
         connection.execute("set transaction isolation level read committed")
         connection.execute("select pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         connection.execute("create schema if not exists headrace")

@@ -64,12 +64,14 @@ class Application:
         allowed_origins: tuple[str, ...],
         metrics: Metrics,
         follow: Callable[[], None],
+        close: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._routes = routes
         self._allowed_origins = allowed_origins
         self._metrics = metrics
         self._follow = follow
+        self._close = close
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self, failed: Callable[[], None]) -> None:
@@ -83,9 +85,10 @@ class Application:
         self._greenlet.link_exception(ended)
 
     def stop(self) -> None:
-        """Stop following the directory. Yields."""
+        """Stop following the directory and close what is open. Yields."""
         if self._greenlet is not None:
             self._greenlet.kill()
+        self._close()
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request; returns gunicorn's ALREADY_HANDLED if the client was given away."""
@@ -117,7 +120,7 @@ class Application:
                 405, f"{request.method} is not answered here; use {route.methods[0]}", (("Allow", route.allow),)
             )
         if request.has_body and request.method != "POST":
-            return as_error(400, f"a {request.method} has no body here; send none", (("Connection", "close"),))
+            return as_error(400, f"a {request.method} has no body here; send none")
         return route.endpoint(request, cross_origin)
 
 
@@ -132,8 +135,9 @@ def create_application() -> Application:
         hold_s=settings.directory_expiry_s,
         found=lambda: sockets_in(settings.runtime_dir),
     )
+    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
     follower = Follower(
-        Directory(settings.redis_url, expiry_s=settings.directory_expiry_s),
+        directory,
         placement,
         interval_s=settings.directory_interval_s,
         learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
@@ -145,6 +149,11 @@ def create_application() -> Application:
         channels=channels,
         metrics=metrics,
     )
+
+    def close() -> None:
+        channels.close()
+        directory.close()
+
     metrics.watch("directory_away", lambda: float(placement.directory_away))
     metrics.watch("shards", lambda: float(len(placement.shards())))
     return Application(
@@ -153,6 +162,7 @@ def create_application() -> Application:
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
         follow=follower.run,
+        close=close,
     )
 
 

@@ -51,8 +51,7 @@ class Demo:
             return as_error(403, "the demo publishes for its own page only; open it at this address")
         body = request.body.read(MAX_BODY_BYTES + 1)
         if len(body) > MAX_BODY_BYTES:
-            # What is left of the body may be without end, so the connection is not used again.
-            return as_error(413, f"the body is above {MAX_BODY_BYTES} bytes; send less", (("Connection", "close"),))
+            return as_error(413, f"the body is above {MAX_BODY_BYTES} bytes; send less")
         try:
             stream, data, event = _event(body)
             self._publish_one(f"demo:{stream}", data, event)

@@ -15,7 +15,7 @@ be taken for another exchange's.
 """
 
 import enum
-import logging
+import math
 import socket
 import time
 from collections.abc import Collection
@@ -23,13 +23,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from gevent.lock import BoundedSemaphore
+
 from headrace.errors import HandoffError
 from headrace.handoff import decode_answer
 
-logger = logging.getLogger(__name__)
-
-IDLE_CHANNELS: Final = 4
-"""Channels kept open per shard; a burst opens more, and closes them when it is over."""
+MAX_CHANNELS: Final = 16
+"""Exchanges with one shard at a time. More would overflow its backlog when thousands of clients come at once, and
+each that is under way when a shard stops costs a client its connection; those that wait can still go elsewhere."""
+MAX_WAITS: Final = 5
+"""Deadlines that a client waits for a place while the shard is busy with others."""
 _MAX_ANSWER_BYTES: Final = 4096
 
 
@@ -56,16 +59,51 @@ class Passed:
         return self.outcome in (Outcome.ACCEPTED, Outcome.SILENT)
 
 
+class _Lane:
+    """The channels to one shard: those that are idle, and places for MAX_CHANNELS exchanges at a time."""
+
+    def __init__(self) -> None:
+        self.idle: list[socket.socket] = []
+        self.places = BoundedSemaphore(MAX_CHANNELS)
+        self.retired = False
+        self.answered_at = -math.inf
+        self.silent_at = -math.inf
+
+    def enter(self, patience_s: float) -> bool:
+        """Take a place, waiting as long as the shard answers others; False if it has gone silent. Yields."""
+        came = time.monotonic()
+        for _ in range(MAX_WAITS):
+            if self.places.acquire(timeout=patience_s):
+                if self.silent_at < came:
+                    return True
+                self.places.release()
+                return False
+            if self.answered_at < time.monotonic() - patience_s:
+                return False
+        return False
+
+    def keep(self, channel: socket.socket) -> None:
+        self.answered_at = time.monotonic()
+        if self.retired:
+            channel.close()
+        else:
+            self.idle.append(channel)
+
+    def close_idle(self) -> None:
+        while self.idle:
+            self.idle.pop().close()
+
+
 class Channels:
     """The open channels to shards' hand-off sockets.
 
     Shared by the request greenlets of one process: a channel in use belongs to its greenlet alone, an idle one
-    to nobody. deadline_s bounds each exchange.
+    to nobody. deadline_s bounds each exchange, and the wait for a place while the shard answers nobody.
     """
 
     def __init__(self, *, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._idle: dict[str, list[socket.socket]] = {}
+        self._lanes: dict[str, _Lane] = {}
 
     def give(self, path: str, message: bytes, client: socket.socket) -> Passed:
         """Offer the client to the shard that listens at path. Yields.
@@ -73,38 +111,48 @@ class Channels:
         message is an encoded `headrace.handoff.Handoff`. A kept channel that turns out to be closed is replaced
         by a new one once. If this greenlet is killed with the message sent, the client is shut down.
         """
+        lane = self._lanes.setdefault(path, _Lane())
+        if not lane.enter(self._deadline_s):
+            return Passed(Outcome.STALLED, "went silent, or had too many clients waiting")
+        try:
+            return self._give(lane, path, message, client)
+        finally:
+            lane.places.release()
+
+    def _give(self, lane: _Lane, path: str, message: bytes, client: socket.socket) -> Passed:
         deadline = time.monotonic() + self._deadline_s
-        idle = self._idle.get(path)
-        if idle:
-            passed = self._exchange(idle.pop(), path, message, client, deadline)
+        if lane.idle:
+            passed = self._exchange(lane.idle.pop(), lane, message, client, deadline)
             if passed.outcome is not Outcome.UNREACHABLE:
                 return passed
             # The shard was replaced: its other channels are dead as well.
-            self._close_idle(path)
+            lane.close_idle()
         channel = _connect(path)
         if isinstance(channel, Passed):
             return channel
-        return self._exchange(channel, path, message, client, deadline)
+        return self._exchange(channel, lane, message, client, deadline)
 
     def reachable(self, path: str) -> bool:
         """Whether something listens at path. Does not yield."""
         channel = _connect(path)
         if isinstance(channel, Passed):
             return False
-        self._keep(channel, path)
+        channel.close()
         return True
 
     def retain(self, paths: Collection[str]) -> None:
-        """Close the idle channels to all other paths."""
-        for path in [path for path in self._idle if path not in paths]:
-            self._close_idle(path)
+        """Close the channels to all other paths, those in use when their exchange ends."""
+        for path in [path for path in self._lanes if path not in paths]:
+            lane = self._lanes.pop(path)
+            lane.retired = True
+            lane.close_idle()
 
     def close(self) -> None:
         """Close the idle channels."""
         self.retain(())
 
     def _exchange(
-        self, channel: socket.socket, path: str, message: bytes, client: socket.socket, deadline: float
+        self, channel: socket.socket, lane: _Lane, message: bytes, client: socket.socket, deadline: float
     ) -> Passed:
         sent = False
         try:
@@ -116,6 +164,7 @@ class Channels:
             answer = decode_answer(data) if data else None
         except TimeoutError:
             channel.close()
+            lane.silent_at = time.monotonic()
             if not sent:
                 return Passed(Outcome.STALLED, f"did not take the message within {self._deadline_s:g} s")
             _shut_down(client)
@@ -135,19 +184,8 @@ class Channels:
         if answer is None:
             channel.close()
             return Passed(Outcome.UNREACHABLE, "closed the channel without an answer")
-        self._keep(channel, path)
+        lane.keep(channel)
         return Passed(Outcome.REFUSED, answer.refused) if answer.refused else Passed(Outcome.ACCEPTED)
-
-    def _keep(self, channel: socket.socket, path: str) -> None:
-        idle = self._idle.setdefault(path, [])
-        if len(idle) < IDLE_CHANNELS:
-            idle.append(channel)
-        else:
-            channel.close()
-
-    def _close_idle(self, path: str) -> None:
-        for channel in self._idle.pop(path, []):
-            channel.close()
 
 
 def _connect(path: str) -> socket.socket | Passed:

@@ -68,9 +68,9 @@ class Streams:
                     self._metrics.handed_off(seconds)
                 logger.log(
                     logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING,
-                    "hand-off %s: request %s of %s, slot %d, shard %s, %.1f ms %s",
+                    "hand-off %s: request %s of %s, slot %d, shard %s, %.1f ms%s",
                     *(passed.outcome.value, request.id, request.peer, slot, shard.id),
-                    *(seconds * 1000, passed.reason),
+                    *(seconds * 1000, passed.reason and f": {passed.reason}"),
                 )
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")

@@ -59,7 +59,7 @@ class Page:
     """What the log had of one stream in one snapshot.
 
     head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the
-    recorded ranges of ids that never were, both ends included. frames are in order; complete tells that they
+    recorded ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; complete tells that they
     reach the head.
     """
 
@@ -70,7 +70,7 @@ class Page:
 
     def foreign(self, position: int) -> bool:
         """Whether a client that says it has seen position cannot have it from this log."""
-        return position > self.head or any(first <= position <= last for first, last in self.jumps)
+        return position > self.head or any(first <= position < last for first, last in self.jumps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,9 @@
 """The fixtures that all tests share."""
 
-pytest_plugins = ["tests.fixtures.postgres"]
+pytest_plugins = [
+    "tests.fixtures.postgres",
+    "tests.fixtures.redis",
+    "tests.fixtures.scripted_shard",
+    "tests.fixtures.shard",
+    "tests.fixtures.proxy",
+]

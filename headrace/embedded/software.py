@@ -13,10 +13,11 @@ from headrace.errors import EmbeddedServerError
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """Programs in one directory that is usually called bin, beside which stand lib and share."""
+    """Programs in one directory; with a tree, the directories lib and share beside it are theirs too."""
 
     directory: Path
     programs: tuple[str, ...]
+    has_tree: bool = False
 
     @property
     def complete(self) -> bool:
@@ -52,14 +53,14 @@ class Software:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def _copied(self, target: Path) -> "Software":
-        """Copy the programs, with lib and share, and the directory of libraries that wheels keep two levels up.
+        """Copy the programs, and of a tree lib, share and the libraries that wheels keep further up.
 
         Programs find all of these by the way there from their own directory, so the copy keeps its shape:
         `a/b/bin`, `a/b/lib`, `a/b/share`, `a.libs`.
         """
         installed = self.directory.resolve()
         prefix, package = installed.parent, installed.parent.parent
-        copy = Software(target / package.name / prefix.name / installed.name, self.programs)
+        copy = Software(target / package.name / prefix.name / installed.name, self.programs, self.has_tree)
         if copy.complete:
             return copy
         target.parent.mkdir(mode=0o755, exist_ok=True)
@@ -70,14 +71,12 @@ class Software:
             new.mkdir(parents=True)
             for program in self.programs:
                 shutil.copy(self.path(program), new / program)
-            trees = [(prefix / name, new.parent / name) for name in ("lib", "share")]
             libraries = f"{package.name}.libs"
+            trees = [(prefix / name, new.parent / name) for name in ("lib", "share")]
             trees.append((package.parent / libraries, unfinished / libraries))
-            # Without lib and share of its own a program is a lone file, or in a directory shared with all others.
-            if prefix.name != "usr" and not (prefix / "sbin").exists():
-                for source, copied in trees:
-                    if source.is_dir():
-                        shutil.copytree(source, copied)
+            for source, copied in trees if self.has_tree else []:
+                if source.is_dir():
+                    shutil.copytree(source, copied)
             for path in [unfinished, *unfinished.rglob("*")]:
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)

@@ -64,7 +64,8 @@ create table headrace.event (
     autovacuum_vacuum_insert_scale_factor = 0.05,
     autovacuum_vacuum_cost_delay = 0
 );
-comment on table headrace.event is 'The kept events. Retention removes a prefix of a stream''s ids, never one from the middle.';
+comment on table headrace.event is
+    'The kept events. Retention removes a prefix of a stream''s ids, never one from the middle.';
 comment on column headrace.event.stream_id is 'The stream, as in headrace.stream.';
 comment on column headrace.event.id is 'Position in the stream.';
 comment on column headrace.event.created_at is 'The clock when the id was given out; only retention relies on it.';
@@ -91,7 +92,8 @@ create table headrace.jump (
     primary key (stream_id, to_id),
     check (from_id between 1 and to_id)
 );
-comment on table headrace.jump is 'Ranges of ids that never existed in this log. Kept for ever: one row per stream and fail-over.';
+comment on table headrace.jump is
+    'Ranges of ids that never existed in this log. Kept for ever: one row per stream and fail-over.';
 comment on column headrace.jump.stream_id is 'The stream, as in headrace.stream.';
 comment on column headrace.jump.from_id is 'First id of the range.';
 comment on column headrace.jump.to_id is 'Last id of the range; the next event has to_id + 1.';
@@ -112,12 +114,14 @@ create table headrace.slot_floor (
     slot smallint primary key,
     floor bigint not null
 ) with (fillfactor = 50);
-comment on table headrace.slot_floor is 'Per slot the highest id of any removed stream: a stream made again begins above it.';
+comment on table headrace.slot_floor is
+    'Per slot the highest id of any removed stream: a stream made again begins above it.';
 comment on column headrace.slot_floor.slot is 'The slot, 0 to 1023.';
 comment on column headrace.slot_floor.floor is 'New streams of this slot begin above this id.';
 insert into headrace.slot_floor (slot, floor) select n, 0 from generate_series(0, 1023) n;
 
--- The slot of a stream: the first two bytes of sha256(name as UTF-8), big-endian, modulo 1024. Python computes the same.
+-- The slot of a stream: the first two bytes of sha256(name as UTF-8), big-endian, modulo 1024. Python computes the
+-- same.
 create function headrace.slot(name text) returns int
 language sql immutable strict parallel safe security definer
 set search_path to pg_catalog, pg_temp
@@ -216,7 +220,8 @@ begin
     delete from headrace.jump j where j.stream_id = old.stream_id;
     return null;
 end $$;
-comment on function headrace.stream_removed() is 'Row trigger: remembers the ids of a removed stream, removes the rest.';
+comment on function headrace.stream_removed() is
+    'Row trigger: remembers the ids of a removed stream, removes the rest.';
 
 create function headrace.streams_truncated() returns trigger
 language plpgsql security definer

@@ -21,14 +21,16 @@ create unlogged table headrace.stage (
     rings boolean not null,
     primary key (xid, seq)
 ) with (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-comment on table headrace.stage is 'Events published in transactions that are still open; no row of it is ever committed.';
+comment on table headrace.stage is
+    'Events published in transactions that are still open; no row of it is ever committed.';
 comment on column headrace.stage.xid is 'The publishing transaction.';
 comment on column headrace.stage.seq is 'Order of publishing within the transaction.';
 comment on column headrace.stage.stream is 'Name of the stream.';
 comment on column headrace.stage.type is 'As in headrace.event.';
 comment on column headrace.stage.data is 'As in headrace.event.';
 comment on column headrace.stage.visible_to is 'As in headrace.event.';
-comment on column headrace.stage.rings is 'True for the row whose trigger numbers this and all later rows of the transaction.';
+comment on column headrace.stage.rings is
+    'True for the row whose trigger numbers this and all later rows of the transaction.';
 
 -- What is wrong with an event, as a sentence, or null. Not SECURITY DEFINER and without settings of its own, so that
 -- PostgreSQL can inline it; its callers have fixed the search path.
@@ -96,7 +98,8 @@ begin
     delete from headrace.stage g where g.xid = new.xid and g.seq >= new.seq;
     return null;
 end $$;
-comment on function headrace.number_staged() is 'Constraint trigger: numbers what the transaction has staged, at commit.';
+comment on function headrace.number_staged() is
+    'Constraint trigger: numbers what the transaction has staged, at commit.';
 
 create constraint trigger number_staged after insert on headrace.stage
     deferrable initially deferred

@@ -8,7 +8,8 @@ set search_path to pg_catalog, pg_temp
 as $$
     select coalesce((select s.last_id from headrace.stream s where s.name = stream), 0)
 $$;
-comment on function headrace.head(text) is 'The newest id of a stream in the snapshot of this statement; 0 if there is none.';
+comment on function headrace.head(text) is
+    'The newest id of a stream in the snapshot of this statement; 0 if there is none.';
 
 -- What the streams have after the given ids, all in one snapshot. For shards.
 --

@@ -7,8 +7,9 @@
 -- twice per rule, whatever the number of streams.
 --
 -- An event becomes visible when its transaction commits, maybe long after its created_at, when a walk has passed it. So
--- a walk begins again at the fence if that is earlier: the latest time of which it is known that every transaction that
--- could have made an event before it has ended. Usually the fence is the previous call.
+-- no walk is remembered beyond the fence: the latest time of which it is known that every transaction that could have
+-- made an event before it has ended. Usually that is the previous call; while some transaction that writes stays open,
+-- the kept events since its begin are examined again by each call.
 --
 -- Pruning reads and deletes events and writes its own tables; it locks no row that publishing uses.
 
@@ -21,14 +22,17 @@ create table headrace.retention (
     counted_to timestamptz not null default '-infinity',
     revision bigint not null default 0
 );
-comment on table headrace.retention is 'Rules of retention; of those that match a stream''s name, the longest pattern applies.';
+comment on table headrace.retention is
+    'Rules of retention; of those that match a stream''s name, the longest pattern applies.';
 comment on column headrace.retention.pattern is 'A glob: * is any text, ? any one character, all else is literal.';
 comment on column headrace.retention.like_pattern is 'The same for LIKE.';
 comment on column headrace.retention.keep is 'Events older than this are removed.';
-comment on column headrace.retention.keep_count is 'Of each stream only so many of the newest events are kept; null: any number.';
+comment on column headrace.retention.keep_count is
+    'Of each stream only so many of the newest events are kept; null: any number.';
 comment on column headrace.retention.scanned_to is 'How far the rule has walked to remove by age.';
 comment on column headrace.retention.counted_to is 'How far the rule has walked to remove by count.';
-comment on column headrace.retention.revision is 'Raised when any rule changes, so that a walk under the old rules is not recorded.';
+comment on column headrace.retention.revision is
+    'Raised when any rule changes, so that a walk under the old rules is not recorded.';
 
 insert into headrace.retention (pattern, like_pattern, keep) values ('*', '%', interval '5 minutes');
 
@@ -41,7 +45,8 @@ create table headrace.fence (
 comment on table headrace.fence is 'Up to when all events are visible; one row, written by headrace.prune alone.';
 comment on column headrace.fence.single is 'Always true: there is one row.';
 comment on column headrace.fence.passed is 'Every event created before this is visible or will never be.';
-comment on column headrace.fence.next_at is 'The next value of passed, once every transaction older than next_xid has ended.';
+comment on column headrace.fence.next_at is
+    'The next value of passed, once every transaction older than next_xid has ended.';
 comment on column headrace.fence.next_xid is 'A transaction id given out after next_at.';
 insert into headrace.fence (passed, next_at, next_xid) values ('-infinity', '-infinity', '0');
 
@@ -143,7 +148,8 @@ begin
     select count(*) into removed from gone;
     return removed;
 end $$;
-comment on function headrace.cut(int[], bigint[], int) is 'Deletes a bounded prefix of each stream and raises its mark.';
+comment on function headrace.cut(int[], bigint[], int) is
+    'Deletes a bounded prefix of each stream and raises its mark.';
 
 -- Removes one batch of at most `batch` events that no rule keeps. Returns how many; 0 means that nothing is left to
 -- remove now; -1 that another session is pruning. Call it in a loop, each call in a transaction of its own.
@@ -177,7 +183,7 @@ begin
     end if;
     insert into headrace.retention (pattern, like_pattern, keep) select '*', '%', interval '5 minutes'
         where not exists (select from headrace.retention r where r.pattern = '*');
-    fence := headrace.move_fence();
+    fence := headrace.move_fence();  -- before the first walk, whose snapshots then show all events up to the fence
     for rule in
         select r.*, c.by_count from headrace.retention r
             cross join unnest(array[false, true]) as c (by_count)
@@ -185,7 +191,7 @@ begin
             order by r.pattern, c.by_count
     loop
         cutoff := began - case when rule.by_count then interval '0' else rule.keep end;
-        walked_to := least(case when rule.by_count then rule.counted_to else rule.scanned_to end, fence, cutoff);
+        walked_to := least(case when rule.by_count then rule.counted_to else rule.scanned_to end, cutoff);
         loop
             removed := 0;
             with slice as materialized (
@@ -226,8 +232,8 @@ begin
             exit when removed > 0 or reached is null;
         end loop;
         update headrace.retention r
-            set scanned_to = case when rule.by_count then r.scanned_to else walked_to end,
-                counted_to = case when rule.by_count then walked_to else r.counted_to end
+            set scanned_to = case when rule.by_count then r.scanned_to else least(walked_to, fence) end,
+                counted_to = case when rule.by_count then least(walked_to, fence) else r.counted_to end
             where r.pattern = rule.pattern and r.revision = rule.revision;
         if removed > 0 then
             return removed;

@@ -7,9 +7,8 @@
  * Attributes
  *   src               the signed URL; its `since` says where to begin: an id, `now` or `all`
  *   refresh           URL asked for a new one, {"src": "…"}, when src is refused (401, 403, 404, 410)
- *   resume            go on where this tab was before a reload. The value names the place; without one it is src's
- *                     path. For pages that keep what they were told: an id in src's own `since` is what the page
- *                     already shows, and wins.
+ *   resume            go on where this tab was before a reload; the value names the place (src's path if empty). An
+ *                     id in src's own `since` is what the page already shows, and wins.
  *   share             tabs that give the same name use one connection. The name MUST differ where stream, user or
  *                     audiences differ, or a tab is shown another's events.
  *   streams           names for the streams of a connection of several, in the token's order
@@ -21,8 +20,8 @@
  *   event             each server event: {data, id, type, stream}, id being that in its stream. And again under its
  *                     own type, unless that is a name of this list
  *   cursor            {id}: lastEventId moved, with an event or without one
- *   gap, reset        {stream, missed_from, missed_to}: these are no longer kept; {stream, head}: the log is
- *                     another one, and goes on after head. Whoever builds on earlier events starts afresh.
+ *   gap               {stream, missed_from, missed_to}: these are no longer kept
+ *   reset             {stream, head}: the log is another one and goes on after head
  *   goodbye           {reason}: the server closes; the element comes back by itself
  *   open, error       connected; {status, wait, error}: disconnected, next try in `wait` ms, null if there is none
  */
@@ -94,31 +93,35 @@ export class FrameParser {
   }
 }
 
-/** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: a position in each stream, and whose event it is. */
+/** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: where we are in each stream, and whose event it is. */
 function parseCursor(text) {
   const [, ids, index] = /^(\d+(?:\.\d+)*)(?:\/(\d+))?$/.exec(text ?? "") ?? [];
   return ids ? { ids: ids.split(".").map(BigInt), index: index && Number(index) } : null;
 }
 
-/** Whether whoever is at cursor `mine` has been told all that led to cursor `theirs`. */
-function covers(mine, theirs) {
-  const a = parseCursor(mine)?.ids;
-  const b = parseCursor(theirs)?.ids;
-  return a?.length === b?.length && !!a?.every((id, i) => id >= b[i]);
+/** Both cursors' ids if they are of the same streams. */
+function comparable(mine, theirs) {
+  const [a, b] = [parseCursor(mine)?.ids, parseCursor(theirs)?.ids];
+  return a && a.length === b?.length ? [a, b] : null;
 }
 
-/** The cursor after `id` came to one who was at `cursor`; it never goes back. */
-function advance(cursor, id) {
-  const [a, b] = [parseCursor(cursor), parseCursor(id)];
-  if (!b) return id || null;
-  return b.ids.map((part, i) => (a?.ids.length === b.ids.length && a.ids[i] > part ? a.ids[i] : part)).join(".");
+/** Whether whoever is at cursor `mine` has been told all that led to cursor `theirs`. */
+function covers(mine, theirs) {
+  const [a, b] = comparable(mine, theirs) ?? [];
+  return !!a?.every((id, i) => id >= b[i]);
 }
 
 /** Whether the event with this id has been delivered to one who is at `cursor`. */
 function delivered(cursor, id) {
-  const [a, b] = [parseCursor(cursor), parseCursor(id)];
-  const i = b?.index ?? 0;
-  return !!a && !!b && a.ids.length === b.ids.length && a.ids[i] >= b.ids[i];
+  const [a, b] = comparable(cursor, id) ?? [];
+  const { index = 0 } = parseCursor(id) ?? {};
+  return !!a && a[index] >= b[index];
+}
+
+/** The cursor after `id` came to one who was at `cursor`; it never goes back. */
+function advance(cursor, id) {
+  const [a, b] = comparable(cursor, id) ?? [];
+  return (a ? b.map((part, i) => (part < a[i] ? a[i] : part)).join(".") : id.split("/")[0]) || null;
 }
 
 /** Retry-After in ms: seconds or a date (RFC 9110, 10.2.3); 0 without one. */
@@ -133,10 +136,9 @@ function retryAfterMs(response) {
  * The cursor outlives stays, so an element that is moved in the document goes on where it was.
  *
  * Sharing: all tabs connect, and ask for one Web Lock. Its holder leads: it says on a BroadcastChannel what it
- * receives, each frame with its cursor before it. A tab whose cursor has met the leader's closes its connection and
- * follows: it takes a frame if it was told all before it, otherwise (or after a silence) it connects again, from its
- * own cursor. When the leader goes, the browser gives the lock to the next, which does the same. Nothing depends on a
- * message arriving, therefore nothing is lost with one.
+ * receives, each frame with its cursor before it. A tab whose cursor covers that one closes its connection and follows:
+ * it takes frames while it has been told all before them; otherwise, or after a silence, it connects again from its own
+ * cursor. When the leader goes, the browser gives the lock to the next. A lost message costs a connection, no event.
  */
 export class HeadraceStream extends HTMLElement {
   static observedAttributes = ["src"];
@@ -230,7 +232,7 @@ export class HeadraceStream extends HTMLElement {
           continue;
         }
       } else if (status === 400 && this.#cursor && this.#cursor !== this.#since) {
-        // A cursor that was remembered for other streams. Without it the next try is src's own.
+        // Remembered for other streams. Without it the next try is src's own.
         this.#cursor = null;
         this.#emit("reset", { stream: null, head: null });
         continue;
@@ -238,7 +240,7 @@ export class HeadraceStream extends HTMLElement {
       failures = status === 200 && performance.now() - began > STABLE_MS ? 0 : failures + 1;
       // 204 asks to stay away (WHATWG HTML, 9.2.3); other refusals do not get better by asking again.
       const final = status === 204 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
-      // Full jitter: clients that were cut off together come back spread out.
+      // Full jitter: clients cut off together come back spread out.
       const longest = Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** Math.max(0, failures - 1));
       const wait = final ? null : after + Math.random() * longest;
       this.#setState(final ? "closed" : "waiting");
@@ -321,9 +323,9 @@ export class HeadraceStream extends HTMLElement {
 
   /** @param {Frame} frame from the server */
   #received(frame) {
-    const before = this.#cursor;
+    // Before the page's handlers, which may remove this element.
+    if (frame.type !== "headrace:goodbye") this.#tell(frame);
     this.#take(frame);
-    if (frame.type !== "headrace:goodbye") this.#tell(before, frame);
   }
 
   /** @param {Frame} frame from the server or the leader */
@@ -352,7 +354,7 @@ export class HeadraceStream extends HTMLElement {
   }
 
   #sentinel(kind, data) {
-    if (!["gap", "reset", "goodbye"].includes(kind)) return; // a later server's
+    if (!["gap", "reset", "goodbye"].includes(kind)) return;
     if (kind === "reset") this.#rewind = true;
     this.#emit(kind, JSON.parse(data));
   }
@@ -375,28 +377,27 @@ export class HeadraceStream extends HTMLElement {
     channel.postMessage("hello");
   }
 
-  /** Tell the followers how things stand, and which frame led there from cursor `before`. */
-  #tell(before, frame) {
-    if (this.#leading) {
-      this.#channel.postMessage({ state: this.state, cursor: this.#cursor, before, frame });
-    }
+  /** Tell the followers how things stand, and which frame comes next. */
+  #tell(frame) {
+    if (this.#leading) this.#channel.postMessage({ state: this.state, cursor: this.#cursor, frame });
   }
 
   #hear(message) {
     if (message === "hello") return this.#tell();
     if (this.#leading) return;
-    const { state, cursor, before, frame } = message;
-    if (frame && covers(this.#cursor, before)) this.#take(frame);
+    const { state, cursor, frame } = message;
     const caughtUp = covers(this.#cursor, cursor);
-    if (this.#following && !caughtUp) return this.#unfollow();
-    if (!this.#following && !(caughtUp && state === "open")) return;
-    this.#heard();
-    if (!this.#following) {
+    if (this.#following) {
+      if (!caughtUp) return this.#unfollow();
+    } else {
+      if (!caughtUp || state !== "open") return;
       this.#following = true;
       this.#attempt?.abort();
       this.#wake();
     }
+    this.#heard();
     this.#setState(state);
+    if (frame) this.#take(frame);
   }
 
   #unfollow() {

@@ -1,6 +1,9 @@
 """The browser element against scripted answers, in Chromium."""
 
+import contextlib
+import gzip
 import hashlib
+import threading
 
 import pytest
 
@@ -37,7 +40,9 @@ def test_a_type_named_like_an_event_of_the_element_is_not_mistaken_for_it(server
 
 def test_bytes_may_be_cut_anywhere(server: ScriptedServer, listen: Listen):
     """Frames cut at every byte, within UTF-8 sequences and CRLF pairs, after a byte order mark, arrive whole."""
-    text = "\ufeffretry: 5\r\n\r\nid: 1\rdata: zażółć 🌊\rdata:  two\r\r: note\nid: 2\r\nevent: order\r\ndata: \u2028b\r\n\r\n"
+    first = "id: 1\rdata: zażółć 🌊\rdata:  two\r\r"
+    second = "id: 2\r\nevent: order\r\ndata: \u2028b\r\n\r\n"
+    text = f"\ufeffretry: 5\r\n\r\n{first}: note\n{second}"
     server.script(S, plays(*bytewise(text)))
     seen = listen(src=S).wait_for("event", 2)
     assert [(e["id"], e["type"], e["data"]) for e in seen] == [
@@ -58,7 +63,9 @@ def test_bytes_may_be_cut_anywhere(server: ScriptedServer, listen: Listen):
         (b": comment\n\n", []),
     ],
 )
-def test_fields_are_read_as_the_standard_says(server: ScriptedServer, listen: Listen, frame: bytes, expected: list[str]):
+def test_fields_are_read_as_the_standard_says(
+    server: ScriptedServer, listen: Listen, frame: bytes, expected: list[str]
+):
     """Empty data, spaces, colons, comments and unknown fields are treated as in WHATWG HTML, 9.2.6."""
     server.script(S, plays(frame, b"id: 9\ndata: end\n\n"))
     listener = listen(src=S)
@@ -309,23 +316,32 @@ def test_a_remembered_cursor_that_does_not_fit_is_dropped(server: ScriptedServer
 
 
 class Feed:
-    """A stream for several connections: sends what it has after each one's cursor, then what is published."""
+    """A stream for several connections: sends what it has after each one's cursor, then what is published.
 
-    def __init__(self) -> None:
+    The lock guards both lists and the writes: a connection misses nothing between its past and its present.
+    """
+
+    def __init__(self, *data: str) -> None:
+        self.log = list(data)
         self.open: list[Connection] = []
-        self.log: list[str] = []
+        self._lock = threading.Lock()
 
     def script(self, connection: Connection) -> None:
         cursor = int(connection.since) if (connection.since or "").isdigit() else 0
-        connection.open(RETRY, b"id: %d\n\n" % cursor, *(self._frame(i) for i in range(cursor + 1, len(self.log) + 1)))
-        self.open.append(connection)
+        with self._lock:
+            past = [self._frame(id_) for id_ in range(cursor + 1, len(self.log) + 1)]
+            connection.open(RETRY, b"id: %d\n\n" % cursor, *past)
+            self.open.append(connection)
         connection.hold()
-        self.open.remove(connection)
+        with self._lock:
+            self.open.remove(connection)
 
     def publish(self, data: str) -> None:
-        self.log.append(data)
-        for connection in list(self.open):
-            connection.send(self._frame(len(self.log)))
+        with self._lock:
+            self.log.append(data)
+            for connection in self.open:
+                with contextlib.suppress(OSError):
+                    connection.send(self._frame(len(self.log)))
 
     def _frame(self, id_: int) -> bytes:
         return f"id: {id_}\ndata: {self.log[id_ - 1]}\n\n".encode()
@@ -333,9 +349,8 @@ class Feed:
 
 def test_tabs_that_share_use_one_connection(server: ScriptedServer, listen: Listen):
     """A second tab catches up by itself, then follows the first; each sees every event once, in order."""
-    feed = Feed()
+    feed = Feed("one")
     server.script(S, *[feed.script] * 9)
-    feed.publish("one")
     first = listen(src=f"{S}?since=all", share="chat")
     first.wait_for("event")
     leaders = server.next_request(S)
@@ -348,14 +363,13 @@ def test_tabs_that_share_use_one_connection(server: ScriptedServer, listen: List
         tab.wait_for("event", 3)
         assert tab.data() == ["one", "two", "three"]
         assert tab.page.evaluate("element.state") == "open"
-    assert feed.open == [leaders]
+    assert not leaders.gone.is_set()
 
 
 def test_when_the_leading_tab_closes_another_takes_over(server: ScriptedServer, listen: Listen):
     """The next tab connects at its own cursor and misses nothing that was published between."""
-    feed = Feed()
+    feed = Feed("one")
     server.script(S, *[feed.script] * 9)
-    feed.publish("one")
     first = listen(src=f"{S}?since=all", share="chat")
     first.wait_for("event")
     leaders = server.next_request(S)
@@ -368,3 +382,50 @@ def test_when_the_leading_tab_closes_another_takes_over(server: ScriptedServer, 
     second.wait_for("event", 2)
     assert server.next_request(S).since == "1"
     assert second.data() == ["one", "between or after"]
+
+
+def test_a_reset_reaches_the_tabs_that_follow(server: ScriptedServer, listen: Listen):
+    """When the leading tab is told that the log is another one, followers are too, and take its lower ids as new."""
+    feed = Feed(*map(str, range(1, 51)))
+    server.script(S, *[feed.script] * 9)
+    first = listen(src=f"{S}?since=49", share="chat")
+    first.wait_for("event")
+    leaders = server.next_request(S)
+    # Without a cursor of its own it cannot follow before it has connected.
+    second = listen(src=f"{S}?since=all", share="chat")
+    second.wait_for("event", 50)
+    assert server.next_request(S).gone.wait(15)
+    leaders.send(b'event: headrace:reset\ndata: {"stream":"a","head":5}\n\n', b"id: 5\n\n", b"id: 6\ndata: six\n\n")
+    for tab in (first, second):
+        tab.wait("seen.some(({ data }) => data === 'six')")
+        assert (tab.data()[-2:], len(tab.named("reset"))) == (["50", "six"], 1)
+
+
+def test_a_tab_whose_leader_falls_silent_connects_for_itself(server: ScriptedServer, listen: Listen):
+    """A follower that hears nothing for the time in `silence` connects at its own cursor."""
+    feed = Feed("one")
+    server.script(S, *[feed.script] * 50)
+    first = listen(src=f"{S}?since=all", share="chat", silence="600")
+    first.wait_for("event")
+    server.next_request(S)
+    second = listen(src=f"{S}?since=all", share="chat", silence="1")
+    assert server.next_request(S).gone.wait(15)
+    assert server.next_request(S).since == "1"
+    assert second.data() == ["one"]
+
+
+def test_coming_back_online_does_not_wait_for_the_next_try(server: ScriptedServer, listen: Listen):
+    """Offline the element keeps trying; when the network is back it connects at once and misses nothing."""
+    server.script(S, plays(RETRY, b"id: 1\ndata: x\n\n"), plays(b"id: 2\ndata: y\n\n"))
+    listener = listen(src=S, silence="0.3")
+    listener.wait_for("event")
+    listener.page.context.set_offline(True)
+    listener.wait("element.state === 'waiting' && seen.some(({ name, status }) => name === 'error' && status === 0)")
+    listener.page.context.set_offline(False)
+    listener.wait_for("event", 2)
+    assert listener.data() == ["x", "y"]
+
+
+def test_the_module_is_small(server: ScriptedServer):
+    """The module is under 6 kB gzipped, so that it costs a page nothing to speak of."""
+    assert len(gzip.compress(server.files["/headrace.js"][1], mtime=0)) < 6_000

@@ -1,0 +1,136 @@
+"""The directory `.headrace` of one `headrace up`.
+
+    lock            holds the process id; locked (flock) while that `up` runs, removed when it ends
+    secret          made once, when HEADRACE_SECRET is not set
+    env             variables, `NAME=value` one a line, for other commands run beside this directory
+    run/            the shards' sockets, mode 0700
+    run.location    where the sockets are instead, when their paths would be too long here
+    postgres*, redis*    the embedded servers (see headrace/embedded/server.py)
+
+All files are readable by their owner alone.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from headrace import private_file
+from headrace.errors import AlreadyRunningError, UsageError
+
+# sun_path of unix(7) has 108 bytes, the last of them NUL.
+_LONGEST_SOCKET_PATH_BYTES = 107
+
+
+class Home:
+    """The directory and its files. Owned by the main thread of `headrace up`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._elsewhere: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"<Home {str(self.path)!r}>"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Hold the lock; make the directory if needed. Yields whether an earlier `up` was killed, and left its lock.
+
+        Raises AlreadyRunningError, naming its process id, if another `up` runs here, and UsageError if the directory
+        cannot be written.
+        """
+        try:
+            if not self.path.exists():
+                self.path.mkdir(parents=True)
+                self.path.chmod(0o711)  # a server's own user has to pass through
+            abandoned, descriptor = self._lock()
+        except OSError as error:
+            raise UsageError(f"cannot use {str(self.path)!r}: {error.strerror}; run headrace elsewhere") from error
+        try:
+            yield abandoned
+        finally:
+            (self.path / "lock").unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def secret(self) -> str:
+        """The kept secret; made at the first call."""
+        file = self.path / "secret"
+        kept = private_file.read(file)
+        if kept is None:
+            kept = secrets.token_urlsafe(32)
+            private_file.write(file, f"{kept}\n")
+        return kept
+
+    def write_environ(self, values: Mapping[str, str]) -> None:
+        """Write the file `env`."""
+        private_file.write(self.path / "env", "".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def runtime_dir(self, longest_name: str, chosen: str = "") -> Path:
+        """The directory for sockets whose names have at most the length of longest_name; made, mode 0700.
+
+        Raises UsageError if `chosen`, the user's own, is too long for them.
+        """
+        own = Path(chosen) if chosen else Path("run")
+        directory = (self.path.parent if chosen else self.path) / own
+        if len(os.fsencode(directory / longest_name)) > _LONGEST_SOCKET_PATH_BYTES:
+            if chosen:
+                raise UsageError(
+                    f"HEADRACE_RUNTIME_DIR is {chosen!r}, with which socket paths such as "
+                    f"{str(directory / longest_name)!r} exceed {_LONGEST_SOCKET_PATH_BYTES} bytes; choose a shorter one"
+                )
+            return self._short_runtime_dir()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
+
+    def remove_sockets(self, paths: list[Path]) -> None:
+        """Remove what the shards of an ended `up` may have left."""
+        for path in paths:
+            path.unlink(missing_ok=True)
+        if self._elsewhere is not None:
+            with contextlib.suppress(OSError):
+                self._elsewhere.rmdir()
+                (self.path / "run.location").unlink(missing_ok=True)
+
+    def _short_runtime_dir(self) -> Path:
+        record = self.path / "run.location"
+        recorded = private_file.read(record)
+        if recorded is not None and _is_private(Path(recorded)):
+            self._elsewhere = Path(recorded)
+        else:
+            self._elsewhere = Path(tempfile.mkdtemp(prefix="headrace-", dir="/tmp"))  # short is the point
+            private_file.write(record, f"{self._elsewhere}\n")
+        return self._elsewhere
+
+    def _lock(self) -> tuple[bool, int]:
+        file = self.path / "lock"
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The file may have been removed by an `up` that ended between our open and our lock.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), file.stat()):
+                        abandoned = bool(os.read(descriptor, 20))
+                        os.truncate(descriptor, 0)
+                        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                        return abandoned, descriptor
+            except BlockingIOError:
+                holder = os.read(descriptor, 20).decode().strip() or "unknown"
+                os.close(descriptor)
+                raise AlreadyRunningError(
+                    f"another `headrace up` (pid {holder}) runs in {str(self.path.parent)!r}; stop it first or use "
+                    "another directory"
+                ) from None
+            os.close(descriptor)
+
+
+def _is_private(directory: Path) -> bool:
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077

@@ -1,0 +1,195 @@
+"""`headrace up`: one node's processes, from the first to the last. The composition root of that command.
+
+    postgres, redis (embedded, unless their URLs are set) ─► migrate ─► shards, router ─► "headrace ready"
+
+It ends in the opposite order: the router, so that nobody new arrives, the shards, which say goodbye to their clients,
+and then what these rely on.
+"""
+
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from headrace.address import Address
+from headrace.console import Console, takes_colours
+from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
+from headrace.embedded.server import EmbeddedServer
+from headrace.home import Home
+from headrace.program import Program
+from headrace.schema import migrate
+from headrace.settings import Settings
+from headrace.supervision import Supervision
+from headrace.unit import Unit
+
+logger = logging.getLogger(__name__)
+
+# How long the processes of an `up` that was killed may take to leave its port.
+_LEAVING_S = 15.0
+_POSTGRES, _REDIS, _SHARDS, _ROUTER = range(4)
+
+
+def up(
+    environ: Mapping[str, str],
+    *,
+    port: int,
+    host: str = "127.0.0.1",
+    shards: int,
+    router_workers: int,
+    directory: Path | None = None,
+    node: str | None = None,
+) -> int:
+    """Run a whole node until SIGINT or SIGTERM, then stop it in order and return 0.
+
+    environ MUST be the process's own environment, without the file `.headrace/env`: what an earlier `up` wrote there
+    would look like servers of the user's. Everything lives in `.headrace` below directory (the current one). Port 0
+    takes a free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the router
+    load its program anew.
+
+    Prints `headrace ready http://HOST:PORT` as soon as clients are served. What dies later is started again.
+
+    Raises UsageError if the port is taken or a setting wrong, AlreadyRunningError if another `up` runs in this
+    directory, UnavailableError if a server or process cannot be started; by then nothing runs any more.
+    """
+    own = Settings.from_environ({**environ, **({"HEADRACE_NODE": node} if node else {})})
+    home = Home((directory or Path.cwd()) / ".headrace")
+    with home.locked() as abandoned:
+        address = Address.claim(host, port, _LEAVING_S if abandoned else 0.0)
+        runtime_dir = home.runtime_dir(f"{own.node}-999.sock", environ.get("HEADRACE_RUNTIME_DIR", ""))
+        sockets = {id_: runtime_dir / f"{id_}.sock" for id_ in (f"{own.node}-{index}" for index in range(shards))}
+        console = Console(sys.stdout, ["up", "router", *sockets], coloured=takes_colours(sys.stdout, environ))
+        try:
+            with _logging_to(console), Supervision(partial(console.of, "up")) as supervision:
+                servers = _embedded(supervision, own, home)
+                if not supervision.run_until_ready():
+                    return 0
+                kept = _kept_environ(environ, own, servers, home, runtime_dir, address)
+                Settings.from_environ(kept)
+                if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"])):
+                    return 0
+                home.write_environ(kept)
+                children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
+
+                def program(name: str, arguments: list[str], is_ready: Callable[[], bool]) -> Program:
+                    return Program(
+                        [sys.executable, "-m", *arguments],
+                        environ=children,
+                        directory=home.path.parent,
+                        selector=supervision.selector,
+                        on_line=partial(console.of, name),
+                        is_ready=is_ready,
+                    )
+
+                for id_, path in sockets.items():
+                    shard = program(id_, ["shard", "--id", id_], partial(_accepts, path))
+                    # Beyond its dispatcher's deadline a shard ends its other parts.
+                    patience_s = own.stop_deadline_s + 5
+                    supervision.add(Unit(id_, shard, say=supervision.say, stop_deadline_s=patience_s), _SHARDS)
+                arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
+                arguments += ["--workers", str(router_workers), "router.app:create_application()"]
+                router = program("router", arguments, address.is_ready)
+                supervision.add(Unit("router", router, say=supervision.say), _ROUTER, reloads=router)
+
+                if not supervision.run_until_ready():
+                    return 0
+                if Settings.from_environ(children).demo:
+                    supervision.say(f"demo page: {address.url}/")
+                console.line(f"headrace ready {address.url}")
+                supervision.run()
+                return 0
+        finally:
+            home.remove_sockets(list(sockets.values()))
+            console.close()
+
+
+def _embedded(supervision: Supervision, own: Settings, home: Home) -> list[EmbeddedServer]:
+    """Add the servers whose URL the user has not set."""
+    servers: list[tuple[EmbeddedServer, int]] = []
+    if not own.database_url:
+        servers.append((EmbeddedPostgres(home.path), _POSTGRES))
+    if not own.redis_url:
+        servers.append((EmbeddedRedis(home.path), _REDIS))
+    for server, stage in servers:
+        supervision.say(f"starting {server.name} below {server.directory}")
+        unit = Unit(
+            server.name,
+            server,
+            say=supervision.say,
+            start_deadline_s=server.ready_deadline_s,
+            stop_deadline_s=server.stop_deadline_s,
+        )
+        supervision.add(unit, stage)
+    return [server for server, _ in servers]
+
+
+def _kept_environ(
+    environ: Mapping[str, str],
+    own: Settings,
+    servers: Sequence[EmbeddedServer],
+    home: Home,
+    runtime_dir: Path,
+    address: Address,
+) -> dict[str, str]:
+    """The variables that every process of this node, and commands run beside it, have in common."""
+    urls = {server.name: server.url for server in servers}
+    database_url = urls.get("postgres", own.database_url)
+    return {
+        "HEADRACE_DATABASE_URL": database_url,
+        "HEADRACE_LISTEN_DATABASE_URL": own.listen_database_url or database_url,
+        "HEADRACE_REDIS_URL": urls.get("redis", own.redis_url),
+        "HEADRACE_SECRET": environ.get("HEADRACE_SECRET") or home.secret(),
+        "HEADRACE_RUNTIME_DIR": str(runtime_dir),
+        "HEADRACE_NODE": own.node,
+        "HEADRACE_PUBLIC_URL": environ.get("HEADRACE_PUBLIC_URL") or address.url,
+    }
+
+
+def _set(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without empty settings, which count as unset."""
+    return {name: value for name, value in environ.items() if value or not name.startswith("HEADRACE_")}
+
+
+def _migrate(database_url: str) -> None:
+    for version in migrate(database_url):
+        logger.info("applied migration %d", version)
+
+
+def _accepts(path: Path) -> bool:
+    """Whether a shard listens on its socket; one that was killed leaves the file behind."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+class _ConsoleHandler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for line in self.format(record).splitlines():
+            self._console.of("up", line)
+
+
+@contextlib.contextmanager
+def _logging_to(console: Console) -> Iterator[None]:
+    """Show what headrace's own loggers say as lines of `up`."""
+    handler = _ConsoleHandler(console)
+    root = logging.getLogger("headrace")
+    level, propagate = root.level, root.propagate
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        root.propagate = propagate

@@ -1,0 +1,263 @@
+"""The embedded servers: real processes, with data that stay and a life that ends with their parent's."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
+from headrace.embedded.server import EmbeddedServer
+from headrace.errors import EmbeddedServerError
+from tests.fixtures.waiting import wait_until
+
+KINDS = ["postgres", "redis"]
+
+
+def make(kind: str, directory: Path, binaries: Path | None = None) -> EmbeddedServer:
+    if kind == "redis":
+        return EmbeddedRedis(directory, binaries=binaries)
+    return EmbeddedPostgres(directory, binaries=binaries, durable=False)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def answers(server: EmbeddedServer) -> bool:
+    if server.name == "redis":
+        with redis.Redis.from_url(server.url) as client:
+            return bool(client.ping())
+    with psycopg.connect(server.url) as connection:
+        return connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that every user can search, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="headrace-test-"))
+    path.chmod(0o711)
+    yield path / ".headrace"
+    shutil.rmtree(path)
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, directory: Path) -> Iterator[EmbeddedServer]:
+    server = make(request.param, directory)
+    yield server
+    server.stop()
+
+
+def test_starts_and_stops(server: EmbeddedServer) -> None:
+    """A server answers from start to stop, both of which may be called twice, and leaves no process."""
+    server.start()
+    pid = server.pid
+    assert pid is not None
+    server.start()
+    assert server.pid == pid
+    assert answers(server)
+    server.stop()
+    server.stop()
+    assert server.pid is None
+    assert not lives(pid)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def test_is_not_open_to_others(server: EmbeddedServer) -> None:
+    """It listens on 127.0.0.1 only, wants its password, and keeps that where its owner alone can read it."""
+    server.start()
+    password = (server.directory / f"{server.name}.password").read_text().strip()
+    url = server.url.replace(password, "wrong")
+    with pytest.raises((psycopg.OperationalError, redis.AuthenticationError)):
+        psycopg.connect(url) if server.name == "postgres" else redis.Redis.from_url(url).ping()
+    for file in server.directory.iterdir():
+        if file.is_file():
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = [row[1] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == server.port]
+    assert listening == [f"0100007F:{server.port:04X}"]
+
+
+def test_keeps_url_and_data(directory: Path) -> None:
+    """The next server in the same directory has the same URL, and PostgreSQL its data, also after a crash."""
+    for kind in KINDS:
+        first = make(kind, directory)
+        first.start()
+        url = first.url
+        if kind == "postgres":
+            with psycopg.connect(url) as connection:
+                connection.execute("CREATE TABLE kept AS SELECT 'grüße' AS text")
+        first.kill()
+        second = make(kind, directory)
+        second.start()
+        try:
+            assert second.url == url
+            if kind == "postgres":
+                with psycopg.connect(url) as connection:
+                    assert connection.execute("SELECT text FROM kept").fetchone() == ("grüße",)
+        finally:
+            second.stop()
+
+
+def test_moves_from_a_taken_port(server: EmbeddedServer) -> None:
+    """If another program listens at its port, the server takes another one and keeps that."""
+    server.start()
+    server.stop()
+    port = server.port
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        server.start()
+        assert server.port != port
+        assert answers(server)
+        server.stop()
+    moved = server.port
+    server.start()
+    assert server.port == moved
+
+
+PARENT = """
+import signal, sys
+from pathlib import Path
+from tests.integration.test_embedded import make
+server = make(sys.argv[1], Path(sys.argv[2]))
+server.start()
+print(server.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ends_with_its_parent(kind: str, directory: Path) -> None:
+    """A server whose parent is killed stops by itself, and the next one starts in its place without ado."""
+    command = [sys.executable, "-c", PARENT, kind, str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert lives(pid)
+        parent.kill()
+    successor = make(kind, directory)
+    successor.start()  # while the first may still be shutting down
+    try:
+        wait_until(lambda: not lives(pid), f"the {kind} of a killed parent has ended")
+        assert answers(successor)
+    finally:
+        successor.stop()
+
+
+def test_stale_pid_file(directory: Path) -> None:
+    """A pid file that names a process of another program does not keep PostgreSQL from starting."""
+    server = make("postgres", directory)
+    server.start()
+    server.kill()
+    file = server.home / "data" / "postmaster.pid"
+    _, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([str(os.getpid()), *rest]) + "\n")
+    server.start()
+    assert answers(server)
+    server.stop()
+
+
+def test_failure_names_log(directory: Path) -> None:
+    """A server that cannot start says so with its log's name and last line."""
+    server = make("postgres", directory)
+    server.start()
+    server.stop()
+    (server.home / "data" / "postgresql.conf").write_text("nonsense = on\n")
+    with pytest.raises(EmbeddedServerError, match=r"postgres\.log' ends: .*nonsense|postgres\.log' ends: .*errors"):
+        server.start()
+    assert server.pid is None
+
+
+def test_software_of_the_data_is_taken(directory: Path) -> None:
+    """Data of a major version that is not installed are refused, not touched, and the message names both versions."""
+    server = make("postgres", directory)
+    server.start()
+    server.stop()
+    version = server.home / "data" / "PG_VERSION"
+    real = version.read_text()
+    version.write_text("9\n")
+    with pytest.raises(EmbeddedServerError, match=r"PostgreSQL 9, found is .*\d+ in"):
+        server.start()
+    version.write_text(real)
+    server.start()
+    server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as another user")
+@pytest.mark.parametrize("kind", KINDS)
+def test_below_directory_of_root(kind: str, directory: Path) -> None:
+    """Where root keeps others out, data and programs live in a recorded directory elsewhere, found again later."""
+    # Programs that only root can execute, as in a virtual environment below /root.
+    server = make(kind, directory)
+    server.start()
+    program = Path(os.readlink(f"/proc/{server.pid}/exe"))
+    server.stop()
+    private = directory.parent / "private"
+    site = private / "site"
+    if kind == "redis":
+        binaries = site / "bin"
+        binaries.mkdir(parents=True)
+        shutil.copy(program, binaries / "redis-server")
+    else:
+        prefix = program.parent.parent
+        binaries = site / prefix.parent.name / prefix.name / "bin"
+        shutil.copytree(prefix, binaries.parent)
+        libraries = prefix.parent.parent / f"{prefix.parent.name}.libs"
+        if libraries.is_dir():
+            shutil.copytree(libraries, site / libraries.name)
+    private.chmod(0o700)
+
+    first = make(kind, private / ".headrace", binaries)
+    first.start()
+    try:
+        assert not first.home.is_relative_to(private)
+        assert (private / ".headrace" / f"{kind}.location").read_text().strip() == str(first.home)
+        assert Path(os.readlink(f"/proc/{first.pid}/exe")).is_relative_to(first.home)
+        assert Path(f"/proc/{first.pid}").stat().st_uid != 0
+        assert answers(first)
+        first.stop()
+        second = make(kind, private / ".headrace", binaries)
+        second.start()
+        assert second.home == first.home
+        assert second.url == first.url
+        second.stop()
+    finally:
+        first.stop()
+        shutil.rmtree(first.home)
+
+
+BECOME_NOBODY = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_root(kind: str, directory: Path) -> None:
+    """An ordinary user runs the servers as himself."""
+    trial = BECOME_NOBODY + "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
+    if subprocess.run([sys.executable, "-c", trial], check=False, stderr=subprocess.DEVNULL).returncode != 0:
+        pytest.skip("user nobody cannot run this Python")
+    home = directory.parent / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    command = [sys.executable, "-c", BECOME_NOBODY + PARENT, kind, str(home / ".headrace")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert Path(f"/proc/{pid}").stat().st_uid == 65534
+        parent.kill()
+    wait_until(lambda: not lives(pid), f"the {kind} of a killed parent has ended")

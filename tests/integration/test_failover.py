@@ -1,0 +1,127 @@
+"""Ids after fail-over and after a crash, on real clusters: none that was ever handed out comes back."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.schema import migrate
+from tests.fixtures.postgres import scratch_postgres
+from tests.fixtures.waiting import wait_until
+
+BLOCK = 1 << 40
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def primary() -> Iterator[EmbeddedPostgres]:
+    # The log writer is kept from flushing what a commit should have flushed.
+    with scratch_postgres(wal_writer_delay="10s") as server:
+        migrate(server.url)
+        yield server
+
+
+@pytest.fixture
+def standby() -> Iterator[EmbeddedPostgres]:
+    with scratch_postgres() as server:
+        yield server
+
+
+def connect(server: EmbeddedPostgres) -> Connection:
+    return psycopg.connect(server.url, autocommit=True)
+
+
+def copy_as_standby(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """Make the standby a cold copy of the primary that follows it; both run afterwards."""
+    standby.stop()
+    primary.stop()
+    data = standby.home / "data"
+    shutil.rmtree(data)
+    subprocess.run(["cp", "-a", primary.home / "data", data], check=True)
+    shutil.copy(primary.directory / "postgres.password", standby.directory / "postgres.password")
+    signal = data / "standby.signal"
+    signal.touch()
+    owner = data.stat()
+    os.chown(signal, owner.st_uid, owner.st_gid)
+    primary.start()
+    with (data / "postgresql.auto.conf").open("a") as settings:
+        settings.write(f"primary_conninfo = '{primary.url}'\n")
+    standby.start()
+
+
+def publish(connection: Connection, stream: str) -> int:
+    row = connection.execute("select headrace.publish_now(%s, 'x')", [stream]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_after(connection: Connection, stream: str, after: int) -> tuple[int, list[int] | None, list[int]]:
+    """(head, jumps, ids) of a stream."""
+    rows = connection.execute(
+        "select head, jumps, id from headrace.read_after(array[%s], array[%s::bigint], 100, 100000)",
+        [stream, after],
+    ).fetchall()
+    return rows[0][0], rows[0][1], [row[2] for row in rows if row[2] is not None]
+
+
+def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """After promotion of a standby that lacks the last commits, no stream reuses an id, and the jump is recorded."""
+    with connect(primary) as connection:
+        assert [publish(connection, "s") for _ in range(2)] == [1, 2]
+        assert publish(connection, "quiet") == 1
+    copy_as_standby(primary, standby)
+    with connect(primary) as connection:
+        assert publish(connection, "s") == 3
+    with connect(standby) as connection:
+        # The standby streams, and answers readers.
+        wait_until(lambda: read_after(connection, "s", 1) == (3, None, [2, 3]), "the standby has event 3")
+    standby.stop()
+    with connect(primary) as connection:
+        assert [publish(connection, "s"), publish(connection, "lost")] == [4, 1]
+    primary.kill()
+
+    standby.start()
+    with connect(standby) as connection:
+        connection.execute("select pg_promote()")
+        wait_until(lambda: connection.execute("select not pg_is_in_recovery()").fetchone() == (True,), "promotion")
+        assert read_after(connection, "s", 3) == (3, None, [])
+        assert publish(connection, "s") == BLOCK + 1
+        assert publish(connection, "s") == BLOCK + 2
+        assert read_after(connection, "s", 3) == (BLOCK + 2, [4, BLOCK], [BLOCK + 1, BLOCK + 2])
+        assert read_after(connection, "s", BLOCK) == (BLOCK + 2, None, [BLOCK + 1, BLOCK + 2])
+        # A client may hold ids of a stream that this server has never seen.
+        assert publish(connection, "lost") == BLOCK + 1
+        assert read_after(connection, "lost", 1) == (BLOCK + 1, [1, BLOCK], [BLOCK + 1])
+        connection.execute("select headrace.publish_many(array['quiet', 'new'], array['x', 'y'])")
+        assert read_after(connection, "quiet", 1) == (BLOCK + 1, [2, BLOCK], [BLOCK + 1])
+        assert read_after(connection, "new", 0) == (BLOCK + 1, [1, BLOCK], [BLOCK + 1])
+
+
+def test_a_crash_with_asynchronous_commits(primary: EmbeddedPostgres) -> None:
+    """With synchronous_commit off a published event survives the crash of the server, so its id stays taken."""
+    with connect(primary) as connection:
+        connection.execute("set synchronous_commit = off")
+        connection.execute("select headrace.publish('s', 'x')")
+        assert publish(connection, "s") == 2
+        primary.kill()
+    primary.start()
+    with connect(primary) as connection:
+        assert read_after(connection, "s", 0) == (2, None, [1, 2])
+        assert publish(connection, "s") == 3
+        assert connection.execute("select count(*) from headrace.stage").fetchone() == (0,)
+
+
+def test_a_restart_is_no_jump(primary: EmbeddedPostgres) -> None:
+    """A restart stays on its timeline: ids go on without a gap."""
+    with connect(primary) as connection:
+        publish(connection, "s")
+    primary.stop()
+    primary.start()
+    with connect(primary) as connection:
+        assert publish(connection, "s") == 2
+        assert read_after(connection, "s", 0) == (2, None, [1, 2])

@@ -1,0 +1,110 @@
+"""The shape of the house: who may import whom, that nothing runs in circles, and that what is public is explained."""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("headrace", "shard", "router")
+FORBIDDEN = {
+    "headrace": {"gevent", "gunicorn", "shard", "router"},
+    "shard": {"router", "gunicorn"},
+    "router": {"shard"},
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Modules imported when the file runs; those for type checkers alone do not count."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module or ""
+        else:
+            yield from _imports(node)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_keep_apart(module: str) -> None:
+    """headrace knows nothing of the processes, and these nothing of each other."""
+    package = module.split(".")[0]
+    roots = {name.split(".")[0] for name in _imports(ast.parse(MODULES[module].read_text()))}
+    assert not roots & FORBIDDEN[package]
+
+
+def test_imports_form_a_ladder() -> None:
+    """No module imports, over any number of steps, one that imports it."""
+    graph = {
+        module: {name for name in _imports(ast.parse(path.read_text())) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    # A package's front gathers its modules for others; they do not import it back.
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_stand_at_the_top(module: str) -> None:
+    """No function imports anything, to dodge a circle or for any other reason."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inside = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+            assert not inside, f"{module}.{node.name} imports inside"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_are_explained(module: str) -> None:
+    """Every module, public class and public function says what it is for."""
+    tree = ast.parse(MODULES[module].read_text())
+    assert ast.get_docstring(tree), f"{module} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
+            for inner in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
+                    assert ast.get_docstring(inner), f"{module}.{node.name}.{inner.name} has no docstring"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_one_noun_one_file(module: str) -> None:
+    """No file is a drawer for whatever has no place, and none has outgrown its noun."""
+    name = module.split(".")[-1]
+    assert name not in {"utils", "common", "helpers", "manager", "base", "misc"}
+    assert len(MODULES[module].read_text().splitlines()) <= 500, f"{module} holds more than one noun"
+
+
+def test_patching_happens_in_one_place() -> None:
+    """Only the shard's entry patches the standard library; in the router gunicorn's worker does."""
+    patching = [module for module, path in MODULES.items() if "monkey.patch" in path.read_text()]
+    assert patching == ["shard.__main__"]
+
+
+def test_environment_is_read_in_entry_points_only() -> None:
+    """Settings come from one place; modules do not look into the environment by themselves."""
+    reading = {module for module, path in MODULES.items() if "os.environ" in path.read_text()}
+    assert reading <= {"headrace", "headrace.cli", "shard.__main__", "router.app", "router.gunicorn_conf"}
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_say_what_they_show(path: Path) -> None:
+    """Every test's docstring is the behaviour that it shows."""
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            assert ast.get_docstring(node), f"{path.name}::{node.name} has no docstring"

@@ -1,0 +1,116 @@
+"""What a request may read, and who may see the answer."""
+
+from typing import Any
+
+import pytest
+
+from headrace.errors import CursorError, TokenError, TokenExpiredError
+from headrace.stream import slot
+from headrace.tokens import sign
+from router.auth import Admission, ForbiddenError, admit, cors
+from tests.fixtures.requests import request
+
+SECRETS = ("a-secret-of-the-tests", "an-older-secret-of-theirs")
+
+
+def path(*streams: str, secrets: tuple[str, ...] = SECRETS, **options: Any) -> str:
+    return "/streams/" + sign(streams or ("room:1",), secrets=secrets, now=1000, **options)
+
+
+def admitted(path_: str, *, now: float = 1001, max_streams: int = 64, **parts: Any) -> Admission:
+    return admit(request(path_, **parts), secrets=SECRETS, max_streams=max_streams, now=now)
+
+
+def test_a_token_admits_to_its_streams() -> None:
+    """Streams come in the token's order with their starts, and the slot is the first stream's."""
+    admission = admitted(path("room:1", "Zimmer ß", user="ada", audiences=["staff"]), query="since=4.0")
+    assert admission.streams == (("room:1", 4), ("Zimmer ß", 0))
+    assert admission.slot == slot("room:1")
+    assert admission.context.user == "ada"
+    assert admission.context.audiences == {"staff"}
+
+
+@pytest.mark.parametrize(
+    ("header", "query", "start"),
+    [
+        (None, "", "now"),
+        (None, "since=all", "all"),
+        (None, "since=7", 7),
+        (None, "since=", "now"),
+        (None, "since=%20", "now"),
+        ("9", "since=7", 9),
+        (" 9 ", "since=7", 9),
+        ("", "since=7", 7),
+        ("  ", "since=7", 7),
+        ("9/0", "since=7", 9),
+        (None, "since=9223372036854775807", 2**63 - 1),
+    ],
+)
+def test_where_a_client_begins(header: str | None, query: str, start: object) -> None:
+    """Last-Event-ID wins over since, blank counts as missing, and with neither it is now."""
+    headers: dict[str, Any] = {} if header is None else {"last_event_id": header}
+    assert admitted(path(), query=query, **headers).streams == (("room:1", start),)
+
+
+@pytest.mark.parametrize("since", ["-1", "1.5", "x", "+1", "1 2", "9223372036854775808", "٣", "1/1", "1/", "1.2"])
+def test_a_malformed_cursor_is_refused(since: str) -> None:
+    """A cursor that is not one id per stream is the client's error, from header and query alike."""
+    with pytest.raises(CursorError):
+        admitted(path(), last_event_id=since)
+    with pytest.raises(CursorError):
+        admitted(path(), last_event_id=since, query="since=1")
+
+
+def test_the_header_is_not_rescued_by_the_query() -> None:
+    """A malformed Last-Event-ID is refused though since is fine: it would repeat events."""
+    with pytest.raises(CursorError):
+        admitted(path(), last_event_id="x", query="since=1")
+
+
+def test_an_older_secret_still_admits() -> None:
+    """A token signed before the secrets were rotated is good as long as its secret is listed."""
+    assert admitted(path(secrets=SECRETS[1:])).slot == slot("room:1")
+
+
+def test_what_is_not_ours_is_unknown() -> None:
+    """A token of another secret, a changed one, a wrong slot and no token are all unknown."""
+    good = path()
+    head, _, token = good.removeprefix("/streams/").partition(".")
+    bad = [
+        path(secrets=("another-secret-altogether",)),
+        f"{good}x",
+        f"/streams/{(int(head) + 1) % 1024}.{token}",
+        f"/streams/0{head}.{token}",
+        f"/streams/{token}",
+        "/streams/",
+        f"{good}/more",
+    ]
+    for path_ in bad:
+        with pytest.raises(TokenError):
+            admitted(path_)
+
+
+def test_an_expired_token_is_told_apart() -> None:
+    """A genuine token past its time is refused as expired, and a moment before it is not."""
+    assert admitted(path(ttl_s=10), now=1009.9)
+    with pytest.raises(TokenExpiredError):
+        admitted(path(ttl_s=10), now=1010)
+
+
+def test_too_many_streams_are_forbidden() -> None:
+    """A genuine token with more streams than this server allows names the setting."""
+    assert admitted(path("a", "b"), max_streams=2)
+    with pytest.raises(ForbiddenError, match="HEADRACE_MAX_STREAMS"):
+        admitted(path("a", "b", "c"), max_streams=2)
+
+
+def test_only_allowed_origins_may_read_the_answer() -> None:
+    """The exact origin is repeated with credentials; others, also similar ones, get nothing to use."""
+    allowed = ("https://app.example", "http://localhost:3000")
+    headers = dict(cors("https://app.example", allowed))
+    assert headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert headers["Access-Control-Allow-Credentials"] == "true"
+    assert headers["Vary"] == "Origin"
+    for other in ("", "null", "*", "https://app.example.evil", "http://app.example", "https://APP.example"):
+        assert cors(other, allowed) == (("Vary", "Origin"),)
+    assert cors("https://app.example", ()) == ()

@@ -1,0 +1,346 @@
+"""Any interleaving of what can happen to a dispatcher, against a model of ten lines: the log itself.
+
+The ports are the dispatcher's own (readers, listener, sockets, predicates); what hypothesis draws is the order in
+which they answer, how much each socket takes, and which notifications are lost.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from headrace.event import Event, Frame
+from headrace.handoff import Handoff
+from headrace.settings import Settings
+from headrace.stream import slot
+from headrace.tokens import Context
+from shard.connection import Connection, State, Wire
+from shard.dispatcher import Dispatcher
+from shard.inbox import Inbox
+from shard.messages import (
+    Connect,
+    Listening,
+    Message,
+    Page,
+    Read,
+    ReadFailed,
+    Ready,
+    Relistened,
+    Rows,
+    Sweep,
+    Tick,
+    Verdict,
+    Wake,
+)
+
+STREAMS = ("a", "b")
+LABELS = (None, None, None, None, None, None, "mine", "asked-yes", "asked-no")
+PAGE = 3
+ROOM = st.sampled_from([0, 1, 7, 40, 200, 100_000])
+
+
+class Log:
+    """The model: what is committed, in order, and what retention has removed."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, list[str | None]] = {name: [] for name in STREAMS}
+        self.trimmed = dict.fromkeys(STREAMS, 0)
+
+    def head(self, stream: str) -> int:
+        return len(self.labels[stream])
+
+    def page(self, stream: str, after: int | None) -> Page:
+        head, trimmed = self.head(stream), self.trimmed[stream]
+        first = head if after is None else max(after, trimmed)
+        ids = range(first + 1, min(head, first + PAGE) + 1)
+        frames = [Frame(Event(i, f"{stream}{i}", visible_to=self.labels[stream][i - 1])) for i in ids]
+        return Page(head, trimmed, (), frames)
+
+    def visible(self, stream: str, after: int, upto: int) -> list[int]:
+        hidden = ("asked-no",)
+        return [i for i in range(after + 1, upto + 1) if self.labels[stream][i - 1] not in hidden]
+
+
+class Client:
+    """What one client got, judged frame by frame against the log."""
+
+    def __init__(self, streams: Sequence[str], positions: list[int | None]) -> None:
+        self.streams = streams
+        self.positions = positions
+        self.bytes = b""
+        self.room = 100_000
+        self.closed = False
+
+    def judge(self, log: Log) -> None:
+        head, _, body = self.bytes.partition(b"\r\n\r\n")
+        if not body:
+            return
+        assert head.startswith(b"HTTP/1.1 200")
+        positions = list(self.positions)
+        for frame in body.decode().split("\n\n")[:-1]:
+            fields = dict(line.split(": ", 1) for line in frame.split("\n"))
+            if "event" in fields:
+                positions = self._sentinel(fields, positions, log)
+            elif "data" in fields:
+                cursor, _, index = fields["id"].partition("/")
+                ids = [int(part) for part in cursor.split(".")]
+                number = int(index or 0)
+                stream = self.streams[number]
+                assert fields["data"] == f"{stream}{ids[number]}"
+                self._advance(log, stream, positions[number], ids[number] - 1)
+                assert ids[number] > (positions[number] or 0), "repeated or disordered"
+                positions[number] = ids[number]
+                self._check_others(log, positions, ids, number)
+                positions = ids
+            elif "id" in fields:
+                ids = [int(part) for part in fields["id"].split(".")]
+                self._check_others(log, positions, ids, -1)
+                positions = ids
+        self.reached = positions
+
+    def _sentinel(self, fields: dict[str, str], positions: list[int | None], log: Log) -> list[int | None]:
+        assert "id" not in fields
+        told = json.loads(fields["data"])
+        assert fields["event"] == "headrace:gap", fields
+        number = self.streams.index(told["stream"])
+        assert told["missed_from"] == (positions[number] or 0) + 1 or positions[number] is None
+        assert told["missed_to"] <= log.trimmed[told["stream"]]
+        positions[number] = told["missed_to"]
+        return positions
+
+    def _check_others(self, log: Log, before: Sequence[int | None], after: list[int], but: int) -> None:
+        for number, stream in enumerate(self.streams):
+            if number != but and before[number] is not None:
+                assert after[number] >= before[number]
+                self._advance(log, stream, before[number], after[number])
+
+    def _advance(self, log: Log, stream: str, before: int | None, after: int) -> None:
+        if before is not None:
+            assert log.visible(stream, before, after) == [], f"lost on {stream} between {before} and {after}"
+
+    def whole(self, log: Log) -> None:
+        self.judge(log)
+        for number, stream in enumerate(self.streams):
+            missing = log.visible(stream, self.reached[number], log.head(stream))
+            assert missing == [], f"never delivered on {stream}: {missing}"
+
+
+class DispatcherMachine(RuleBasedStateMachine):
+    """Owns the ports that the dispatcher sees."""
+
+    @initialize(ring=st.sampled_from([0, 60, 100_000]))
+    def begin(self, ring: int) -> None:
+        self.log = Log()
+        self.clients: dict[int, Client] = {}
+        self.reads: list[Read] = []
+        self.questions: list[tuple[Connection, str, str]] = []
+        self.confirmed: set[int] = set()
+        self.wanted: list[int] = []
+        self.ready: set[int] = set()
+        self.now = 0.0
+        self.dispatcher = Dispatcher(
+            Settings(ring_bytes=ring, ring_total_bytes=200, heartbeat_interval_s=0.5),
+            Inbox[Message](),
+            readers=self,
+            listener=self,
+            poller=self,
+            predicates=self,
+            wire=Wire(lambda fd, data: self.writev(fd, [data]), self.writev),
+            clock=lambda: self.now,
+        )
+        self.connect(("a",), "now")
+        self.connect(("b", "a"), 0)
+        self.calm()
+
+    # -- the ports
+
+    def submit(self, read: Read) -> None:
+        self.reads.append(read)
+
+    def ensure_listening(self, number: int) -> bool:
+        if number not in self.confirmed and number not in self.wanted:
+            self.wanted.append(number)
+        return number in self.confirmed
+
+    def stop_listening(self, slots: Iterable[int]) -> None:
+        self.confirmed -= set(slots)
+
+    def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
+        assert label.startswith("asked")
+        self.questions.append((connection, stream, label))
+        return None
+
+    def register(self, fd: int) -> None:
+        pass
+
+    def close(self, fd: int) -> None:
+        self.clients[fd].closed = True
+
+    def poll(self) -> Iterable[tuple[int, bool, bool]]:
+        ready, self.ready = sorted(self.ready), set()
+        return [(fd, False, True) for fd in ready]
+
+    def receive(self, fd: int) -> int:
+        return 0
+
+    def writev(self, fd: int, frames: Sequence[bytes]) -> int:
+        client = self.clients[fd]
+        assert not client.closed, "written to after it was closed"
+        data = b"".join(frames)
+        taken = data[: client.room]
+        if data and not taken:
+            raise BlockingIOError
+        client.room -= len(taken)
+        client.bytes += taken
+        return len(taken)
+
+    def tell(self, message: Message) -> None:
+        self.dispatcher.handle(message)
+        assert self.dispatcher.errors == 0, self.dispatcher.last_error
+
+    # -- what can happen
+
+    @rule(stream=st.sampled_from(STREAMS), labels=st.lists(st.sampled_from(LABELS), min_size=1, max_size=5), rings=st.booleans())
+    def commit(self, stream: str, labels: list[str | None], rings: bool) -> None:
+        self.log.labels[stream] += labels
+        if rings and slot(stream) in self.confirmed:
+            self.tell(Wake(stream, self.log.head(stream)))
+
+    @rule(streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]), back=st.sampled_from(["now", "all", 0, 1, 4, 50]))
+    def connect(self, streams: tuple[str, ...], back: str | int) -> None:
+        fd = len(self.clients) + 10
+        starts = [back if isinstance(back, str) else max(0, self.log.head(name) - back) for name in streams]
+        positions = [start if isinstance(start, int) else None for start in starts]
+        self.clients[fd] = Client(streams, positions)
+        context = Context(user=None, audiences=frozenset({"mine"}))
+        self.tell(Connect(fd, Handoff(tuple(zip(streams, starts, strict=True)), context, str(fd), "peer")))
+
+    @precondition(lambda self: self.clients)
+    @rule(stream=st.sampled_from(STREAMS), count=st.integers(1, 4), rooms=st.lists(ROOM, min_size=3, max_size=3))
+    def burst(self, stream: str, count: int, rooms: list[int]) -> None:
+        """Events for everybody arrive together while some sockets take only a part of them."""
+        self.calm()
+        for client, room in zip(self.clients.values(), rooms, strict=False):
+            client.room = room
+        self.commit(stream, [None] * count, True)
+        self.calm()
+
+    @precondition(lambda self: self.wanted)
+    @rule()
+    def listening(self) -> None:
+        number = self.wanted.pop(0)
+        self.confirmed.add(number)
+        self.tell(Listening((number,)))
+
+    @precondition(lambda self: self.reads)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        self._answer(self.reads.pop(data.draw(st.integers(0, len(self.reads) - 1))))
+
+    @precondition(lambda self: self.reads)
+    @rule()
+    def answer_from_an_older_snapshot(self) -> None:
+        """The rows of a snapshot taken now arrive after another commit has rung."""
+        read = self.reads.pop(0)
+        pages = tuple(self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
+        stream = read.streams[0].name
+        self.log.labels[stream].append(None)
+        self.tell(Wake(stream, self.log.head(stream)))
+        self.tell(Rows(read, pages))
+
+    @precondition(lambda self: self.reads)
+    @rule()
+    def refuse_read(self) -> None:
+        self.tell(ReadFailed(self.reads.pop(0), "refused"))
+
+    @precondition(lambda self: self.questions)
+    @rule()
+    def judge_predicate(self) -> None:
+        connection, stream, label = self.questions.pop(0)
+        self.tell(Verdict(connection, stream, label, label == "asked-yes"))
+
+    @rule()
+    def settle_up(self) -> None:
+        self.dispatcher.settle_up()
+
+    @rule()
+    def calm(self) -> None:
+        """Everybody answers for a while, so that clients become live; sockets stay as they are."""
+        for _ in range(4):
+            self.dispatcher.settle_up()
+            while self.wanted:
+                self.listening()
+            while self.questions:
+                self.judge_predicate()
+            while self.reads:
+                self._answer(self.reads.pop(0))
+
+    def _answer(self, read: Read) -> None:
+        pages = (self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
+        self.tell(Rows(read, tuple(pages)))
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data(), room=ROOM)
+    def socket_takes(self, data: st.DataObject, room: int) -> None:
+        fd = data.draw(st.sampled_from(sorted(self.clients)))
+        self.clients[fd].room = room
+        if room:
+            self.ready.add(fd)
+            self.tell(Ready())
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data())
+    def disconnect(self, data: st.DataObject) -> None:
+        connection = self.dispatcher.registry.connection(data.draw(st.sampled_from(sorted(self.clients))))
+        if connection is not None:
+            self.dispatcher.delivery.close(connection, "peer gone")
+
+    @rule(stream=st.sampled_from(STREAMS), keep=st.integers(0, 4))
+    def trim(self, stream: str, keep: int) -> None:
+        self.log.trimmed[stream] = max(self.log.trimmed[stream], self.log.head(stream) - keep)
+
+    @rule(message=st.sampled_from([Tick(), Sweep(), Relistened()]))
+    def time_passes(self, message: Message) -> None:
+        self.now += 0.01
+        self.tell(message)
+
+    # -- what must hold
+
+    @invariant()
+    def live_means_at_the_head(self) -> None:
+        if not hasattr(self, "dispatcher"):
+            return
+        for stream in self.dispatcher.registry.streams:
+            for subscription in stream.live:
+                assert subscription.state is State.LIVE
+                assert subscription.position == stream.head
+                assert subscription.connection.blocked_at is None
+
+    @invariant()
+    def histories_are_in_order(self) -> None:
+        for client in getattr(self, "clients", {}).values():
+            client.judge(self.log)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "dispatcher"):
+            return
+        for _ in range(50):
+            for fd, client in self.clients.items():
+                client.room = 1_000_000
+                self.ready.add(fd)
+            self.tell(Ready())
+            self.calm()
+            self.tell(Sweep())
+            self.tell(Tick())
+        for client in self.clients.values():
+            if not client.closed:
+                client.whole(self.log)
+
+
+DispatcherMachine.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestDispatcher = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")(DispatcherMachine.TestCase)

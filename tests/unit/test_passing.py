@@ -1,0 +1,187 @@
+"""Exchanges over a hand-off channel, with real sockets and a scripted shard in threads."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from headrace import handoff
+from headrace.handoff import Answer, Handoff
+from headrace.tokens import Context
+from router.passing import Channels, Outcome
+from tests.fixtures import scripted_shard
+from tests.fixtures.scripted_shard import Script, ScriptedShard
+
+MESSAGE = handoff.encode(Handoff((("room:1", 3),), Context(), "r", "h:1"))
+
+
+@pytest.fixture
+def channels() -> Iterator[Channels]:
+    made = Channels(deadline_s=0.1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a client's connection: the router's and the browser's."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def shard(runtime_dir: Path) -> Iterator[ScriptedShard]:
+    made = ScriptedShard(runtime_dir / "s.sock", scripted_shard.accepts)
+    yield made
+    made.stop()
+
+
+def give(channels: Channels, shard: ScriptedShard, client: socket.socket) -> Outcome:
+    return channels.give(str(shard.path), MESSAGE, client).outcome
+
+
+def open_to(client: socket.socket, browser: socket.socket) -> bool:
+    client.send(b"?")
+    return browser.recv(1) == b"?"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [
+        (scripted_shard.accepts, Outcome.ACCEPTED),
+        (scripted_shard.refuses, Outcome.REFUSED),
+        (scripted_shard.ends, Outcome.UNREACHABLE),
+    ],
+)
+def test_a_clear_end_leaves_the_client_as_it_is(
+    channels: Channels,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    script: Script,
+    outcome: Outcome,
+) -> None:
+    """An answer, or an end of the channel, says who has the client, and the connection stays open."""
+    shard.script = script
+    assert give(channels, shard, pair[0]) is outcome
+    assert open_to(*pair)
+
+
+@pytest.mark.parametrize("script", [scripted_shard.says_nothing, scripted_shard.babbles])
+def test_an_unclear_end_closes_the_client(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket], script: Script
+) -> None:
+    """When the shard may believe that it has the client, nobody can write to it any more."""
+    shard.script = script
+    assert give(channels, shard, pair[0]) is Outcome.SILENT
+    assert pair[1].recv(1) == b""
+    with pytest.raises(BrokenPipeError):
+        shard.client().send(b"x")
+
+
+def test_a_late_answer_is_not_taken_for_another_clients(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """After silence the channel is closed, so the next client's answer is its own: here a refusal."""
+    shard.script = scripted_shard.says_nothing
+    assert give(channels, shard, pair[0]) is Outcome.SILENT
+    shard.script = scripted_shard.refuses
+    shard.woken.set()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert give(channels, shard, ours) is Outcome.REFUSED
+
+
+def test_a_killed_exchange_closes_the_client(
+    channels: Channels,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the greenlet is killed between the message and the answer, the client is shut down."""
+
+    class Killed(BaseException):
+        """What gevent raises in a killed greenlet is no Exception either."""
+
+    def die(data: bytes) -> Answer:
+        raise Killed
+
+    monkeypatch.setattr("router.passing.decode_answer", die)
+    with pytest.raises(Killed):
+        give(channels, shard, pair[0])
+    assert pair[1].recv(1) == b""
+
+
+def test_channels_are_used_again(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Exchanges one after the other need one channel."""
+    for _ in range(3):
+        assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert len(shard.channels) == 1
+
+
+def test_a_stale_channel_is_replaced_once(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A shard that was restarted is reached at once; one that is gone is unreachable."""
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    shard.stop()
+    assert give(channels, shard, pair[0]) is Outcome.UNREACHABLE
+    shard.start()
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    shard.stop()
+    shard.start()
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert open_to(*pair)
+
+
+def test_a_shard_that_accepts_no_channel_is_stalled(
+    channels: Channels, runtime_dir: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """With a full backlog, as of a stopped process, nothing was sent and nobody waits."""
+    path = runtime_dir / "full.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for each in waiting:
+            each.setblocking(False)
+        waiting[0].connect(str(path))
+        with pytest.raises(BlockingIOError):
+            waiting[1].connect(str(path))
+        assert channels.give(str(path), MESSAGE, pair[0]).outcome is Outcome.STALLED
+        assert not channels.reachable(str(path))
+        for each in waiting:
+            each.close()
+    path.unlink()
+    assert open_to(*pair)
+
+
+def test_what_cannot_be_connected_is_unreachable(
+    channels: Channels, runtime_dir: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """No socket, no listener and a path that is too long are all the next shard's turn."""
+    dead = runtime_dir / "dead.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(dead))
+    for path in (str(runtime_dir / "none.sock"), str(dead), "/x" * 200):
+        assert channels.give(path, MESSAGE, pair[0]).outcome is Outcome.UNREACHABLE
+        assert not channels.reachable(path)
+    dead.unlink()
+    assert open_to(*pair)
+
+
+def test_channels_are_dropped_with_their_shard(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Probing keeps no channel open, and channels to shards that are no longer known are closed."""
+    for _ in range(3):
+        assert channels.reachable(str(shard.path))
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    before = len(shard.channels)
+    channels.retain({"/some/other.sock"})
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert len(shard.channels) == before + 1

@@ -1,0 +1,141 @@
+"""Which shards a router tries: snapshots in, orders out."""
+
+from dataclasses import replace
+
+from headrace.directory import ShardEntry, Snapshot, State
+from headrace.placement import rendezvous
+from router.placement import SUSPICION_S, Candidate, Placement
+
+
+class Clock:
+    """Time that moves only when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def entry(id_: str, state: State = "up", node: str = "n1") -> ShardEntry:
+    return ShardEntry(id_, node, 1, f"/run/{id_}.sock", state, 10, 0, 0, "0")
+
+
+def snapshot(*entries: ShardEntry, generation: str = "g1", slots: dict[int, str] | None = None) -> Snapshot:
+    return Snapshot((generation, 1), entries, {"n1": slots or {}})
+
+
+def placement(clock: Clock | None = None, found: tuple[str, ...] = ()) -> Placement:
+    candidates = [Candidate(id_, f"/found/{id_}.sock") for id_ in found]
+    return Placement("n1", hold_s=3, found=lambda: candidates, clock=clock or Clock())
+
+
+def ids(made: Placement, slot: int = 7) -> list[str]:
+    return [candidate.id for candidate in made.order(slot)]
+
+
+def test_the_owner_comes_first_then_rendezvous_order() -> None:
+    """The slot's owner is tried first, the others in the order that everybody computes."""
+    made = placement()
+    expected = rendezvous(7, "abcd")
+    owner = expected[2]
+    made.learn(snapshot(*map(entry, "abcd"), slots={7: owner}))
+    assert ids(made) == [owner, *(id_ for id_ in expected if id_ != owner)]
+    assert ids(made, 8) == rendezvous(8, "abcd")
+    assert made.order(7)[0].path == f"/run/{owner}.sock"
+
+
+def test_only_shards_that_are_up_on_this_node_are_tried() -> None:
+    """Draining, drained and stopping shards are passed over, the slot's owner too, and other nodes' shards."""
+    made = placement()
+    states = [entry("a", "draining"), entry("b", "drained"), entry("c", "stopping"), entry("d", node="n2")]
+    made.learn(snapshot(*states, entry("e"), slots={7: "a"}))
+    assert ids(made) == ["e"]
+
+
+def test_an_owner_that_is_gone_is_passed_over() -> None:
+    """A slot whose owner is no longer registered goes to its next choice."""
+    made = placement()
+    made.learn(snapshot(entry("a"), slots={7: "gone"}))
+    assert ids(made) == ["a"]
+
+
+def test_an_emptied_redis_takes_nothing_away() -> None:
+    """An empty directory never means that there are no shards."""
+    made = placement()
+    made.learn(snapshot(entry("a"), entry("b")))
+    for empty in (Snapshot(), snapshot(generation="g2"), snapshot(), snapshot(entry("z", node="n2"))):
+        made.learn(empty)
+        assert sorted(ids(made)) == ["a", "b"]
+
+
+def test_a_new_generation_waits_for_all_to_register_again() -> None:
+    """The first shard to register in an emptied Redis does not hide the others that serve on."""
+    made = placement()
+    made.learn(snapshot(entry("a"), entry("b")))
+    made.learn(snapshot(entry("a"), generation="g2"))
+    assert sorted(ids(made)) == ["a", "b"]
+    made.learn(snapshot(entry("a"), entry("b"), entry("c"), generation="g2"))
+    assert sorted(ids(made)) == ["a", "b", "c"]
+
+
+def test_a_new_generation_does_not_wait_for_ever() -> None:
+    """A shard that does not register in the new generation is dropped after the expiry of entries."""
+    clock = Clock()
+    made = placement(clock)
+    made.learn(snapshot(entry("a"), entry("b")))
+    made.learn(snapshot(entry("a"), generation="g2"))
+    clock.now += 2.9
+    made.learn(snapshot(entry("a"), generation="g2"))
+    assert sorted(ids(made)) == ["a", "b"]
+    clock.now += 0.2
+    made.learn(snapshot(entry("a"), generation="g2"))
+    assert ids(made) == ["a"]
+
+
+def test_within_a_generation_a_missing_shard_is_gone() -> None:
+    """A shard that left or expired is no longer tried."""
+    made = placement()
+    made.learn(snapshot(entry("a"), entry("b")))
+    made.learn(snapshot(entry("b")))
+    assert ids(made) == ["b"]
+
+
+def test_without_a_directory_sockets_that_are_found_are_used() -> None:
+    """A router that never saw the directory uses the hand-off sockets of the runtime directory."""
+    made = placement(found=("a", "b"))
+    assert ids(made) == rendezvous(7, "ab")
+    made.learn(Snapshot())
+    assert ids(made) == rendezvous(7, "ab")
+    assert made.order(7)[0].path.startswith("/found/")
+
+
+def test_during_an_outage_found_sockets_come_after_known_shards() -> None:
+    """While Redis is away a shard that started since can be found; one that is known to drain stays excluded."""
+    made = placement(found=("a", "b", "z"))
+    made.learn(snapshot(entry("a"), entry("b", "draining")))
+    assert ids(made) == ["a"]
+    made.lose_directory()
+    assert ids(made) == ["a", "z"]
+    made.learn(snapshot(entry("a")))
+    assert ids(made) == ["a"]
+
+
+def test_a_silent_shard_is_tried_last_for_a_while() -> None:
+    """A suspected shard stays a last resort until the suspicion ends."""
+    clock = Clock()
+    made = placement(clock)
+    made.learn(snapshot(*map(entry, "abc")))
+    first, *others = rendezvous(7, "abc")
+    made.suspect(first)
+    assert ids(made) == [*others, first]
+    clock.now += SUSPICION_S
+    assert ids(made) == [first, *others]
+
+
+def test_the_repr_tells_the_state() -> None:
+    """What a developer prints says how many shards are known and whether Redis is away."""
+    made = placement()
+    assert "away" in repr(made)
+    made.learn(snapshot(replace(entry("a"), state="drained")))
+    assert repr(made) == "<Placement node='n1' directory known 1 shards>"

@@ -1,0 +1,90 @@
+"""headrace/settings.py"""
+
+from pathlib import Path
+
+import pytest
+
+from headrace.errors import SettingsError
+from headrace.settings import Settings, environ_with_file
+
+
+def test_defaults() -> None:
+    """An empty environment gives settings that stand on their own."""
+    settings = Settings.from_environ({})
+    assert settings.heartbeat_interval_s == 15
+    assert settings.node
+    assert settings.connection_limit() > 0
+
+
+def test_listen_url_follows() -> None:
+    """The LISTEN URL is the database's unless it is given."""
+    url, direct = "postgresql://pooler/x", "postgresql://direct/x"
+    assert Settings.from_environ({"HEADRACE_DATABASE_URL": url}).listen_database_url == url
+    both = {"HEADRACE_DATABASE_URL": url, "HEADRACE_LISTEN_DATABASE_URL": direct}
+    assert Settings.from_environ(both).listen_database_url == direct
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("HEADRACE_HEARTBEAT_INTERVAL_S", "soon", "number of seconds from 0.1 to 3600"),
+        ("HEADRACE_HEARTBEAT_INTERVAL_S", "0", "number of seconds from 0.1 to 3600"),
+        ("HEADRACE_HEARTBEAT_INTERVAL_S", "nan", "number of seconds"),
+        ("HEADRACE_READERS", "1.5", "whole number of database connections a shard from 1 to 16"),
+        ("HEADRACE_REDIS_URL", "http://x", "redis://"),
+        ("HEADRACE_SECRET", "short", "at least 16 characters"),
+        ("HEADRACE_NODE", "a b", "letters"),
+        ("HEADRACE_DEMO", "perhaps", "on or off"),
+        ("HEADRACE_LOG_LEVEL", "loud", "debug, info"),
+        ("HEADRACE_DIRECTORY_EXPIRY_S", "0.5", "at least twice"),
+    ],
+)
+def test_wrong_values(variable: str, value: str, allowed: str) -> None:
+    """A wrong value names the variable, the value and what is allowed."""
+    with pytest.raises(SettingsError, match=allowed) as caught:
+        Settings.from_environ({variable: value})
+    assert variable in str(caught.value)
+    # Secrets and URLs, which may hold a password, are not repeated.
+    assert (value in str(caught.value)) is (variable not in ("HEADRACE_SECRET", "HEADRACE_REDIS_URL"))
+
+
+def test_unknown_variable() -> None:
+    """A misspelt variable is an error, not ignored in silence."""
+    with pytest.raises(SettingsError, match="HEADRACE_SHARD"):
+        Settings.from_environ({"HEADRACE_SHARD": "3"})
+
+
+def test_empty_is_unset() -> None:
+    """An empty variable counts as unset."""
+    assert Settings.from_environ({"HEADRACE_READERS": ""}).readers == 2
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither repr nor an error shows a secret or a URL with its password."""
+    environ = {"HEADRACE_SECRET": "s" * 20, "HEADRACE_DATABASE_URL": "postgresql://u:hunter2@h/d"}
+    assert "ssss" not in repr(Settings.from_environ(environ))
+    assert "hunter2" not in repr(Settings.from_environ(environ))
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environ({"HEADRACE_DATABASE_URL": "mysql://u:hunter2@h/d"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_require() -> None:
+    """A missing setting is an error that says how to set it."""
+    with pytest.raises(SettingsError, match="HEADRACE_DATABASE_URL is not set"):
+        Settings.from_environ({}).require("database_url")
+
+
+def test_file_completes_environment(tmp_path: Path) -> None:
+    """The file that `up` writes completes the environment, which wins."""
+    file = tmp_path / "env"
+    file.write_text("# comment\nHEADRACE_NODE=file\nHEADRACE_SECRET=a=b,c\n")
+    merged = environ_with_file({"HEADRACE_NODE": "mine"}, file)
+    assert merged == {"HEADRACE_NODE": "mine", "HEADRACE_SECRET": "a=b,c"}
+    assert environ_with_file({}, tmp_path / "none") == {}
+
+
+def test_connection_limit() -> None:
+    """The descriptor limit bounds what a shard takes, whatever is set."""
+    assert Settings(max_connections=7).connection_limit() == 7
+    assert Settings(max_connections=10**6).connection_limit() < 10**6

@@ -1,0 +1,34 @@
+"""headrace/sse.py"""
+
+import pytest
+
+from headrace.sse import Message, Parser
+
+
+@pytest.mark.parametrize(
+    ("raw", "messages"),
+    [
+        (b"data: a\n\n", [Message("", "message", "a")]),
+        (b"data\n\n", [Message("", "message", "")]),
+        (b"data:a\ndata: b\n\n", [Message("", "message", "a\nb")]),
+        (b"data: a\r\rdata: b\r\n\r\n", [Message("", "message", "a"), Message("", "message", "b")]),
+        (b"id: 1\n\ndata: a\n\n", [Message("1", "message", "a")]),
+        (b"event: x\n\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"\xef\xbb\xbfdata: a\n\n", [Message("", "message", "a")]),
+        (b": hi\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"id: 1\0\ndata: a\n\n", [Message("", "message", "a")]),
+        (b"data: a\n", []),
+    ],
+)
+def test_standard(raw: bytes, messages: list[Message]) -> None:
+    """Streams are read as the standard says, also byte by byte."""
+    assert Parser().feed(raw) == messages
+    parser = Parser()
+    assert [message for byte in raw for message in parser.feed(bytes([byte]))] == messages
+
+
+def test_cursor_without_an_event() -> None:
+    """A frame of an id line alone moves the cursor and dispatches nothing."""
+    parser = Parser()
+    assert parser.feed(b"retry: 1500\n\nid: 7\n\n: heartbeat\n\n") == []
+    assert (parser.last_id, parser.retry_ms, parser.comments) == ("7", 1500, 1)

@@ -1,0 +1,88 @@
+"""headrace/tokens.py"""
+
+import pytest
+
+from headrace.errors import StreamNameError, TokenError, TokenExpiredError
+from headrace.stream import slot
+from headrace.tokens import Context, sign, verify
+
+OLD, NEW = "an old secret of length", "a new secret of length"
+
+
+def test_round_trip() -> None:
+    """A token carries its streams in order and the connection's context."""
+    segment = sign(["room:1", "ж"], secrets=[NEW], user="ada", audiences=["staff", "eu"], ttl_s=60, now=1000.5)
+    token = verify(segment, secrets=[NEW], now=1001)
+    assert token.streams == ("room:1", "ж")
+    assert token.context == Context("ada", frozenset({"staff", "eu"}), 1_000_500, 1_060_500)
+    assert segment.startswith(f"{slot('room:1')}.")
+
+
+def test_no_expiry() -> None:
+    """Without a life given, a token never expires."""
+    assert verify(sign("a", secrets=[NEW], now=0), secrets=[NEW], now=1e10).context.expires_ms is None
+
+
+def test_expiry() -> None:
+    """A token is refused from its expiry on, with an error of its own."""
+    segment = sign("a", secrets=[NEW], ttl_s=10, now=1000)
+    assert verify(segment, secrets=[NEW], now=1009.9)
+    with pytest.raises(TokenExpiredError):
+        verify(segment, secrets=[NEW], now=1010)
+
+
+def test_rotation() -> None:
+    """The first secret signs and all verify."""
+    old = sign("a", secrets=[OLD])
+    assert verify(old, secrets=[NEW, OLD]).streams == ("a",)
+    assert verify(sign("a", secrets=[NEW, OLD]), secrets=[NEW]).streams == ("a",)
+    with pytest.raises(TokenError):
+        verify(old, secrets=[NEW])
+
+
+def test_tampered() -> None:
+    """Changing any character of a token, or the slot, makes it unknown."""
+    segment = sign("room:1", secrets=[NEW])
+    for index in range(len(segment)):
+        other = "A" if segment[index] != "A" else "B"
+        # The last character of base64 without padding has bits that mean nothing.
+        if index < len(segment) - 1:
+            with pytest.raises(TokenError):
+                verify(segment[:index] + other + segment[index + 1 :], secrets=[NEW])
+
+
+@pytest.mark.parametrize("segment", ["", ".", "1", "1.", "1.x", "1.a.b", "1." + "x" * 100_000, "ж.ж"])
+def test_garbage(segment: str) -> None:
+    """Garbage is an unknown token."""
+    with pytest.raises(TokenError):
+        verify(segment, secrets=[NEW])
+
+
+def test_wrong_slot() -> None:
+    """The slot in front must be that of the first stream, or balancers would spread one stream."""
+    _, _, signed = sign("room:1", secrets=[NEW]).partition(".")
+    with pytest.raises(TokenError, match="slot"):
+        verify(f"{(slot('room:1') + 1) % 1024}.{signed}", secrets=[NEW])
+
+
+@pytest.mark.parametrize("streams", [[], ["a", "a"], [f"s{i}" for i in range(65)], [""], ["x" * 513]])
+def test_refused_streams(streams: list[str]) -> None:
+    """A token is for 1 to 64 different streams with proper names."""
+    with pytest.raises(StreamNameError):
+        sign(streams, secrets=[NEW])
+
+
+def test_refused_arguments() -> None:
+    """No secret, a life of nothing and a text for audiences are errors that say so."""
+    with pytest.raises(TokenError, match="HEADRACE_SECRET"):
+        sign("a", secrets=[])
+    with pytest.raises(TokenError, match="above 0"):
+        sign("a", secrets=[NEW], ttl_s=0)
+    with pytest.raises(TokenError, match="list"):
+        sign("a", secrets=[NEW], audiences="staff")
+
+
+def test_64_long_names_fit() -> None:
+    """The most streams with the longest names make a token that verifies."""
+    names = [f"{i:03}{'é' * 254}x" for i in range(64)]
+    assert verify(sign(names, secrets=[NEW]), secrets=[NEW]).streams == tuple(names)
