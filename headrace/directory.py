@@ -50,6 +50,9 @@ class ShardEntry:
     version: str
     lag_s: float = 0.0
     last_error: str = ""
+    moving: int = 0
+    settled: str = ""
+    started_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,13 @@ class Snapshot:
     """The directory at one moment: the epoch, the live shards by id, and per node its slots' owners.
 
     epoch is (generation, count); the generation is random and a new one means that Redis was emptied, so its
-    counts compare only within it. It is ("", 0) in an empty Redis.
+    counts compare only within it. It is ("", 0) in an empty Redis. drained are the shards that an operator wants
+    without clients, whether they are yet or not.
     """
 
     epoch: tuple[str, int] = ("", 0)
     shards: tuple[ShardEntry, ...] = ()
+    drained: frozenset[str] = frozenset()
     slots: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -120,13 +125,30 @@ class Directory:
             proposals += (str(slot), rendezvous(int(slot), up)[0])
         return int(self._call("claim", node, *proposals))
 
+    def drain(self, shard_id: str) -> None:
+        """Want the shard without clients, until `undrain`; its slots are free to be claimed at once."""
+        self._call("drain", shard_id)
+
+    def undrain(self, shard_id: str) -> None:
+        """Let the shard serve again. It owns no slot before some are assigned to it."""
+        self._call("undrain", shard_id)
+
+    def assign(self, node: str, owners: Mapping[int, str]) -> int:
+        """Give slots of a node to shards of it, whoever owned them; shards and routers follow.
+
+        Returns how many slots changed their owner. A shard that is not alive on the node, or is drained, is given
+        nothing.
+        """
+        pairs = [text for slot, owner in sorted(owners.items()) for text in (str(slot), owner)]
+        return int(self._call("assign", node, *pairs))
+
     def read(self, known: Snapshot | None = None) -> Snapshot:
         """The whole directory in one atomic read, shards sorted by id.
 
         known is the last snapshot, which saves reading its slots again if the epoch is still the same.
         """
         known = known or Snapshot()
-        generation, count, shards, tables = self._call("read", "{} {}".format(*known.epoch))
+        generation, count, shards, tables, drained = self._call("read", "{} {}".format(*known.epoch))
         entries = [_entry(id_, dict(zip(*[iter(values)] * 2, strict=True))) for id_, *values in shards]
         slots = {
             node: MappingProxyType({int(slot): owner for slot, owner in zip(*[iter(pairs)] * 2, strict=True)})
@@ -135,6 +157,7 @@ class Directory:
         return Snapshot(
             (generation, int(count)),
             tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.id)),
+            frozenset(drained),
             known.slots if (generation, int(count)) == known.epoch else MappingProxyType(slots),
         )
 
@@ -176,7 +199,7 @@ def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
         if values["state"] not in get_args(State):
             return None
         kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
-        kinds = {**kinds, "streams": int, "lag_s": float}
+        kinds = {**kinds, "streams": int, "lag_s": float, "moving": int, "started_ms": int}
         return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in _FIELDS})
     except (KeyError, ValueError):
         return None

@@ -3,8 +3,11 @@
 A unix SOCK_SEQPACKET message of JSON, with the client's socket as its first descriptor. One exchange at a time
 on a channel, and the taker's answer comes before its first byte to the client:
 
-    giver ── {"v": 1, "streams": [["room:1", 17]], "context": {…}, "request_id": "…", "peer": "…", …} + fd ──► taker
+    giver ── {"v": 1, "streams": [["room:1", 17]], "context": […], "request_id": "…", "peer": "…", …} + fd ──► taker
     giver ◄── {"ok": true}  or  {"refused": "full"} ── taker
+
+A connection that moves between shards brings `"moved": [unsent bytes, cursor owed]`; if there are unsent bytes, the
+rest of a frame that the giver has begun, they lie in a memfd, the second descriptor, since a message has no room.
 
 A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
 On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
@@ -42,6 +45,19 @@ class Handoff:
     request_id: str
     peer: str
     headers: tuple[tuple[str, str], ...] = ()
+    moved: "Moved | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What distinguishes a connection under way from a new one: its response has begun.
+
+    unsent is how many bytes of a begun frame come in the second descriptor, 0 for none. owed tells that the
+    client's cursor has run ahead of the last id that it was told.
+    """
+
+    unsent: int = 0
+    owed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,7 @@ def encode(handoff: Handoff) -> bytes:
         "request_id": handoff.request_id,
         "peer": handoff.peer,
         "headers": handoff.headers,
+        "moved": [handoff.moved.unsent, handoff.moved.owed] if handoff.moved else None,
     }
     data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
@@ -86,6 +103,7 @@ def decode(data: bytes) -> Handoff:
             request_id=_text(message["request_id"]),
             peer=_text(message["peer"]),
             headers=tuple((_line(name), _line(value)) for name, value in message["headers"]),
+            moved=_moved(message["moved"]),
         )
     except (KeyError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
@@ -139,6 +157,38 @@ def _load(data: bytes) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise HandoffError(f"hand-off message is not an object: {data[:80]!r}")
     return message
+
+
+def pack_unsent(unsent: bytes) -> int:
+    """A memfd that holds the bytes; the caller owns the descriptor. Raises OSError."""
+    descriptor = os.memfd_create("headrace-unsent", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(unsent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_unsent(descriptor: int, size: int) -> bytes:
+    """The bytes of a memfd from `pack_unsent`. Raises HandoffError if it does not hold exactly so many."""
+    try:
+        unsent = os.pread(descriptor, size + 1, 0)
+    except OSError as error:
+        raise HandoffError(f"the unsent bytes of a moved connection cannot be read: {error}") from error
+    if len(unsent) != size:
+        raise HandoffError(f"a moved connection came with {len(unsent)} unsent bytes instead of {size}")
+    return unsent
+
+
+def _moved(value: Any) -> Moved | None:
+    if value is None:
+        return None
+    unsent, owed = value
+    if type(owed) is not bool:
+        raise TypeError(f"{owed!r} is not true or false")
+    return Moved(_number(unsent), owed)
 
 
 def _start(value: Any) -> Start:

@@ -18,7 +18,7 @@ _LAST_LINES = 12
 class Program:
     """A child in a process group of its own, whose death takes the whole group with it.
 
-    Owned by the supervisor's loop, whose selector tells when there is output: the key's data is a callable to call.
+    Owned by the supervisor's loop, whose selector tells when there is output: the key's data is then to be called.
     """
 
     def __init__(
@@ -67,9 +67,7 @@ class Program:
             os.close(writing)
         self._group = self._process.pid
         self._last_lines.clear()
-        os.set_blocking(reading, False)
-        output = _Output(reading, self._line)
-        self._selector.register(reading, selectors.EVENT_READ, lambda: self._pump(output))
+        Output(reading, self._selector, self._line)
 
     def poll(self) -> int | None:
         """The exit status; None while the process runs. What it left of its group is killed."""
@@ -114,30 +112,42 @@ class Program:
         self._last_lines.append(line)
         self._on_line(line)
 
-    def _pump(self, output: "_Output") -> None:
-        if not output.read():
-            self._selector.unregister(output.descriptor)
-            os.close(output.descriptor)
 
+class Output:
+    """The reading end of a child's output, cut into lines; it is the data of its key in the selector.
 
-class _Output:
-    """The reading end of a child's output, cut into lines. It ends when every process that writes to it has."""
+    It closes itself when every process that writes to it has ended. Owned by the supervisor's loop.
+    """
 
-    def __init__(self, descriptor: int, on_line: Callable[[str], None]) -> None:
-        self.descriptor = descriptor
+    def __init__(self, descriptor: int, selector: selectors.BaseSelector, on_line: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
+        self._selector = selector
         self._on_line = on_line
         self._rest = b""
+        os.set_blocking(descriptor, False)
+        selector.register(descriptor, selectors.EVENT_READ, self)
 
-    def read(self) -> bool:
-        """Pass on the lines that are complete; false at the end."""
+    def __call__(self) -> None:
+        """There is something to read: pass on the lines that are complete."""
         try:
-            data = os.read(self.descriptor, _LONGEST_LINE_BYTES)
+            data = os.read(self._descriptor, _LONGEST_LINE_BYTES)
         except BlockingIOError:
-            return True
+            return
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._rest and (not data or len(self._rest) > _LONGEST_LINE_BYTES):
+        if len(self._rest) > _LONGEST_LINE_BYTES:
             lines.append(self._rest)
             self._rest = b""
         for line in lines:
-            self._on_line(line.decode(errors="replace").rstrip("\r"))
-        return bool(data)
+            self._pass_on(line)
+        if not data:
+            self.close()
+
+    def close(self) -> None:
+        """Pass on an unfinished last line and forget the descriptor."""
+        if self._rest:
+            self._pass_on(self._rest)
+        self._selector.unregister(self._descriptor)
+        os.close(self._descriptor)
+
+    def _pass_on(self, line: bytes) -> None:
+        self._on_line(line.decode(errors="replace").rstrip("\r"))

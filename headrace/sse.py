@@ -38,6 +38,7 @@ class Parser:
         self._rest = ""
         self._after_cr = False
         self._first = True
+        self._id = ""  # becomes last_id with its frame's blank line: a frame that is cut off was not received
         self._type = ""
         self._data: list[str] = []
 
@@ -66,6 +67,7 @@ class Parser:
         if not line:
             type_, data = self._type or "message", self._data
             self._type, self._data = "", []
+            self.last_id = self._id
             return Message(self.last_id, type_, "\n".join(data)) if data else None
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -76,7 +78,7 @@ class Parser:
         elif field == "event":
             self._type = value
         elif field == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
         elif field == "retry" and value.isascii() and value.isdigit():
             self.retry_ms = int(value)
         return None

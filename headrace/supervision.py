@@ -14,10 +14,11 @@ from contextlib import suppress
 from types import FrameType
 
 from headrace.errors import UnavailableError
-from headrace.program import Program
+from headrace.program import Output, Program
 from headrace.unit import State, Unit
 
 _LONGEST_WAIT_S = 5.0
+_DRAINING_S = 1.0
 _PATIENCE = 3  # failures in a row, before everything has been ready once, that end the start
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -60,9 +61,8 @@ class Supervision:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._old_wakeup)
             for key in list(self.selector.get_map().values()):
-                self.selector.unregister(key.fileobj)
-                if isinstance(key.fileobj, int):
-                    os.close(key.fileobj)
+                if isinstance(key.data, Output):
+                    key.data.close()
             self.selector.close()
             for end in self._waking or ():
                 end.close()
@@ -94,35 +94,49 @@ class Supervision:
         Raises UnavailableError if a unit fails repeatedly: at this stage nothing is lost by giving up, and the reason
         is on the screen.
         """
-        while not all(unit.state is State.READY for _, unit in self._units):
-            if self._stops:
-                return False
-            self._turn()
+        while not self._stops:
+            self._step()
+            if all(unit.state is State.READY for _, unit in self._units):
+                return True
             for _, unit in self._units:
                 if unit.failures >= _PATIENCE:
-                    self._pump()
+                    self._drain_output()
                     raise UnavailableError(f"{unit.name} {unit.failure}; {unit.program.last_words()}")
-        return True
+            self._wait()
+        return False
 
     def run(self) -> None:
         """Run until we are asked to stop."""
         while not self._stops:
-            self._turn()
+            self._step()
+            self._wait()
 
-    def _turn(self) -> None:
-        """One step of every unit, then wait for the next event."""
+    def _step(self) -> None:
         now = time.monotonic()
         for _, unit in self._units:
             unit.step(now)
         if self._reload_asked:
             self._reload_asked = False
             self._hang_up()
-        waits = [wait_s for _, unit in self._units if (wait_s := unit.wait_s(time.monotonic())) is not None]
-        self._pump(min([_LONGEST_WAIT_S, *waits]))
 
-    def _pump(self, wait_s: float = 0.0) -> None:
-        for key, _ in self.selector.select(wait_s):
+    def _wait(self) -> None:
+        """Wait for the next event: a signal, output, or that a unit has something due."""
+        now = time.monotonic()
+        waits = [wait_s for _, unit in self._units if (wait_s := unit.wait_s(now)) is not None]
+        self._pump(0 if self._stops else min([_LONGEST_WAIT_S, *waits]))
+
+    def _pump(self, wait_s: float) -> bool:
+        """Wait for input and handle it; false if there was none."""
+        ready = self.selector.select(wait_s)
+        for key, _ in ready:
             key.data()
+        return bool(ready)
+
+    def _drain_output(self) -> None:
+        """Pass on what programs that have ended wrote last. Bounded, since others may go on writing."""
+        deadline = time.monotonic() + _DRAINING_S
+        while self._pump(0) and time.monotonic() < deadline:
+            pass
 
     def _hang_up(self) -> None:
         """SIGHUP is a terminal that was closed, if we had one and it is gone; else the request to reload."""
@@ -150,7 +164,7 @@ class Supervision:
                 waits = [wait_s for unit in units if (wait_s := unit.wait_s(now)) is not None]
                 if waits:
                     self._pump(min(waits))
-        self._pump()
+        self._drain_output()
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if number in _STOPS:

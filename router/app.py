@@ -17,6 +17,7 @@ import gevent
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from headrace.directory import Directory
+from headrace.passing import Channels
 from headrace.settings import Settings
 from router import logs
 from router.auth import PREFIX, PREFLIGHT, cors
@@ -24,7 +25,6 @@ from router.demo import Demo, publisher
 from router.follower import Follower, sockets_in
 from router.health import Health
 from router.metrics import Metrics
-from router.passing import Channels
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_error

@@ -4,8 +4,8 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from headrace.passing import Channels
 from router.metrics import Metrics
-from router.passing import Channels
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_json

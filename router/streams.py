@@ -8,9 +8,9 @@ from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
 from headrace.handoff import Handoff, encode
+from headrace.passing import Channels, Outcome
 from router.auth import Admission, ForbiddenError, admit
 from router.metrics import Metrics
-from router.passing import Channels, Outcome
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_error

@@ -148,6 +148,11 @@ class Connection:
         self.unsent = frame[taken:] if taken else b""
         self.blocked_at = now
 
+    def resume(self, unsent: bytes, now: float) -> None:
+        """Take over the rest of a frame that another shard has begun: it goes out before anything else."""
+        self.unsent = unsent
+        self.blocked_at = now
+
     def flush(self, wire: Wire, now: float) -> bool:
         """The socket is writable: write what is unsent. True if all went and frames may follow."""
         if self.unsent:

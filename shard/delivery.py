@@ -21,9 +21,9 @@ from typing import Final, Protocol
 
 from headrace import event
 from headrace.event import Frame
-from headrace.handoff import Handoff
+from headrace.handoff import Handoff, Moved
 from shard.connection import Connection, State, Subscription, Wire
-from shard.messages import Page
+from shard.messages import Page, Parcel
 from shard.registry import Registry, Stream
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ class Sockets(Protocol):
 
     def register(self, fd: int) -> None:
         """Watch a client's socket."""
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching; the socket lives on."""
 
     def close(self, fd: int) -> None:
         """Stop watching, end the connection for real and close the descriptor."""
@@ -102,8 +105,11 @@ class Delivery:
 
     # -- a connection's life
 
-    def open(self, fd: int, handoff: Handoff) -> Connection:
-        """Take a client: register it, write the response head, and ask for what its streams need first."""
+    def open(self, fd: int, handoff: Handoff, unsent: bytes = b"") -> Connection:
+        """Take a client: register it, write the response head, and ask for what its streams need first.
+
+        For a connection that was moved the response has begun: unsent, the rest of a frame, comes first.
+        """
         connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer)
         subscriptions = []
         for index, (name, start) in enumerate(handoff.streams):
@@ -111,13 +117,15 @@ class Delivery:
             subscriptions.append(Subscription(connection, stream, index, start))
         connection.subscriptions = tuple(subscriptions)
         self._sockets.register(fd)
-        # Half the interval more or less, so that clients which a restart has cut do not come back at once.
-        retry = event.retry_frame(round(self._retry_ms * random.uniform(0.5, 1.5)))
-        frames = [_response_head(handoff.headers), retry]
-        if connection.settled:
-            frames.append(event.id_frame(connection.cursor()))
-        if self._write(connection, frames) < len(frames):
-            self._owe_cursor(connection)
+        if handoff.moved is None:
+            self._begin(connection, handoff.headers)
+        else:
+            if handoff.moved.owed:
+                self._owe_cursor(connection)
+            if unsent:
+                # Being registered just now, the socket is told of as writable if it is.
+                connection.resume(unsent, self._clock())
+                self.blocked[connection] = None
         for subscription in connection.subscriptions:
             head = subscription.stream.head
             if subscription.start is None and head is not None and subscription.position <= head:
@@ -127,6 +135,25 @@ class Delivery:
         for subscription in connection.subscriptions:
             self.place(subscription)
         return connection
+
+    def detach(self, connection: Connection) -> Parcel:
+        """Give up a connection alive: nothing is written to it from here on, until another shard takes it.
+
+        MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
+        """
+        connection.dead = True
+        self.blocked.pop(connection, None)
+        self.emptied += self.registry.leave(connection, self._clock())
+        self._sockets.unregister(connection.fd)
+        owed = any(subscription.hidden for subscription in connection.subscriptions)
+        handoff = Handoff(
+            streams=tuple((s.stream.name, s.position) for s in connection.subscriptions),
+            context=connection.context,
+            request_id=connection.request_id,
+            peer=connection.peer,
+            moved=Moved(len(connection.unsent), owed),
+        )
+        return Parcel(connection.fd, handoff, connection.unsent)
 
     def settle(self, subscription: Subscription, page: Page) -> None:
         """A read asked for after the subscription came has answered: its start is known now, or confirmed."""
@@ -325,6 +352,15 @@ class Delivery:
             self.wanting_log[stream] = None
 
     # -- inside
+
+    def _begin(self, connection: Connection, headers: Iterable[tuple[str, str]]) -> None:
+        # Half the interval more or less, so that clients which a restart has cut do not come back at once.
+        retry = event.retry_frame(round(self._retry_ms * random.uniform(0.5, 1.5)))
+        frames = [_response_head(headers), retry]
+        if connection.settled:
+            frames.append(event.id_frame(connection.cursor()))
+        if self._write(connection, frames) < len(frames):
+            self._owe_cursor(connection)
 
     def _owe_cursor(self, connection: Connection) -> None:
         """The client could not be told its cursor: the next beat does it."""

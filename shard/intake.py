@@ -44,21 +44,26 @@ class Intake:
         self._inbox = inbox
         self._refusal = refusal
         self._listening: gsocket.socket | None = None
+        self._inode = 0
         self._greenlets: set[gevent.Greenlet[..., None]] = set()
         self._accepting: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Bind the socket and accept channels; returns the accepting greenlet, which ends only by `stop`.
 
-        A socket file left by a process that is gone is replaced. Raises OSError if the path cannot be bound.
+        The file of another process at the path is replaced in one step: it may be a predecessor's, which goes on
+        with its channels while new ones come here. Raises OSError if the path cannot be bound.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._path.unlink(missing_ok=True)
-        listening.bind(str(self._path))
+        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        listening.bind(str(fresh))
         # Whoever can connect can have clients served without a token.
-        self._path.chmod(0o600)
+        fresh.chmod(0o600)
         listening.listen(MAX_CHANNELS)
+        self._inode = fresh.stat().st_ino
+        fresh.rename(self._path)
         self._listening = listening
         self._accepting = gevent.spawn(self._accept, listening)
         return [self._accepting]
@@ -69,7 +74,10 @@ class Intake:
             self._accepting.kill()
         if self._listening is not None:
             self._listening.close()
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                # A successor has put its own in place.
+                if self._path.stat().st_ino == self._inode:
+                    self._path.unlink()
         gevent.killall(list(self._greenlets))
 
     def _accept(self, listening: gsocket.socket) -> None:
@@ -117,8 +125,10 @@ class Intake:
     def _take(self, channel: gsocket.socket, data: bytes, descriptors: list[int]) -> None:
         try:
             message = handoff.decode(data)
-            if len(descriptors) != 1:
-                raise HandoffError(f"a hand-off has one socket, not {len(descriptors)}")
+            size = message.moved.unsent if message.moved else 0
+            if len(descriptors) != (2 if size else 1):
+                raise HandoffError(f"a hand-off of {size} unsent bytes came with {len(descriptors)} descriptors")
+            unsent = handoff.read_unsent(descriptors[1], size) if size else b""
             _prepare(descriptors[0], self._settings)
             refused = self._refusal()
         except (HandoffError, OSError) as error:
@@ -131,7 +141,7 @@ class Intake:
                 refused = "router gone"
             else:
                 self.accepted += 1
-                self._inbox.put(Connect(descriptors.pop(0), message))
+                self._inbox.put(Connect(descriptors.pop(0), message, unsent))
         else:
             self._answer(channel, refused)
         if refused:

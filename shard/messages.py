@@ -1,6 +1,7 @@
 """The messages of the dispatcher: all that can happen to a shard."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.event import Frame
@@ -11,10 +12,14 @@ from shard.registry import Stream
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """A client was taken over by the intake; fd is its socket, and the dispatcher's from now on."""
+    """A client was taken over by the intake; fd is its socket, and the dispatcher's from now on.
+
+    unsent is the rest of a frame that another shard has begun to write, for a connection that moved here.
+    """
 
     fd: int
     handoff: Handoff
+    unsent: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,9 @@ class Read:
 class Page:
     """What the log had of one stream in one snapshot.
 
-    head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the
-    recorded ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; complete tells that they
-    reach the head.
+    head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the recorded
+    ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; they reach the
+    head unless the page is full.
     """
 
     head: int
@@ -100,6 +105,34 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Assign:
+    """Where connections belong: by the slot of their first stream, the hand-off socket of another shard of this node.
+
+    A slot that is not named stays here. epoch names the assignment, so that others can see when it is carried out.
+    """
+
+    epoch: str
+    paths: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A connection that has left the registry: its socket, which nobody writes to, and all that it was."""
+
+    fd: int
+    handoff: Handoff
+    unsent: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A parcel has found its end: taken by another shard (then given_back is None), lost, or given back."""
+
+    given_back: Parcel | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Some sockets can be read or written; the poller knows which."""
 
@@ -121,4 +154,18 @@ class Stop:
     reason: str
 
 
-Message = Connect | Wake | Listening | Relistened | Rows | ReadFailed | Verdict | Ready | Tick | Sweep | Stop
+Message = (
+    Connect
+    | Wake
+    | Listening
+    | Relistened
+    | Rows
+    | ReadFailed
+    | Verdict
+    | Assign
+    | Delivered
+    | Ready
+    | Tick
+    | Sweep
+    | Stop
+)

@@ -71,6 +71,10 @@ class Poller:
             received += len(data)
         return received
 
+    def unregister(self, fd: int) -> None:
+        """Stop watching a socket that lives on elsewhere."""
+        self._epoll.unregister(fd)
+
     def close(self, fd: int) -> None:
         """End the connection for real, even if another process still holds a copy, and close the descriptor."""
         with contextlib.suppress(OSError):

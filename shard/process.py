@@ -21,7 +21,7 @@ import gevent
 from gevent.event import Event
 
 from headrace import predicates
-from headrace.directory import Directory, ShardEntry, State
+from headrace.directory import Directory, ShardEntry, Snapshot, State
 from headrace.settings import Settings
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
@@ -29,11 +29,12 @@ from shard.heartbeat import Heartbeat
 from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
-from shard.messages import Message, Ready, Stop
+from shard.messages import Assign, Message, Ready, Stop
 from shard.poller import Poller
 from shard.pruner import Pruner
 from shard.readers import Readers
-from shard.registration import Registration
+from shard.registration import Registration, elsewhere
+from shard.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Process:
         self._readers = Readers(settings, self._inbox, shard_id)
         self._listener = Listener(settings, self._inbox, shard_id)
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
+        self._transfer = Transfer(settings.handoff_deadline_s, self._inbox)
         self.dispatcher = Dispatcher(
             settings,
             self._inbox,
@@ -76,13 +78,16 @@ class Process:
             self._listener,
             self._poller,
             self._filters,
+            self._transfer,
             pause=lambda: gevent.sleep(0),
         )
         self._heartbeat = Heartbeat(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
         self._intake = Intake(settings, self.path, self._inbox, self._refusal)
         directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-        self._registration = Registration(directory, self._entry, settings.directory_interval_s)
+        self._registration = Registration(directory, self._entry, self._placed, settings.directory_interval_s)
+        self._assigned = Assign("", {})
+        self._started_ms = time.time_ns() // 1_000_000
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until a part dies; returns the exit status. Yields."""
@@ -91,8 +96,8 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._intake,
-            self._registration,
+            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._transfer,
+            self._intake, self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -117,6 +122,7 @@ class Process:
             logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
         self._listener.stop()
         self._pruner.stop()
+        self._transfer.stop()
         self._filters.stop()
         self._readers.stop()
         self._poller.stop()
@@ -139,6 +145,23 @@ class Process:
         waiting = self._intake.accepted - self.dispatcher.connects
         return "full" if len(self.dispatcher.registry) + waiting >= self._limit else ""
 
+    def _placed(self, snapshot: Snapshot) -> None:
+        """The directory was read: follow it. An end by succession comes when the last connection has left."""
+        epoch = "{} {}".format(*snapshot.epoch)
+        paths = elsewhere(snapshot, self._entry())
+        empty = not len(self.dispatcher.registry) and not self.dispatcher.moving
+        if self._registration.succeeded:
+            self.state = "stopping"
+            if empty:
+                self._ending.set()
+        elif self.shard_id in snapshot.drained:
+            self.state = "drained" if empty else "draining"
+        else:
+            self.state = "up"
+        if (epoch, paths) != (self._assigned.epoch, self._assigned.paths):
+            self._assigned = Assign(epoch, paths)
+            self._inbox.put(self._assigned)
+
     def _entry(self) -> ShardEntry:
         away_since = self._readers.away_since
         return ShardEntry(
@@ -153,4 +176,7 @@ class Process:
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
             last_error=self._listener.last_error or self.dispatcher.last_error,
+            moving=self.dispatcher.moving,
+            settled=self.dispatcher.settled_epoch,
+            started_ms=self._started_ms,
         )

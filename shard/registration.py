@@ -1,27 +1,44 @@
-"""The shard's entry in the directory: written every second, so that routers know it lives and how full it is."""
+"""The shard's place in the directory: what it says of itself each second, and what it reads there for itself.
+
+Three things follow from what is read. An operator wants this shard drained: it takes nobody new and its connections
+go to the owners of their slots. A slot has another owner: its connections go there. A younger process has registered
+under our id: it is our successor, everything goes to it, and this process ends.
+"""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import gevent
 
-from headrace.directory import Directory, ShardEntry
+from headrace.directory import Directory, ShardEntry, Snapshot
 from headrace.errors import DirectoryUnavailableError
+from headrace.placement import rendezvous
+from headrace.stream import SLOTS
 
 logger = logging.getLogger(__name__)
 
 
 class Registration:
-    """Registers the shard and takes over slots whose owner is gone.
+    """Registers the shard, takes over slots whose owner is gone, and tells where connections belong.
 
-    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it.
+    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. placed is
+    called with each snapshot that was read, by this greenlet.
     """
 
-    def __init__(self, directory: Directory, entry: Callable[[], ShardEntry], interval_s: float) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        entry: Callable[[], ShardEntry],
+        placed: Callable[[Snapshot], None],
+        interval_s: float,
+    ) -> None:
         self.away = False
+        self.succeeded = False
         self._directory = directory
         self._entry = entry
+        self._placed = placed
         self._interval_s = interval_s
+        self._known: Snapshot | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -31,8 +48,10 @@ class Registration:
 
     def stop(self) -> None:
         """Remove the entry, so that nobody is sent here any more, and end. Yields, about two seconds at most."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        if self._greenlet is None:
+            return
+        self._greenlet.kill()
+        self._greenlet = None
         entry = self._entry()
         try:
             self._directory.leave(entry.id, entry.pid)
@@ -40,21 +59,66 @@ class Registration:
             logger.info("Redis is away; the entry of %s expires by itself", entry.id)
 
     def announce(self) -> None:
-        """Register at once, as after a change of state. Yields. Without Redis it says so and returns."""
+        """Register and read, as each second. Yields. Without Redis it says so and returns."""
         try:
             entry = self._entry()
-            self._directory.register(entry)
-            self._directory.claim(entry.node)
+            if not self.succeeded:
+                self._directory.register(entry)
+                self._directory.claim(entry.node)
+            self._known = self._directory.read(self._known)
         except DirectoryUnavailableError as error:
             if not self.away:
                 logger.warning("going on with the last known assignments: %s", error)
             self.away = True
-        else:
-            if self.away:
-                logger.warning("Redis is back")
-            self.away = False
+            return
+        if self.away:
+            logger.warning("Redis is back")
+        self.away = False
+        if not self.succeeded and successor(self._known, entry):
+            self.succeeded = True
+            logger.info("a younger process has the id %s; it gets the connections", entry.id)
+        self._placed(self._known)
 
     def _run(self) -> None:
         while True:
             self.announce()
             gevent.sleep(self._interval_s)
+
+
+def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
+    """The entry of a younger process with the same id, if there is one."""
+    for other in snapshot.shards:
+        if other.id == entry.id and other.pid != entry.pid and other.started_ms >= entry.started_ms:
+            return other
+    return None
+
+
+def elsewhere(snapshot: Snapshot, entry: ShardEntry) -> Mapping[int, str]:
+    """The slots whose connections belong to another process of the node, each with its hand-off socket.
+
+    A slot whose owner is unknown, dead or not up stays where it is, unless this shard is to be empty: then its first
+    choice among those that are up gets it.
+    """
+    following = successor(snapshot, entry)
+    if following is not None:
+        return dict.fromkeys(range(SLOTS), following.path)
+    others = {
+        other.id: other.path
+        for other in snapshot.shards
+        if other.node == entry.node
+        and other.state == "up"
+        and other.id not in snapshot.drained
+        and other.id != entry.id
+    }
+    if not others:
+        return {}
+    owners = snapshot.slots.get(entry.node, {})
+    leaving = entry.id in snapshot.drained
+    paths: dict[int, str] = {}
+    for slot in range(SLOTS):
+        owner = owners.get(slot)
+        if owner in others:
+            paths[slot] = others[owner]
+        elif leaving:
+            paths[slot] = others[rendezvous(slot, others)[0]]
+    return paths

@@ -7,9 +7,10 @@
 --   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
---                                   last_error (all text). Expires: each register() is one heartbeat
+--                                   last_error, moving, settled, started_ms (all text). Expires: each register() is one heartbeat
 --   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
 --                                   the node's last claim, since nodes may have a new name each time
+--   headrace:drained        set     ids of the shards that an operator wants without clients
 --   headrace:node:<node>    hash    joined_ms    when a shard of this node last appeared, left, died or changed
 --                                   complete     the epoch ("<generation> <count>") in which every slot was last
 --                                                found to have a live owner; unless the epoch has moved since,
@@ -25,9 +26,12 @@
 --   leave     id pid                          returns 1 if the entry was this process's, else 0
 --   orphans   node settle_ms                  returns {{slot...}, {id of each shard of the node that is up...}}
 --   claim     node (slot id)...               returns how many slots were given
+--   drain     id                              marks the shard drained
+--   undrain   id                              takes the mark away
+--   assign    node (slot id)...               returns how many slots have a new owner
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
---                                                      {{node, slot, id...}...}}, without the slots if the
---                                                      directory is still in that epoch
+--                                                      {{node, slot, id...}...}, {drained id...}}, without
+--                                                      the slots if the directory is still in that epoch
 
 local SLOTS = 1024
 local NODE_EXPIRY_MS = 86400000
@@ -56,6 +60,10 @@ local function changed()
   epoch()
   redis.call("HINCRBY", "headrace:epoch", "count", 1)
   redis.call("PUBLISH", "headrace:changes", epoch())
+end
+
+local function drained(id)
+  return redis.call("SISMEMBER", "headrace:drained", id) == 1
 end
 
 local function joined(node)
@@ -130,7 +138,7 @@ local function orphans()
   end
   local alive, up = {}, {}
   each_shard(function(id, at)
-    if at == node then
+    if at == node and not drained(id) then
       alive[id] = true
       if redis.call("HGET", entry_key(id), "state") == "up" then
         up[#up + 1] = id
@@ -161,7 +169,7 @@ local function claim()
   local function state(id)
     if states[id] == nil then
       local entry = redis.call("HMGET", entry_key(id), "node", "state")
-      states[id] = entry[1] == node and entry[2] or ""
+      states[id] = entry[1] == node and not drained(id) and entry[2] or ""
     end
     return states[id]
   end
@@ -169,6 +177,35 @@ local function claim()
     local slot, id = ARGV[i], ARGV[i + 1]
     local owner = redis.call("HGET", key, slot)
     if (not owner or state(owner) == "") and state(id) == "up" then
+      redis.call("HSET", key, slot, id)
+      given = given + 1
+    end
+  end
+  if given > 0 then
+    changed()
+  end
+  return given
+end
+
+local function mark()
+  if redis.call("SADD", "headrace:drained", ARGV[3]) == 1 then
+    changed()
+  end
+end
+
+local function unmark()
+  if redis.call("SREM", "headrace:drained", ARGV[3]) == 1 then
+    changed()
+  end
+end
+
+local function assign()
+  local node, given = ARGV[3], 0
+  local key = "headrace:slots:" .. node
+  for i = 4, #ARGV, 2 do
+    local slot, id = ARGV[i], ARGV[i + 1]
+    local at_node = redis.call("HGET", entry_key(id), "node") == node
+    if at_node and not drained(id) and redis.call("HGET", key, slot) ~= id then
       redis.call("HSET", key, slot, id)
       given = given + 1
     end
@@ -198,8 +235,17 @@ local function read()
       tables[#tables + 1] = slots
     end
   end
-  return { generation, count, shards, tables }
+  return { generation, count, shards, tables, redis.call("SMEMBERS", "headrace:drained") }
 end
 
-local commands = { register = register, leave = leave, orphans = orphans, claim = claim, read = read }
+local commands = {
+  register = register,
+  leave = leave,
+  orphans = orphans,
+  claim = claim,
+  drain = mark,
+  undrain = unmark,
+  assign = assign,
+  read = read,
+}
 return commands[command]()

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -15,16 +16,17 @@ import pytest
 
 import headrace
 from headrace.directory import Directory
+from headrace.passing import MAX_CHANNELS
 from headrace.placement import rendezvous
 from headrace.stream import slot
 from headrace.tokens import sign
-from router.passing import MAX_CHANNELS
 from tests.fixtures import scripted_shard
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.scripted_shard import HEAD, Shards
 from tests.fixtures.waiting import wait_until
 
+Opened = Callable[[socket.socket], socket.socket]
 NUMBERS = itertools.count(1)
 
 
@@ -63,6 +65,13 @@ def start(server: RedisServer, runtime_dir: Path) -> Router:
         allowed_origins="https://app.example",
         directory_interval_s=0.2,
     )
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Closes at the end of the test each socket that it is given."""
+    with ExitStack() as stack:
+        yield stack.enter_context
 
 
 @pytest.fixture
@@ -217,34 +226,33 @@ def test_a_restarted_shard_is_found_behind_its_old_channels(
     assert len(shard.messages) == 2
 
 
-def test_many_clients_at_once_are_each_given_once(router: Router, shards: Shards, pair: tuple[str, str]) -> None:
+def test_many_clients_at_once_are_each_given_once(
+    router: Router, shards: Shards, pair: tuple[str, str], opened: Opened
+) -> None:
     """Two hundred clients at the same moment all reach the shard, each one time, over a few channels."""
     shard = shards.add(pair[0])
     router.knows(pair[0])
     address = path()
     with ThreadPoolExecutor(50) as pool:
-        clients = list(pool.map(lambda _: router.connect(address), range(200)))
+        clients = [opened(client) for client in pool.map(lambda _: router.connect(address), range(200))]
     wait_until(lambda: len(shard.clients) == 200, "all are handed over")
     peers = {"{}:{}".format(*client.getsockname()) for client in clients}
     assert {message.peer for message in shard.messages} == peers
     assert len(shard.handoffs_by_channel) <= MAX_CHANNELS
-    for client in clients:
-        client.close()
 
 
 def test_a_stopped_shard_costs_no_more_clients_than_it_has_places(
-    router: Router, shards: Shards, pair: tuple[str, str]
+    router: Router, shards: Shards, pair: tuple[str, str], opened: Opened
 ) -> None:
     """When a shard goes silent in a burst, only the clients already offered to it are lost."""
     silent, other = shards.add(pair[0], scripted_shard.says_nothing), shards.add(pair[1])
     router.knows(*pair)
     address = path()
     with ThreadPoolExecutor(40) as pool:
-        clients = list(pool.map(lambda _: router.connect(address), range(40)))
+        for client in pool.map(lambda _: router.connect(address), range(40)):
+            opened(client)
     wait_until(lambda: len(silent.messages) + len(other.messages) == 40, "each was offered to one of them")
     assert len(silent.messages) <= MAX_CHANNELS
-    for client in clients:
-        client.close()
 
 
 def test_a_router_restarts_without_its_clients_noticing(

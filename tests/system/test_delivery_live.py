@@ -94,7 +94,19 @@ def test_carriage_returns_arrive_as_line_feeds(calm_shard: Shard, calm_database:
 def test_names_are_exact(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """Streams whose names differ in case, punctuation or Unicode form are different, and all are live."""
     names = [
-        *("room:1", "room_1", "Room:1", "ROOM:1", "room:1 ", " room:1", "room.1", "room-1", "room/1", 'room"1', "room'1"),
+        *(
+            "room:1",
+            "room_1",
+            "Room:1",
+            "ROOM:1",
+            "room:1 ",
+            " room:1",
+            "room.1",
+            "room-1",
+            "room/1",
+            'room"1',
+            "room'1",
+        ),
         *("room%1", "room;1", "room\\1", "room\n1", "10 room", "комната", "部屋", "🚪", "é", "e\u0301", "x" * 400),
     ]
     names = [f"{stream}{name}" for name in names] + [name for name in ("café", "0 0", "*", "%s")]
@@ -194,9 +206,7 @@ def test_dirty_streams_share_one_read(calm_shard: Shard, calm_database: Database
     assert [set(streams) for streams, _ in calm_database.reads()[before:]] == [{stream}, set(names)]
 
 
-def test_a_wake_without_subscribers_makes_no_read(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_a_wake_without_subscribers_makes_no_read(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """Events of streams that nobody is subscribed to are not read, though their slot is listened to."""
     number = 0
     while slot(other := f"{stream}:other{number}") != slot(stream):
@@ -224,9 +234,7 @@ def test_an_event_published_while_a_client_connects_arrives_once(
     assert client.data == ["before", "during", "after"]
 
 
-def test_a_page_that_was_born_stale_misses_nothing(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_a_page_that_was_born_stale_misses_nothing(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """What was published between rendering a page at the head and connecting arrives, then what follows live."""
     calm_database.publish(stream, "on the page")
     with psycopg.connect(calm_database.url) as page:

@@ -4,8 +4,6 @@ import os
 import signal
 import time
 
-import pytest
-
 from headrace.stream import slot
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, StartShard
@@ -16,8 +14,9 @@ NAMES = [f"room:{number}" for number in range(5)]
 
 def listener(database: Database) -> int:
     """The process that serves the shard's LISTEN connection."""
-    (pid,) = wait_until(lambda: database.backends("listener"), "there is a LISTEN connection")
-    return int(pid)
+    # For a moment at the start another connection of that name sends the notification that proves LISTEN.
+    wait_until(lambda: len(database.backends("listener")) == 1, "there is one LISTEN connection")
+    return int(database.backends("listener")[0])
 
 
 def test_events_during_the_loss_of_the_listen_connection_arrive_without_a_further_publish(
@@ -131,9 +130,7 @@ def test_a_held_wire_delays_and_loses_nothing(
         assert each.ids == list(range(1, 51))
 
 
-def test_readers_that_lose_their_connection_read_again(
-    start_shard: StartShard, database: Database
-) -> None:
+def test_readers_that_lose_their_connection_read_again(start_shard: StartShard, database: Database) -> None:
     """Terminating the backends of all reads, with one read outstanding, costs a delay."""
     database.record_reads()
     shard = start_shard()
@@ -191,9 +188,7 @@ def test_a_shard_has_one_listen_connection(start_shard: StartShard, database: Da
         database.publish(f"s{number}", "x")
         client.wait_for(1)
     assert len(database.backends("listener")) == 1
-    assert len(database.backends("%")) - len(database.backends("pytest%")) >= 3
-    listening = database.column("select query from pg_stat_activity where pid = %s", listener(database))
-    assert listening, "the backend is still there"
+    assert len(database.backends("reader 0")) == 1
 
 
 def test_a_slot_without_subscribers_is_dropped_late(start_shard: StartShard, database: Database) -> None:
@@ -228,26 +223,27 @@ def test_a_slot_that_is_used_again_in_time_is_kept(start_shard: StartShard, data
     assert database.one(changed, pid) == before
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05])
 def test_a_subscriber_that_comes_while_its_slot_is_being_dropped(
-    start_shard: StartShard, database: Database, postgres_proxy: Proxy, delay: float
+    start_shard: StartShard, database: Database, postgres_proxy: Proxy
 ) -> None:
-    """LISTEN and UNLISTEN of one slot that cross leave the slot listened to: what is published arrives."""
+    """A client that comes while UNLISTEN of its slot is on the wire gets what is published, again and again."""
     shard = start_shard(
-        listen_database_url=postgres_proxy.url(database.url), unlisten_after_s=0, sweep_interval_s=0.1, ping_interval_s=60
+        listen_database_url=postgres_proxy.url(database.url),
+        unlisten_after_s=0,
+        sweep_interval_s=0.1,
+        ping_interval_s=60,
     )
-    keeper = shard.live("keeper")
-    shard.live("s").close()
-    postgres_proxy.pause()
-    # The UNLISTEN that a sweep has sent is on the wire now, or will be behind the LISTEN.
-    time.sleep(delay)  # varies the order of what crosses; nothing waits for it
-    client = shard.connect(("s", 0))
-    postgres_proxy.resume()
-    client.wait(lambda: client.last_id, "the cursor")
-    database.publish("keeper", "x")
-    keeper.wait_for(1)
-    database.publish("s", "1")
-    client.wait_for(1, deadline_s=3)
+    clients = [shard.live("s")]
+    for number in range(1, 6):
+        postgres_proxy.pause()
+        clients.pop().close()
+        wait_until(lambda: postgres_proxy.holds, "UNLISTEN is on the wire")
+        clients.append(shard.connect(("s", number - 1)))
+        postgres_proxy.resume()
+        clients[0].wait(lambda: clients[0].last_id, "the cursor")
+        database.publish("s", str(number))
+        clients[0].wait_for(1)
+        assert clients[0].data == [str(number)]
 
 
 def test_a_listen_url_that_hears_nothing_ends_the_process(

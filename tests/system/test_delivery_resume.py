@@ -103,9 +103,7 @@ def test_a_stream_that_nobody_published_to(calm_shard: Shard, calm_database: Dat
     assert not any(client.sentinels for client in clients)
 
 
-def test_all_begins_at_the_oldest_kept_without_a_gap(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_all_begins_at_the_oldest_kept_without_a_gap(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """`all` gives what is kept, and does not call what is not kept a gap."""
     calm_database.publish_count(stream, 10)
     calm_database.trim(stream, 4)
@@ -134,9 +132,7 @@ def test_a_cursor_that_retention_has_passed_gives_a_gap(
     ]
 
 
-def test_a_cursor_whose_successor_is_kept_gives_no_gap(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_a_cursor_whose_successor_is_kept_gives_no_gap(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """The last removed id itself is a good cursor: nothing is missed."""
     calm_database.publish_count(stream, 10)
     calm_database.trim(stream, 4)
@@ -214,9 +210,7 @@ def test_a_cursor_inside_a_recorded_jump_is_reset(calm_shard: Shard, calm_databa
     assert lost.ids == [103]
 
 
-def test_composite_cursors_gap_and_reset_by_stream(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_composite_cursors_gap_and_reset_by_stream(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """Of several streams each begins where its own cursor is: one resumes, one has a gap, one a reset, one is at it."""
     names = [f"{stream}:{number}" for number in range(4)]
     assert len({slot(name) for name in names}) > 1
@@ -257,9 +251,7 @@ def test_a_client_that_has_seen_nothing_yet_resumes_where_it_connected(
     assert again.data == ["while away"]
 
 
-def test_a_resume_within_what_is_held_costs_no_query(
-    calm_shard: Shard, calm_database: Database, stream: str
-) -> None:
+def test_a_resume_within_what_is_held_costs_no_query(calm_shard: Shard, calm_database: Database, stream: str) -> None:
     """200 clients that resume at recent ids of a stream which is being followed make no read at all."""
     first = calm_shard.live(stream)
     calm_database.publish_count(stream, 50)

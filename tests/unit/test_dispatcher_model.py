@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headrace.event import Event, Frame
-from headrace.handoff import Handoff
+from headrace.handoff import Handoff, decode, encode
 from headrace.settings import Settings
 from headrace.stream import slot
 from headrace.tokens import Context
@@ -21,10 +21,13 @@ from shard.connection import Connection, State, Wire
 from shard.dispatcher import Dispatcher
 from shard.inbox import Inbox
 from shard.messages import (
+    Assign,
     Connect,
+    Delivered,
     Listening,
     Message,
     Page,
+    Parcel,
     Read,
     ReadFailed,
     Ready,
@@ -136,6 +139,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.log = Log()
         self.clients: dict[int, Client] = {}
         self.reads: list[Read] = []
+        self.parcels: list[Parcel] = []
         self.questions: list[tuple[Connection, str, str]] = []
         self.confirmed: set[int] = set()
         self.wanted: list[int] = []
@@ -148,6 +152,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             listener=self,
             poller=self,
             predicates=self,
+            transfer=self,
             wire=Wire(lambda fd, data: self.writev(fd, [data]), self.writev),
             clock=lambda: self.now,
         )
@@ -157,8 +162,11 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     # -- the ports
 
-    def submit(self, read: Read) -> None:
-        self.reads.append(read)
+    def submit(self, job: Read | Parcel, path: str = "") -> None:
+        if isinstance(job, Read):
+            self.reads.append(job)
+        else:
+            self.parcels.append(job)
 
     def ensure_listening(self, number: int) -> bool:
         if number not in self.confirmed and number not in self.wanted:
@@ -175,6 +183,9 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def register(self, fd: int) -> None:
         pass
+
+    def unregister(self, fd: int) -> None:
+        self.ready.discard(fd)
 
     def close(self, fd: int) -> None:
         self.clients[fd].closed = True
@@ -203,13 +214,20 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     # -- what can happen
 
-    @rule(stream=st.sampled_from(STREAMS), labels=st.lists(st.sampled_from(LABELS), min_size=1, max_size=5), rings=st.booleans())
+    @rule(
+        stream=st.sampled_from(STREAMS),
+        labels=st.lists(st.sampled_from(LABELS), min_size=1, max_size=5),
+        rings=st.booleans(),
+    )
     def commit(self, stream: str, labels: list[str | None], rings: bool) -> None:
         self.log.labels[stream] += labels
         if rings and slot(stream) in self.confirmed:
             self.tell(Wake(stream, self.log.head(stream)))
 
-    @rule(streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]), back=st.sampled_from(["now", "all", 0, 1, 4, 50]))
+    @rule(
+        streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]),
+        back=st.sampled_from(["now", "all", 0, 1, 4, 50]),
+    )
     def connect(self, streams: tuple[str, ...], back: str | int) -> None:
         fd = len(self.clients) + 10
         starts = [back if isinstance(back, str) else max(0, self.log.head(name) - back) for name in streams]
@@ -271,6 +289,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         """Everybody answers for a while, so that clients become live; sockets stay as they are."""
         for _ in range(4):
             self.dispatcher.settle_up()
+            while self.parcels:
+                self.parcel_arrives(taken=len(self.parcels) % 2 == 0)
             while self.wanted:
                 self.listening()
             while self.questions:
@@ -297,6 +317,29 @@ class DispatcherMachine(RuleBasedStateMachine):
         connection = self.dispatcher.registry.connection(data.draw(st.sampled_from(sorted(self.clients))))
         if connection is not None:
             self.dispatcher.delivery.close(connection, "peer gone")
+
+    @rule(streams=st.sets(st.sampled_from(STREAMS)))
+    def assign(self, streams: set[str]) -> None:
+        """Connections that begin with one of the streams belong to another shard from now on."""
+        self.tell(Assign(repr(streams), {slot(name): "/other.sock" for name in streams}))
+        self.dispatcher.settle_up()
+
+    @precondition(lambda self: self.parcels)
+    @rule(taken=st.booleans())
+    def parcel_arrives(self, taken: bool) -> None:
+        """Another shard, which is this one in another role, takes the parcel; or it is given back."""
+        parcel = self.parcels.pop(0)
+        assert parcel.fd not in self.ready
+        if taken:
+            self.tell(Delivered())
+            again = decode(encode(parcel.handoff))
+            self.tell(Connect(parcel.fd, again, parcel.unsent))
+        else:
+            self.tell(Delivered(parcel, "refused"))
+        # A socket that can be written to is told of when it is registered.
+        if self.clients[parcel.fd].room:
+            self.ready.add(parcel.fd)
+            self.tell(Ready())
 
     @rule(stream=st.sampled_from(STREAMS), keep=st.integers(0, 4))
     def trim(self, stream: str, keep: int) -> None:
@@ -327,6 +370,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "dispatcher"):
             return
+        self.assign(set())
         for _ in range(50):
             for fd, client in self.clients.items():
                 client.room = 1_000_000

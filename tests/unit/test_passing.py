@@ -8,8 +8,8 @@ import pytest
 
 from headrace import handoff
 from headrace.handoff import Answer, Handoff
+from headrace.passing import Channels, Outcome
 from headrace.tokens import Context
-from router.passing import Channels, Outcome
 from tests.fixtures import scripted_shard
 from tests.fixtures.scripted_shard import Script, ScriptedShard
 
@@ -108,7 +108,7 @@ def test_a_killed_exchange_closes_the_client(
     def die(data: bytes) -> Answer:
         raise Killed
 
-    monkeypatch.setattr("router.passing.decode_answer", die)
+    monkeypatch.setattr("headrace.passing.decode_answer", die)
     with pytest.raises(Killed):
         give(channels, shard, pair[0])
     assert pair[1].recv(1) == b""

@@ -1,4 +1,4 @@
-"""Passing a client's socket to a shard, and knowing afterwards who may write to it.
+"""Passing a client's socket to a shard, from a router or another shard, and knowing afterwards who may write to it.
 
 One exchange: our message with the descriptor, then the shard's answer. What is known, and what follows:
 
@@ -18,12 +18,11 @@ import enum
 import math
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
-
-from gevent.lock import BoundedSemaphore
+from threading import BoundedSemaphore
+from typing import Final, Protocol
 
 from headrace.errors import HandoffError
 from headrace.handoff import decode_answer
@@ -34,6 +33,16 @@ each that is under way when a shard stops costs a client its connection; those t
 MAX_WAITS: Final = 5
 """Deadlines that a client waits for a place while the shard is busy with others."""
 _MAX_ANSWER_BYTES: Final = 4096
+
+
+class Client(Protocol):
+    """A client's socket, as far as it matters here."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End the connection, whoever else holds a copy."""
 
 
 class Outcome(enum.Enum):
@@ -97,7 +106,7 @@ class _Lane:
 class Channels:
     """The open channels to shards' hand-off sockets.
 
-    Shared by the request greenlets of one process: a channel in use belongs to its greenlet alone, an idle one
+    Shared by the greenlets of one process: a channel in use belongs to its greenlet alone, an idle one
     to nobody. deadline_s bounds each exchange, and the wait for a place while the shard answers nobody.
     """
 
@@ -105,24 +114,25 @@ class Channels:
         self._deadline_s = deadline_s
         self._lanes: dict[str, _Lane] = {}
 
-    def give(self, path: str, message: bytes, client: socket.socket) -> Passed:
-        """Offer the client to the shard that listens at path. Yields.
+    def give(self, path: str, message: bytes, client: Client, extra: Sequence[int] = ()) -> Passed:
+        """Offer the client to the shard that listens at path. Yields, in a process that gevent has patched.
 
-        message is an encoded `headrace.handoff.Handoff`. A kept channel that turns out to be closed is replaced
-        by a new one once. If this greenlet is killed with the message sent, the client is shut down.
+        message is an encoded `headrace.handoff.Handoff`; extra are descriptors that go along. A kept channel that
+        turns out to be closed is replaced by a new one once. If this greenlet is killed with the message sent, the client is shut down.
         """
         lane = self._lanes.setdefault(path, _Lane())
         if not lane.enter(self._deadline_s):
             return Passed(Outcome.STALLED, "went silent, or had too many clients waiting")
         try:
-            return self._give(lane, path, message, client)
+            return self._give(lane, path, message, client, extra)
         finally:
             lane.places.release()
 
-    def _give(self, lane: _Lane, path: str, message: bytes, client: socket.socket) -> Passed:
+    def _give(self, lane: _Lane, path: str, message: bytes, client: Client, extra: Sequence[int]) -> Passed:
+        descriptors = [client.fileno(), *extra]
         deadline = time.monotonic() + self._deadline_s
         if lane.idle:
-            passed = self._exchange(lane.idle.pop(), lane, message, client, deadline)
+            passed = self._exchange(lane.idle.pop(), lane, message, client, descriptors, deadline)
             if passed.outcome is not Outcome.UNREACHABLE:
                 return passed
             # The shard was replaced: its other channels are dead as well.
@@ -130,7 +140,7 @@ class Channels:
         channel = _connect(path)
         if isinstance(channel, Passed):
             return channel
-        return self._exchange(channel, lane, message, client, deadline)
+        return self._exchange(channel, lane, message, client, descriptors, deadline)
 
     def reachable(self, path: str) -> bool:
         """Whether something listens at path. Does not yield."""
@@ -152,12 +162,18 @@ class Channels:
         self.retain(())
 
     def _exchange(
-        self, channel: socket.socket, lane: _Lane, message: bytes, client: socket.socket, deadline: float
+        self,
+        channel: socket.socket,
+        lane: _Lane,
+        message: bytes,
+        client: Client,
+        descriptors: Sequence[int],
+        deadline: float,
     ) -> Passed:
         sent = False
         try:
             channel.settimeout(_left(deadline))
-            socket.send_fds(channel, [message], [client.fileno()])
+            socket.send_fds(channel, [message], descriptors)
             sent = True
             channel.settimeout(_left(deadline))
             data = channel.recv(_MAX_ANSWER_BYTES)
@@ -208,7 +224,7 @@ def _left(deadline: float) -> float:
     return max(0.001, deadline - time.monotonic())
 
 
-def _shut_down(client: socket.socket) -> None:
+def _shut_down(client: Client) -> None:
     # It is the connection that ends, whoever else has a descriptor of it.
     with suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,36 @@
+# The targets that everybody uses. PYTHON names the interpreter that .venv is made with.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check clean
+
+help:
+	@echo "make .venv   the environment, with .venv/bin/headrace"
+	@echo "make up      run everything on this machine: http://127.0.0.1:8000"
+	@echo "make test    format, lint, types and tests"
+	@echo "make check   the same without the tests"
+
+.venv: .venv/stamp
+
+.venv/stamp: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "headrace needs Python 3.11 or newer; set PYTHON, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+up: .venv
+	$(BIN)/headrace up
+
+check: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,148 @@
+"""Whether a client received what was promised: per stream every event once, in order, under ids that rise by one."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from headrace import cursor
+from headrace.errors import CursorError
+from headrace.sse import Message
+from loadtests.payload import Payload
+
+_MOST_MISSING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A promise that was broken.
+
+    kind is one of
+        hole        an id is above the one that was due
+        disorder    an event comes after a later one
+        repeat      an event comes a second time
+        gap, reset  the server says that it cannot give everything
+        cursor      the server says that the client has what it has not
+        content     the ids are right, but by its content an event is not the publisher's next
+        phantom     an event of a transaction that was rolled back
+        malformed   not as headrace writes it
+    """
+
+    kind: str
+    detail: str
+
+
+class Checker:
+    """What one subscriber has received, over any number of connections.
+
+    Owned by the subscriber. `cursor` is what to send as Last-Event-ID, "" at first; `positions` are the last ids,
+    one per stream, None where nothing is known yet; `checked` counts events. It takes events for hidden ones as
+    lost: it is for streams on which everybody sees everything.
+    """
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        self.streams = tuple(streams)
+        self.cursor = ""
+        self.positions: list[int | None] = [None] * len(streams)
+        self.checked = 0
+        self._missing: list[set[int]] = [set() for _ in streams]
+        self._numbers: dict[tuple[int, str], int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Checker at {self.cursor!r}, {self.checked} events of {len(self.streams)} streams>"
+
+    def place(self, id_: str) -> list[Problem]:
+        """Check the server's word on where the client is: an `id:` line without an event."""
+        try:
+            told = _positions(id_, len(self.streams))
+        except CursorError as error:
+            return [Problem("malformed", str(error))]
+        problems = [
+            Problem("cursor", f"{stream!r}: the server says {position}, {held} was received")
+            for stream, position, held in zip(self.streams, told, self.positions, strict=True)
+            if held not in (None, position)
+        ]
+        self.positions[:] = told
+        self.cursor = id_
+        return problems
+
+    def take(self, message: Message, payload: Payload | None = None) -> list[Problem]:
+        """Check one message; payload is its data, decoded, if a load test published it."""
+        if message.type.startswith("headrace:"):
+            return self._sentinel(message)
+        try:
+            told = _positions(message.id, len(self.streams))
+        except CursorError as error:
+            return [Problem("malformed", str(error))]
+        _, slash, number = message.id.partition("/")
+        if bool(slash) != (len(self.streams) > 1):
+            return [Problem("malformed", f"id {message.id!r} on {len(self.streams)} streams")]
+        index = int(number or 0)
+        self.checked += 1
+        problems = list(self._step(index, told))
+        if payload is not None:
+            problems += self._content(index, payload)
+        self.cursor = message.id
+        return problems
+
+    def behind(self, heads: Sequence[int]) -> list[Problem]:
+        """What is missing of the streams up to these heads."""
+        return [
+            Problem("hole", f"{stream!r}: nothing after {position}, though the log has {head}")
+            for stream, position, head in zip(self.streams, self.positions, heads, strict=True)
+            if position is None or position < head
+        ]
+
+    def _step(self, index: int, told: Sequence[int]) -> Iterator[Problem]:
+        stream, id_, last = self.streams[index], told[index], self.positions[index]
+        missing = self._missing[index]
+        if last is None or id_ == last + 1:
+            self.positions[index] = id_
+        elif id_ > last:
+            yield Problem("hole", f"{stream!r}: {id_} after {last}")
+            missing.update(range(last + 1, min(id_, last + 1 + _MOST_MISSING - len(missing))))
+            self.positions[index] = id_
+        elif id_ in missing:
+            missing.discard(id_)
+            yield Problem("disorder", f"{stream!r}: {id_} after {last}")
+        else:
+            yield Problem("repeat", f"{stream!r}: {id_} again, after {last}")
+        for other, position in enumerate(told):
+            held = self.positions[other]
+            if other != index and held != position:
+                self.positions[other] = position
+                if held is not None:
+                    yield Problem("cursor", f"{self.streams[other]!r}: the server says {position}, {held} was received")
+
+    def _content(self, index: int, payload: Payload) -> Iterator[Problem]:
+        if payload.number == 0:
+            yield Problem("phantom", f"{self.streams[index]!r}: {payload}")
+            return
+        key = (index, payload.publisher)
+        last = self._numbers.get(key)
+        self._numbers[key] = payload.number
+        if last is not None and payload.number != last + 1:
+            yield Problem(
+                "content",
+                f"{self.streams[index]!r}: number {payload.number} of publisher {payload.publisher} after {last}",
+            )
+
+    def _sentinel(self, message: Message) -> list[Problem]:
+        kind = message.type.removeprefix("headrace:")
+        if kind not in ("gap", "reset"):
+            return []
+        try:
+            value = json.loads(message.data)
+            index = self.streams.index(value["stream"])
+            self.positions[index] = int(value["missed_to"] if kind == "gap" else value["head"])
+        except (ValueError, KeyError, TypeError) as error:
+            return [Problem("malformed", f"{message!r}: {error!r}")]
+        # What comes next was never promised to be the next of this publisher.
+        self._numbers = {key: number for key, number in self._numbers.items() if key[0] != index}
+        return [Problem(kind, message.data)]
+
+
+def _positions(id_: str, streams: int) -> tuple[int, ...]:
+    positions = cursor.parse(id_, streams)
+    if "now" in positions or "all" in positions:
+        raise CursorError(f"cursor {id_!r} has no ids")
+    return tuple(int(position) for position in positions)

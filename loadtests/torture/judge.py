@@ -1,0 +1,353 @@
+"""The judge: compares what each client was sent with what PostgreSQL committed. Pure; nothing here does I/O.
+
+What a client is owed, per stream of its connection:
+
+    every committed event that it may see, after the cursor it began with, once, in the order of ids, unaltered
+    no event that it may not see, and none that was not committed
+    a cursor (any `id:`) that never goes back and never passes an event which it has not been sent
+    a gap for ids that retention has removed, and for no others; a reset never, since no log here is replaced
+    a connection that stays until the client leaves, stops reading for too long or its token expires, or its shard dies
+
+Times are seconds of one monotonic clock that publishers, subscribers and faults share.
+"""
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headrace import cursor
+from headrace.errors import CursorError
+
+MAX_SHOWN_IDS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An event of the log, with its data as it must arrive, and when its transaction's COMMIT began and returned."""
+
+    id: int
+    data: str
+    type: str = "message"
+    label: str | None = None
+    began: float | None = None
+    ended: float | None = None
+
+
+class StreamLog:
+    """All events that were ever committed to one stream, and up to where retention has removed them."""
+
+    def __init__(self, events: Iterable[Committed], trimmed_to: int = 0) -> None:
+        self.events = {event.id: event for event in events}
+        self.trimmed_to = trimmed_to
+        self._visible: dict[tuple[bool, ...], list[int]] = {}
+        self._labels = sorted({event.label for event in self.events.values() if event.label is not None})
+
+    def visible(self, sees: Callable[[str], bool]) -> list[int]:
+        """The ids of the events that somebody sees, in order. `sees` tells it for each label."""
+        key = tuple(map(sees, self._labels))
+        if key not in self._visible:
+            shown = {label for label, seen in zip(self._labels, key, strict=True) if seen} | {None}
+            self._visible[key] = sorted(id_ for id_, event in self.events.items() if event.label in shown)
+        return self._visible[key]
+
+
+@dataclass(slots=True)
+class Received:
+    """A frame that a client has got: an event, a cursor (an id alone), or a sentinel (a type alone)."""
+
+    at: float
+    id: str | None = None
+    type: str | None = None
+    data: str | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection of a client.
+
+    sent is the cursor that the client asked with, None where it asked with a word. opened_at is when the response's
+    head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
+    `goodbye <reason>`, `refused <status>`, or `unanswered`. stalled_s is the client's longest pause in reading.
+    """
+
+    request_id: str
+    sent: str | None
+    asked_at: float
+    opened_at: float | None = None
+    ended_at: float | None = None
+    ending: str = ""
+    stalled_s: float = 0.0
+    shard: str = ""
+    malformed: str = ""
+    frames: list[Received] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that one client asked for and got. start is `now`, `all` or a cursor."""
+
+    client: str
+    kind: str
+    streams: tuple[str, ...]
+    start: str
+    user: str = ""
+    audiences: frozenset[str] = frozenset()
+    ttl_s: float | None = None
+    sessions: list[Session] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The end, or a pause, of a shard's process that a fault has made: its clients are owed what follows from it."""
+
+    shard: str
+    at: float
+    how: str  # "killed", "stopped" or "paused"
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken promise: which kind, to whom, about what, on which connection and when."""
+
+    kind: str
+    client: str
+    stream: str
+    ids: tuple[int, ...]
+    at: float
+    text: str
+    request_id: str = ""
+    shard: str = ""
+
+    def __str__(self) -> str:
+        where = f" on {self.stream!r}" if self.stream else ""
+        ids = f" ids {ranges(self.ids)}" if self.ids else ""
+        of = f" (request {self.request_id}, shard {self.shard or 'unknown'})" if self.request_id else ""
+        return f"{self.kind}: {self.client}{where}{ids}: {self.text}{of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What a run owes beyond the log: who sees which label, whose shard died, how long a client may stall."""
+
+    sees: Callable[[History, str, str], bool]
+    deaths: Sequence[Death] = ()
+    write_deadline_s: float = 30.0
+    handoff_deadline_s: float = 2.0
+
+
+def judge(history: History, logs: Mapping[str, StreamLog], owed: Owed, *, at_end: float) -> list[Violation]:
+    """All promises broken to one client. at_end is when the run was over and everything had to have arrived."""
+    return [*_Walk(history, logs, owed).violations(at_end), *_endings(history, owed)]
+
+
+def delivered(history: History) -> int:
+    """How many events the client got."""
+    return sum(1 for session in history.sessions for frame in session.frames if frame.id and frame.data is not None)
+
+
+def ranges(ids: Sequence[int]) -> str:
+    """Ids as `3-7,9`, with an end."""
+    parts: list[list[int]] = []
+    for id_ in ids:
+        if parts and id_ == parts[-1][1] + 1:
+            parts[-1][1] = id_
+        else:
+            parts.append([id_, id_])
+    shown = [str(low) if low == high else f"{low}-{high}" for low, high in parts[:MAX_SHOWN_IDS]]
+    return ",".join(shown) + (f",… ({len(ids)} in all)" if len(parts) > MAX_SHOWN_IDS else "")
+
+
+class _Walk:
+    """Goes through one client's frames, knowing for each stream how far it must have got."""
+
+    def __init__(self, history: History, logs: Mapping[str, StreamLog], owed: Owed) -> None:
+        self._history = history
+        self._logs = [logs.get(name) or StreamLog(()) for name in history.streams]
+        self._visible = [
+            log.visible(lambda label, name=name: owed.sees(history, name, label))  # type: ignore[misc]
+            for log, name in zip(self._logs, history.streams, strict=True)
+        ]
+        self._positions: list[int | None] = [None] * len(history.streams)
+        self._had: set[tuple[int, int]] = set()
+        self._session = Session("", None, 0.0)
+        self._found: list[Violation] = []
+        self._at = 0.0
+
+    def violations(self, at_end: float) -> list[Violation]:
+        for session in self._history.sessions:
+            self._begin(session)
+            for frame in session.frames:
+                self._at = frame.at
+                self._frame(frame)
+            if session.malformed:
+                self._report("malformed", None, (), f"not a frame: {session.malformed[:200]!r}")
+        self._at = at_end
+        for index, position in enumerate(self._positions):
+            if position is None:
+                self._report("starved", index, (), "never learned its cursor")
+            elif missed := self._between(index, position, None):
+                self._report("lost", index, missed, f"never arrived; the client stands at {position}")
+        return self._found
+
+    def _begin(self, session: Session) -> None:
+        self._session = session
+        self._at = session.asked_at
+        if session.sent is not None:
+            starts = cursor.parse(session.sent, len(self._positions))
+            self._positions = [start if isinstance(start, int) else None for start in starts]
+        else:
+            self._positions = [None] * len(self._positions)
+
+    def _frame(self, frame: Received) -> None:
+        if frame.id is None:
+            self._sentinel(frame)
+            return
+        text, _, number = frame.id.partition("/")
+        try:
+            ids = [id_ for id_ in cursor.parse(frame.id, len(self._positions)) if isinstance(id_, int)]
+        except CursorError as error:
+            self._report("malformed", None, (), str(error))
+            return
+        if len(ids) != len(self._positions) or (len(ids) > 1 and frame.data is not None and not number):
+            self._report("malformed", None, (), f"an id of another shape: {text[:80]!r}")
+            return
+        event_of = None if frame.data is None else int(number or 0)
+        # Its own stream last: then the others' positions are those from before this event.
+        for index, id_ in enumerate(ids):
+            if index != event_of:
+                self._cursor(index, id_)
+        if event_of is not None:
+            self._event(event_of, ids[event_of], frame)
+
+    def _event(self, index: int, id_: int, frame: Received) -> None:
+        position = self._positions[index]
+        if position is None:
+            self._report("malformed", index, (id_,), "an event came before the first cursor")
+            position = id_ - 1
+        if id_ <= position:
+            kind = "repeated" if (index, id_) in self._had else "disordered"
+            self._report(kind, index, (id_,), f"came at {position}")
+        elif missed := self._between(index, position, id_ - 1):
+            self._report("lost", index, missed, f"skipped from {position} to {id_}")
+        self._had.add((index, id_))
+        self._positions[index] = max(position, id_)
+        event = self._logs[index].events.get(id_)
+        if event is None:
+            self._report("invented", index, (id_,), f"was never committed: {(frame.data or '')[:80]!r}")
+        elif (frame.data, frame.type) != (event.data, event.type):
+            got, sent = f"{frame.type} {(frame.data or '')[:60]!r}", f"{event.type} {event.data[:60]!r}"
+            self._report("altered", index, (id_,), f"arrived as {got}, was published as {sent}")
+        elif not _contains(self._visible[index], id_):
+            self._report("leaked", index, (id_,), f"has the label {event.label!r}, which is hidden from this client")
+
+    def _cursor(self, index: int, id_: int) -> None:
+        position = self._positions[index]
+        if position is None:
+            self._start(index, id_)
+        elif id_ < position:
+            self._report("disordered", index, (id_,), f"the cursor went back from {position} to {id_}")
+        elif missed := self._between(index, position, id_):
+            self._report("lost", index, missed, f"the cursor went from {position} to {id_} without them")
+        self._positions[index] = id_
+
+    def _start(self, index: int, id_: int) -> None:
+        """The first cursor of a client that asked with a word."""
+        if self._history.start == "all":
+            if id_ > self._logs[index].trimmed_to:
+                self._report("lost", index, (id_,), "`all` began after events that are kept")
+            return
+        for event_id in self._visible[index]:
+            event = self._logs[index].events[event_id]
+            if event_id <= id_ and event.began is not None and event.began > self._at:
+                self._report("lost", index, (event_id,), f"`now` began at {id_}, before this was committed")
+            if event_id > id_ and event.ended is not None and event.ended < self._session.asked_at:
+                self._report("repeated", index, (event_id,), f"`now` began at {id_}, though this was long committed")
+
+    def _sentinel(self, frame: Received) -> None:
+        kind = (frame.type or "").removeprefix("headrace:")
+        if kind == "goodbye":
+            return
+        value = json.loads(frame.data or "{}")
+        name = value.get("stream", "")
+        if kind not in ("gap", "reset") or name not in self._history.streams:
+            self._report("malformed", None, (), f"a sentinel {frame.type!r} for {name!r}")
+            return
+        index = self._history.streams.index(name)
+        if kind == "reset":
+            self._report("reset", index, (), f"was told of a reset to {value.get('head')}, which nothing owes it")
+            self._positions[index] = value.get("head")
+            return
+        first, last = value["missed_from"], value["missed_to"]
+        position = self._positions[index]
+        trimmed_to = self._logs[index].trimmed_to
+        if last > trimmed_to:
+            self._report("gap", index, (first, last), f"was told of a gap; removed is nothing above {trimmed_to}")
+        if position is not None:
+            if first <= position:
+                self._report("gap", index, (first, last), f"was told of a gap from below its position {position}")
+            elif missed := self._between(index, position, first - 1):
+                self._report("lost", index, missed, f"lie between {position} and the gap from {first} to {last}")
+        self._positions[index] = max(position or 0, last)
+
+    def _between(self, index: int, after: int, up_to: int | None) -> tuple[int, ...]:
+        """What the client may see above `after`, up to and including `up_to` (None: the head)."""
+        ids = self._visible[index]
+        low = bisect_right(ids, after)
+        return tuple(ids[low : len(ids) if up_to is None else bisect_right(ids, up_to)])
+
+    def _report(self, kind: str, index: int | None, ids: Sequence[int], text: str) -> None:
+        stream = "" if index is None else self._history.streams[index]
+        session = self._session
+        client = f"{self._history.client} ({self._history.kind})"
+        self._found.append(
+            Violation(kind, client, stream, tuple(ids), self._at, text, session.request_id, session.shard)
+        )
+
+
+def _endings(history: History, owed: Owed) -> Iterator[Violation]:
+    """Connections that the server has ended without owing it."""
+    for session in history.sessions:
+        if session.opened_at is None and session.ending.startswith("refused "):
+            status = session.ending.removeprefix("refused ")
+            if status != "503":
+                yield _ending(history, session, f"was refused with status {status}")
+        elif session.opened_at is not None and session.ending not in ("", "left") and not _is_owed(
+            history, session, owed
+        ):
+            yield _ending(history, session, f"was disconnected ({session.ending}), which nothing owes it")
+
+
+def _is_owed(history: History, session: Session, owed: Owed) -> bool:
+    ended_at = session.ended_at or session.asked_at
+    if session.ending == "goodbye expired":
+        return history.ttl_s is not None and ended_at - session.asked_at > history.ttl_s - 2
+    deaths = [death for death in owed.deaths if session.shard in ("", death.shard)]
+    if session.ending == "goodbye shutdown":
+        return any(death.how == "stopped" and session.asked_at <= death.at <= ended_at for death in deaths)
+    if session.ending != "cut":
+        return False
+    if session.stalled_s > 0.8 * owed.write_deadline_s:
+        return True
+    for death in deaths:
+        if death.how == "paused":
+            # The router may give up on a hand-off in the moment in which the shard wakes and takes it.
+            hurried = ended_at - session.asked_at < 2 * owed.handoff_deadline_s
+            if hurried and death.at - owed.handoff_deadline_s < session.asked_at < (death.until or death.at):
+                return True
+        elif session.asked_at - 0.5 <= death.at <= ended_at + 0.5:
+            return True
+    return False
+
+
+def _ending(history: History, session: Session, text: str) -> Violation:
+    client = f"{history.client} ({history.kind})"
+    at = session.ended_at or session.asked_at
+    return Violation("disconnected", client, "", (), at, text, session.request_id, session.shard)
+
+
+def _contains(ids: Sequence[int], id_: int) -> bool:
+    index = bisect_left(ids, id_)
+    return index < len(ids) and ids[index] == id_

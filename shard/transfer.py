@@ -1,0 +1,88 @@
+"""The transfer: gives live connections to other shards of the node, over the hand-off sockets that routers use.
+
+    dispatcher ── submit(parcel, path) ──► transfer ── message + socket (+ memfd) ──► the other shard's intake
+    dispatcher ◄── Delivered ──────────── transfer ◄── answer
+
+Until the answer nobody writes to the client: this shard has taken it off its registry, and the other acknowledges
+before its first byte. Taken: our copy of the descriptor is closed, which the client does not notice. Refused, or the
+channel ended without an answer: nothing was written, and the parcel goes back. Silence: the connection was shut down,
+and the client comes back by itself with its last id. If this process dies, the kernel closes its copies: either the
+other has the client by then, or its acknowledgement fails and it drops it.
+"""
+
+import _socket
+import logging
+import os
+from typing import Final
+
+import gevent
+from gevent.queue import SimpleQueue
+
+from headrace import handoff
+from headrace.errors import HandoffError
+from headrace.passing import Channels, Outcome, Passed
+from shard.inbox import Inbox
+from shard.messages import Delivered, Message, Parcel
+
+logger = logging.getLogger(__name__)
+
+WORKERS: Final = 8
+
+
+class Transfer:
+    """Sends parcels, several at a time, and answers each with one Delivered message.
+
+    The queue is shared; a parcel is owned by the greenlet that took it.
+    """
+
+    def __init__(self, deadline_s: float, inbox: Inbox[Message]) -> None:
+        self._channels = Channels(deadline_s=deadline_s)
+        self._inbox = inbox
+        self._queue: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start the workers; returns their greenlets, which end only by `stop`."""
+        self._greenlets = [gevent.spawn(self._run) for _ in range(WORKERS)]
+        return self._greenlets
+
+    def stop(self) -> None:
+        """End the workers; clients whose parcels are under way are shut down and come back by themselves. Yields."""
+        gevent.killall(self._greenlets)
+        while not self._queue.empty():
+            _close(self._queue.get()[0].fd)
+        self._channels.close()
+
+    def submit(self, parcel: Parcel, path: str) -> None:
+        """Queue a parcel for the shard whose hand-off socket is at path. Never switches greenlets."""
+        self._queue.put((parcel, path))
+
+    def _run(self) -> None:
+        while True:
+            parcel, path = self._queue.get()
+            passed = self._give(parcel, path)
+            if passed.outcome in (Outcome.ACCEPTED, Outcome.SILENT):
+                _close(parcel.fd)
+                self._inbox.put(Delivered(reason=passed.reason))
+            else:
+                self._inbox.put(Delivered(parcel, passed.reason))
+
+    def _give(self, parcel: Parcel, path: str) -> Passed:
+        """One exchange. Yields."""
+        extra: list[int] = []
+        client = _socket.socket(fileno=parcel.fd)
+        try:
+            if parcel.unsent:
+                extra.append(handoff.pack_unsent(parcel.unsent))
+            return self._channels.give(path, handoff.encode(parcel.handoff), client, extra)
+        except (HandoffError, OSError) as error:
+            return Passed(Outcome.REFUSED, str(error))
+        finally:
+            client.detach()
+            for descriptor in extra:
+                os.close(descriptor)
+
+
+def _close(fd: int) -> None:
+    """Close our copy alone: the connection belongs to another process, or has been shut down."""
+    os.close(fd)

@@ -1,0 +1,309 @@
+"""`headrace up` as a user runs it: a command, its output, signals, and what is left behind."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+
+import psycopg
+import pytest
+
+from headrace.settings import environ_with_file
+from tests.fixtures.waiting import wait_until
+
+READY_S = 60.0  # a first start makes the data of PostgreSQL
+STOP_S = 30.0
+# Tests of this file share one directory and its data, one after another; each starts and ends its own `up`.
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def direct_children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def children(pid: int) -> list[int]:
+    """The processes below pid, at any depth."""
+    return [deeper for child in direct_children(pid) for deeper in (child, *children(child))]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+class Up:
+    """One `headrace up`, whose output a thread collects. Owned by the test."""
+
+    def __init__(self, directory: Path, *options: str, environ: dict[str, str] | None = None) -> None:
+        self.directory = directory
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "headrace.cli", "up", "--node", "n", *options],
+            cwd=directory,
+            env=ENVIRON | (environ or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return environ_with_file({}, self.directory / ".headrace" / "env")
+
+    def ready(self) -> str:
+        """Wait for the line that says so; return the address it gives."""
+
+        def found() -> "re.Match[str] | None":
+            assert self.process.poll() is None, self.text
+            return re.search(r"^headrace ready (http://127\.0\.0\.1:\d+)$", self.text, re.MULTILINE)
+
+        match = wait_until(found, "headrace is ready", READY_S)
+        assert match is not None
+        return match.group(1)
+
+    def says(self, pattern: str) -> "re.Match[str]":
+        match = wait_until(lambda: re.search(pattern, self.text, re.MULTILINE), f"up says {pattern!r}", 20)
+        assert match is not None
+        return match
+
+    def pids(self, part: str) -> list[int]:
+        """The direct children whose command line contains part."""
+        return [pid for pid in direct_children(self.process.pid) if part in command_line(pid)]
+
+    def pid(self, part: str) -> int:
+        (pid,) = wait_until(lambda: self.pids(part), f"there is a process {part!r}")
+        return pid
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        status = self.process.wait(STOP_S)
+        self._reader.join(5)
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def get(url: str) -> tuple[int, str]:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return response.status, response.read().decode()
+
+
+def is_ready(address: str) -> bool:
+    try:
+        return get(f"{address}/readyz")[0] == 200
+    except (URLError, OSError):
+        return False
+
+
+def shard_states(address: str) -> dict[str, bool]:
+    return {entry["id"]: entry["reachable"] for entry in json.loads(get(f"{address}/readyz")[1])["shards"]}
+
+
+def publish(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute("SELECT headrace.publish_now('room:1', 'hello')").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def published(url: str) -> bool:
+    try:
+        return publish(url) > 0
+    except psycopg.OperationalError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A directory that every user can search, unlike pytest's own, so that the data live in it."""
+    path = Path(tempfile.mkdtemp(prefix="headrace-up-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def up(directory: Path) -> Iterator[Up]:
+    up = Up(directory, "--port", "0", "--shards", "2")
+    yield up
+    up.close()
+
+
+def test_up_serves_and_leaves_nothing(up: Up) -> None:
+    """It serves the demo, refuses a second one beside it, and after Ctrl-C no process, socket or port is left."""
+    address = up.ready()
+    status, page = get(f"{address}/")
+    assert (status, "<html" in page) == (200, True)
+    assert f"demo page: {address}/" in up.text
+    wait_until(lambda: shard_states(address) == {"n-0": True, "n-1": True}, "both shards are reachable")
+    file = up.directory / ".headrace" / "env"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert up.environ["HEADRACE_PUBLIC_URL"] == address
+    assert up.environ["HEADRACE_NODE"] == "n"
+    runtime_dir = Path(up.environ["HEADRACE_RUNTIME_DIR"])
+    assert sorted(path.name for path in runtime_dir.iterdir()) == ["n-0.sock", "n-1.sock"]
+
+    second = Up(up.directory, "--port", "0")
+    assert second.process.wait(20) == 2
+    second.close()
+    assert f"(pid {up.process.pid})" in second.text
+
+    all_children = children(up.process.pid)
+    assert len(all_children) > 6
+    assert up.end(signal.SIGINT) == 0
+    assert not [pid for pid in all_children if lives(pid)]
+    assert not list(runtime_dir.iterdir())
+    assert not (up.directory / ".headrace" / "lock").exists()
+    for url in (address, up.environ["HEADRACE_DATABASE_URL"], up.environ["HEADRACE_REDIS_URL"]):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(re.findall(r":(\d+)", url)[-1]))) != 0
+
+
+def test_what_is_kept(up: Up) -> None:
+    """The next `up` in the directory has the events, the secret and the addresses of the last one."""
+    up.ready()
+    before = up.environ
+    first = publish(before["HEADRACE_DATABASE_URL"])
+    assert up.end(signal.SIGTERM) == 0
+    again = Up(up.directory, "--port", "0")
+    try:
+        again.ready()
+        changed = {name for name, value in again.environ.items() if before[name] != value}
+        assert changed <= {"HEADRACE_PUBLIC_URL"}
+        assert publish(before["HEADRACE_DATABASE_URL"]) == first + 1
+        assert again.end() == 0
+    finally:
+        again.close()
+
+
+def test_what_dies_comes_back(up: Up) -> None:
+    """A killed shard, router, Redis or PostgreSQL is started again, which is said, and clients are served again."""
+    address = up.ready()
+    for name, part in (
+        ("n-0", "shard --id n-0"),
+        ("router", "gunicorn"),
+        ("redis", "redis-server"),
+        ("postgres", "postgres"),
+    ):
+        pid = up.pid(part)
+        os.kill(pid, signal.SIGKILL)
+        up.says(rf"^up +\| {name} \(pid {pid}\) ended with SIGKILL; starting it again in 0\.\d s$")
+        wait_until(lambda part=part, pid=pid: up.pids(part) not in ([], [pid]), f"{name} runs again", 20)
+    wait_until(lambda: is_ready(address), "the router is ready again", 30)
+    wait_until(lambda: shard_states(address) == {"n-0": True, "n-1": True}, "both shards are reachable again", 30)
+    wait_until(lambda: published(up.environ["HEADRACE_DATABASE_URL"]), "events are published again", 30)
+    assert up.end() == 0
+
+
+def test_hang_up_reloads_the_router(up: Up) -> None:
+    """SIGHUP replaces the router's workers and nothing else."""
+    address = up.ready()
+    router = up.pid("gunicorn")
+    shards = {up.pid("n-0"), up.pid("n-1")}
+    workers = children(router)
+    up.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: not [pid for pid in workers if lives(pid)], "the workers are replaced", 20)
+    wait_until(lambda: is_ready(address), "the router is ready", 20)
+    assert up.pid("gunicorn") == router
+    assert {up.pid("n-0"), up.pid("n-1")} == shards
+
+
+def test_killed_up_leaves_nothing(up: Up) -> None:
+    """When `up` itself is killed, its processes end by themselves, and the next `up` at the same port succeeds."""
+    address = up.ready()
+    all_children = children(up.process.pid)
+    up.process.kill()
+    up.process.wait()
+    again = Up(up.directory, "--port", address.rsplit(":", 1)[1])
+    try:
+        assert again.ready() == address
+        wait_until(lambda: not [pid for pid in all_children if lives(pid)], "the old processes have ended", 20)
+        assert again.end() == 0
+    finally:
+        again.close()
+
+
+def test_taken_port_is_refused_first(directory: Path) -> None:
+    """A port that another program uses ends `up` with status 2 before it starts anything."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        up = Up(directory, "--port", port)
+        assert up.process.wait(20) == 2
+        up.close()
+    assert re.search(rf"headrace: cannot serve at port {port} ", up.text)
+    assert "starting" not in up.text
+
+
+def test_shard_that_cannot_start(directory: Path) -> None:
+    """When a shard fails again and again, `up` gives up, says why with the shard's last lines, and cleans up."""
+    up = Up(directory, "--port", "0", environ={"HEADRACE_FILTERS": "no_such_module"})
+    status = up.process.wait(READY_S)
+    up.close()
+    assert status == 1, up.text
+    assert re.search(r"headrace: n-\d \(pid \d+\) ended with exit status 1; its last lines:", up.text)
+    assert "no_such_module" in up.text.rsplit("its last lines:", 1)[1]
+    assert not (directory / ".headrace" / "lock").exists()
+    assert not list((directory / ".headrace" / "run").iterdir())
+
+
+def test_wrong_setting_is_refused_first(directory: Path) -> None:
+    """A wrong setting ends `up` with status 2 before it starts anything."""
+    up = Up(directory, "--port", "0", environ={"HEADRACE_RETRY_MS": "soon"})
+    assert up.process.wait(20) == 2
+    up.close()
+    assert "HEADRACE_RETRY_MS" in up.text
+    assert "starting" not in up.text
+
+
+def test_signal_during_start(directory: Path) -> None:
+    """Ctrl-C while everything is still starting ends it as orderly."""
+    up = Up(directory, "--port", "0")
+    up.says(r"starting postgres")
+    assert up.end(signal.SIGINT) == 0
+    up.close()
+    assert "headrace ready" not in up.text
+    assert not (directory / ".headrace" / "lock").exists()
