@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,11 +11,13 @@ import click
 import psycopg
 
 import headrace
-from headrace import cursor, schema, sse, supervisor
+from headrace import cursor, schema, sse
 from headrace.directory import Directory, Snapshot
-from headrace.errors import DatabaseUnavailableError, HeadraceError, UsageError
+from headrace.errors import DatabaseUnavailableError, EventError, HeadraceError, UsageError
+from headrace.operations import Operations
 from headrace.settings import Settings, environ_with_file
 from headrace.stream import check_name
+from headrace.up import supervisor
 
 
 class _Group(click.Group):
@@ -66,10 +68,16 @@ def publish(stream: str, data: str, event: str, visible_to: str | None) -> None:
     check_name(stream)
     lines = (line.rstrip("\n") for line in sys.stdin) if data == "-" else iter((data,))
     with _connect() as connection:
-        for line in lines:
-            id_ = headrace.publish_now(connection, stream, line, event=event, visible_to=visible_to)
-            click.echo(id_)
-            sys.stdout.flush()
+        try:
+            for line in lines:
+                click.echo(headrace.publish_now(connection, stream, line, event=event, visible_to=visible_to))
+                sys.stdout.flush()
+        except UnicodeDecodeError as error:
+            raise EventError(f"the input is not UTF-8 ({error}); events are text") from error
+        except psycopg.DataError as error:
+            raise EventError(f"the event was refused: {error.diag.message_primary}") from error
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailableError(f"PostgreSQL went away: {str(error).strip()}") from error
 
 
 @main.command(epilog="Example: curl -N http://127.0.0.1:8000$(headrace url room:1 --since all)")
@@ -121,6 +129,61 @@ def status(as_json: bool) -> None:
         click.echo("\n".join(_table(snapshot)))
 
 
+@main.command(epilog="Example: headrace drain web1-0")
+@click.argument("shard")
+def drain(shard: str) -> None:
+    """Move all connections of SHARD to other shards of its node, and send it no new ones.
+
+    No client reconnects. The shard stays up, and `rebalance` passes it over, until `undrain`.
+    """
+    _operations().drain(shard)
+    click.echo(f"{shard} is drained")
+
+
+@main.command(epilog="Example: headrace undrain web1-0")
+@click.argument("shard")
+def undrain(shard: str) -> None:
+    """Let a drained SHARD serve again, and move its share of the slots to it."""
+    _operations().undrain(shard)
+    click.echo(f"{shard} is up")
+
+
+@main.command(epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0")
+@click.argument("what", metavar="STREAM|SLOT")
+@click.argument("shard")
+def move(what: str, shard: str) -> None:
+    """Move a slot, given by number or by a stream in it, to SHARD with all its connections. No client reconnects."""
+    number = _operations().move(what, shard)
+    click.echo(f"slot {number} is served by {shard}")
+
+
+@main.command(epilog="Example: headrace rebalance --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only show the plan.")
+def rebalance(dry_run: bool) -> None:
+    """Spread the slots evenly over the shards that are up, with their connections. No client reconnects."""
+    operations = _operations()
+    plans = operations.plans()
+    rows = [("node", "shard", "slots now", "slots then")]
+    for plan in plans:
+        rows += [(plan.node, shard, str(plan.before[shard]), str(plan.after[shard])) for shard in plan.before]
+    click.echo("\n".join(_aligned(rows)))
+    if not dry_run:
+        operations.rebalance()
+        click.echo(f"moved {sum(plan.moves for plan in plans)} slots")
+
+
+def _operations() -> Operations:
+    settings = _settings("redis_url")
+    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+    return Operations(directory, lambda line: click.echo(line, err=True))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
 def _status(snapshot: Snapshot) -> dict[str, Any]:
     owned: dict[str, int] = {}
     for slots in snapshot.slots.values():
@@ -154,9 +217,7 @@ def _table(snapshot: Snapshot) -> Iterator[str]:
             for shard in _status(snapshot)["shards"]
         ),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from _aligned(rows)
     if len(rows) == 1:
         yield "no shard is registered"
     yield f"epoch {snapshot.epoch[0]} {snapshot.epoch[1]}, {datetime.now():%H:%M:%S}"

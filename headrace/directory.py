@@ -66,8 +66,8 @@ class Snapshot:
 
     epoch: tuple[str, int] = ("", 0)
     shards: tuple[ShardEntry, ...] = ()
-    drained: frozenset[str] = frozenset()
     slots: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: MappingProxyType({}))
+    drained: frozenset[str] = frozenset()
 
 
 class Directory:
@@ -157,8 +157,8 @@ class Directory:
         return Snapshot(
             (generation, int(count)),
             tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.id)),
-            frozenset(drained),
             known.slots if (generation, int(count)) == known.epoch else MappingProxyType(slots),
+            frozenset(drained),
         )
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:

@@ -152,7 +152,7 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
 def _load(data: bytes) -> dict[str, Any]:
     try:
         message = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HandoffError(f"hand-off message is not JSON: {data[:80]!r}") from error
     if not isinstance(message, dict):
         raise HandoffError(f"hand-off message is not an object: {data[:80]!r}")

@@ -118,7 +118,8 @@ class Channels:
         """Offer the client to the shard that listens at path. Yields, in a process that gevent has patched.
 
         message is an encoded `headrace.handoff.Handoff`; extra are descriptors that go along. A kept channel that
-        turns out to be closed is replaced by a new one once. If this greenlet is killed with the message sent, the client is shut down.
+        turns out to be closed is replaced by a new one once. If this greenlet is killed with the message sent, the
+        client is shut down.
         """
         lane = self._lanes.setdefault(path, _Lane())
         if not lane.enter(self._deadline_s):

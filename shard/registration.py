@@ -7,6 +7,7 @@ under our id: it is our successor, everything goes to it, and this process ends.
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import gevent
 
@@ -16,6 +17,8 @@ from headrace.placement import rendezvous
 from headrace.stream import SLOTS
 
 logger = logging.getLogger(__name__)
+
+BUSY_INTERVAL_S: Final = 0.2
 
 
 class Registration:
@@ -82,7 +85,8 @@ class Registration:
     def _run(self) -> None:
         while True:
             self.announce()
-            gevent.sleep(self._interval_s)
+            # While connections move, somebody waits for us to say how far we are.
+            gevent.sleep(min(self._interval_s, BUSY_INTERVAL_S) if self._entry().moving else self._interval_s)
 
 
 def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:

@@ -6,4 +6,5 @@ pytest_plugins = [
     "tests.fixtures.scripted_shard",
     "tests.fixtures.shard",
     "tests.fixtures.proxy",
+    "tests.fixtures.stack",
 ]

@@ -314,8 +314,10 @@ def _endings(history: History, owed: Owed) -> Iterator[Violation]:
             status = session.ending.removeprefix("refused ")
             if status != "503":
                 yield _ending(history, session, f"was refused with status {status}")
-        elif session.opened_at is not None and session.ending not in ("", "left") and not _is_owed(
-            history, session, owed
+        elif (
+            session.opened_at is not None
+            and session.ending not in ("", "left")
+            and not _is_owed(history, session, owed)
         ):
             yield _ending(history, session, f"was disconnected ({session.ending}), which nothing owes it")
 

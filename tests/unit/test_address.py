@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from headrace.address import Address
 from headrace.errors import UsageError
+from headrace.up.address import Address
 
 
 def test_taken_port_is_refused() -> None:

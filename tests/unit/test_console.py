@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.console import Console, takes_colours
+from headrace.up.console import Console, takes_colours
 from tests.fixtures.waiting import wait_until
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import AlreadyRunningError, UsageError
-from headrace.home import Home
 from headrace.settings import environ_with_file
+from headrace.up.home import Home
 
 
 def test_lock_is_exclusive(tmp_path: Path) -> None:

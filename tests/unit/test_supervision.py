@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import UnavailableError
-from headrace.program import Program
-from headrace.supervision import Supervision
-from headrace.unit import Unit
+from headrace.up.program import Program
+from headrace.up.supervision import Supervision
+from headrace.up.unit import Unit
 from tests.fixtures.waiting import wait_until
 
 # Writes its name when told to stop, and stops.

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from headrace.errors import EmbeddedServerError
-from headrace.unit import State, Unit
+from headrace.up.unit import State, Unit
 
 
 class Scripted:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from headrace.address import Address
-from headrace.console import Console, takes_colours
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
-from headrace.home import Home
-from headrace.program import Program
 from headrace.schema import migrate
 from headrace.settings import Settings
-from headrace.supervision import Supervision
-from headrace.unit import Unit
+from headrace.up.address import Address
+from headrace.up.console import Console, takes_colours
+from headrace.up.home import Home
+from headrace.up.program import Program
+from headrace.up.supervision import Supervision
+from headrace.up.unit import Unit
 
 logger = logging.getLogger(__name__)
 

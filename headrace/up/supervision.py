@@ -14,8 +14,8 @@ from contextlib import suppress
 from types import FrameType
 
 from headrace.errors import UnavailableError
-from headrace.program import Output, Program
-from headrace.unit import State, Unit
+from headrace.up.program import Output, Program
+from headrace.up.unit import State, Unit
 
 _LONGEST_WAIT_S = 5.0
 _DRAINING_S = 1.0

@@ -1,0 +1,159 @@
+"""What operators do with shards: drain, undrain, move and rebalance, each until it is done.
+
+An operation only writes into the directory what is wanted. The shards read it, move their connections, and say in
+their entries which epoch they have carried out; the operation waits for that. Whatever dies half-way, the next reading
+goes on from what is written.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.directory import Directory, ShardEntry, Snapshot
+from headrace.errors import UnavailableError, UsageError
+from headrace.placement import rendezvous
+from headrace.stream import SLOTS, slot
+
+POLL_S: Final = 0.2
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """New owners for slots of one node; moves counts the slots that change."""
+
+    node: str
+    owners: Mapping[int, str]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+    @property
+    def moves(self) -> int:
+        """How many slots get another owner."""
+        return len(self.owners)
+
+
+class Operations:
+    """Operations on one deployment. say is given a line of progress whenever there is news.
+
+    Owned by its caller. Every operation raises UsageError for what does not exist, UnavailableError where it was not
+    done within deadline_s, and DirectoryUnavailableError without Redis.
+    """
+
+    def __init__(self, directory: Directory, say: Say, *, deadline_s: float = 60.0) -> None:
+        self._directory = directory
+        self._say = say
+        self._deadline_s = deadline_s
+
+    def drain(self, shard_id: str) -> None:
+        """Have all connections of a shard moved to others of its node, and no new ones sent to it."""
+        entry = self._shard(self._directory.read(), shard_id)
+        snapshot = self._directory.read()
+        others = _willing(snapshot, entry.node)
+        if not [other for other in others if other != shard_id]:
+            raise UsageError(f"no other shard of node {entry.node!r} is up; add one with `headrace scale` first")
+        self._directory.drain(shard_id)
+        self._directory.claim(entry.node, settle_s=0)
+        self._wait(
+            lambda now: self._shard(now, shard_id).state == "drained",
+            lambda now: f"{shard_id}: {self._shard(now, shard_id).connections} connections left",
+        )
+
+    def undrain(self, shard_id: str) -> None:
+        """Let a drained shard serve again, with its share of the slots."""
+        entry = self._shard(self._directory.read(), shard_id)
+        self._directory.undrain(shard_id)
+        self._wait(
+            lambda now: self._shard(now, shard_id).state == "up",
+            lambda now: f"{shard_id} is {self._shard(now, shard_id).state}",
+        )
+        self._carry_out([plan for plan in self.plans() if plan.node == entry.node])
+
+    def move(self, what: str, shard_id: str) -> int:
+        """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""
+        snapshot = self._directory.read()
+        entry = self._shard(snapshot, shard_id)
+        if shard_id in snapshot.drained:
+            raise UsageError(f"shard {shard_id!r} is drained; `headrace undrain {shard_id}` first")
+        number = int(what) if what.isascii() and what.isdigit() and int(what) < SLOTS else slot(what)
+        self._directory.assign(entry.node, {number: shard_id})
+        self._settle(entry.node)
+        return number
+
+    def plans(self) -> list[Plan]:
+        """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
+        return list(_plans(self._directory.read()))
+
+    def rebalance(self) -> None:
+        """Carry out the plans."""
+        self._carry_out(self.plans())
+
+    def _carry_out(self, plans: list[Plan]) -> None:
+        for plan in plans:
+            self._directory.assign(plan.node, plan.owners)
+        for plan in plans:
+            self._settle(plan.node)
+
+    def _settle(self, node: str) -> None:
+        """Wait until every shard of the node has carried out the directory as it is now."""
+        wanted = self._directory.read().epoch
+
+        def waiting(now: Snapshot) -> list[ShardEntry]:
+            return [entry for entry in now.shards if entry.node == node and not _settled(entry, wanted)]
+
+        self._wait(
+            lambda now: not waiting(now),
+            lambda now: f"node {node}: {sum(entry.moving for entry in waiting(now))} connections are moving",
+        )
+
+    def _wait(self, done: Callable[[Snapshot], bool], progress: Callable[[Snapshot], str]) -> None:
+        deadline = time.monotonic() + self._deadline_s
+        said = ""
+        while True:
+            now = self._directory.read()
+            if done(now):
+                return
+            line = progress(now)
+            if line != said:
+                self._say(line)
+                said = line
+            if time.monotonic() >= deadline:
+                raise UnavailableError(f"not done within {self._deadline_s:g} s: {line}; `headrace status` tells more")
+            time.sleep(POLL_S)
+
+    def _shard(self, snapshot: Snapshot, shard_id: str) -> ShardEntry:
+        for entry in snapshot.shards:
+            if entry.id == shard_id:
+                return entry
+        known = ", ".join(entry.id for entry in snapshot.shards) or "none"
+        raise UsageError(f"there is no shard {shard_id!r}; registered are {known}")
+
+
+def _settled(entry: ShardEntry, wanted: tuple[str, int]) -> bool:
+    generation, _, count = entry.settled.partition(" ")
+    return not entry.moving and generation == wanted[0] and count.isdigit() and int(count) >= wanted[1]
+
+
+def _willing(snapshot: Snapshot, node: str) -> list[str]:
+    return [
+        entry.id
+        for entry in snapshot.shards
+        if entry.node == node and entry.state == "up" and entry.id not in snapshot.drained
+    ]
+
+
+def _plans(snapshot: Snapshot) -> Iterator[Plan]:
+    for node in sorted({entry.node for entry in snapshot.shards}):
+        willing = _willing(snapshot, node)
+        if not willing:
+            continue
+        current = snapshot.slots.get(node, {})
+        ideal = {number: rendezvous(number, willing)[0] for number in range(SLOTS)}
+        owners = {number: owner for number, owner in ideal.items() if current.get(number) != owner}
+        shards = sorted(entry.id for entry in snapshot.shards if entry.node == node)
+        yield Plan(node, owners, _share(current, shards), _share(ideal, shards))
+
+
+def _share(owners: Mapping[int, str], shards: list[str]) -> dict[str, int]:
+    return {shard: sum(owner == shard for owner in owners.values()) for shard in shards}

@@ -1,0 +1,1 @@
+"""`headrace up`: everything on one node, supervised."""

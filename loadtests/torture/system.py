@@ -1,0 +1,230 @@
+"""The tortured system: PostgreSQL and Redis of its own, the wires to PostgreSQL, and `headrace up` as a user runs it."""
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import psycopg
+
+from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
+from headrace.process import spawn
+from loadtests.torture.judge import Death
+from loadtests.torture.plan import Plan
+from loadtests.torture.wire import Wire
+
+NODE: Final = "t"
+_HANDED: Final = re.compile(r"hand-off accepted: request (\S+) of .*, shard ([^,\s]+)")
+_ENDED: Final = re.compile(r"^up\s+\| (\S+) \(pid (\d+)\) (ended with|was not ready)")
+_ALARMING: Final = (
+    "could not handle",
+    "could not write to",
+    "CRITICAL",
+    "Error handling request",
+    "Exception in worker",
+)
+_ROOT: Final = Path(__file__).parents[2]
+
+
+class System:
+    """All processes. Owned by the run; faults do what they like to it and note what they have killed."""
+
+    def __init__(self, plan: Plan, command: str = "") -> None:
+        self.plan = plan
+        self.secret = secrets.token_urlsafe(24)
+        self.lines: list[tuple[float, str]] = []
+        self.shard_of: dict[str, str] = {}
+        self.deaths: list[Death] = []
+        self.killed: set[int] = set()
+        self.alarms: list[tuple[float, str]] = []
+        self.unasked: list[tuple[float, str]] = []
+        self.address = ("127.0.0.1", 0)
+        self.closing = False
+        self.directory = Path(tempfile.mkdtemp(prefix="headrace-torture-"))
+        self.directory.chmod(0o711)
+        self.postgres = EmbeddedPostgres(self.directory, durable=False, max_connections=70)
+        self.redis = EmbeddedRedis(self.directory)
+        self._command = shlex.split(command) or [sys.executable, "-m", "headrace.cli"]
+        self._up: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+
+    # -- from start to end
+
+    def start(self) -> None:
+        """Start everything; returns when clients are served."""
+        self.postgres.start()
+        self.redis.start()
+        self.wires = {name: Wire(self.postgres.port) for name in ("reads", "listen")}
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
+        environ |= self.plan.settings
+        environ |= {
+            "HEADRACE_DATABASE_URL": self.wires["reads"].url(self.postgres.url),
+            "HEADRACE_LISTEN_DATABASE_URL": self.wires["listen"].url(self.postgres.url),
+            "HEADRACE_REDIS_URL": self.redis.url,
+            "HEADRACE_SECRET": self.secret,
+            "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])]),
+            "PYTHONUNBUFFERED": "1",
+        }
+        reading, writing = os.pipe()
+        arguments = ["up", "--port", "0", "--shards", str(self.plan.shards), "--router-workers", "2", "--node", NODE]
+        self._up = spawn(
+            [*self._command, *arguments],
+            death_signal=signal.SIGTERM,
+            environ=environ,
+            directory=self.directory,
+            output=writing,
+        )
+        os.close(writing)
+        threading.Thread(target=self._listen, args=(reading,), daemon=True).start()
+        if not self._ready.wait(60) or self._up.poll() is not None:
+            raise RuntimeError("`headrace up` did not get ready:\n" + "\n".join(line for _, line in self.lines[-30:]))
+
+    def stop(self) -> None:
+        """End everything and leave nothing behind."""
+        self.closing = True
+        for process in self.postgres_processes():
+            _send(process, signal.SIGCONT)
+        for pid in self.shards().values():
+            _send(pid, signal.SIGCONT)
+        if self._up is not None and self._up.poll() is None:
+            self._up.terminate()
+            try:
+                self._up.wait(20)
+            except subprocess.TimeoutExpired:
+                self._up.kill()
+        for wire in getattr(self, "wires", {}).values():
+            wire.close()
+        self.redis.stop()
+        self.postgres.hurry()
+        self.postgres.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def connect(self, name: str = "torture", timeout_s: int = 10) -> psycopg.Connection[Any]:
+        """A connection to PostgreSQL that no fault of the wire touches."""
+        return psycopg.connect(
+            self.postgres.url, autocommit=True, connect_timeout=timeout_s, application_name=name, prepare_threshold=None
+        )
+
+    # -- its processes
+
+    def shards(self) -> dict[str, int]:
+        """The shards' ids with their processes."""
+        found = {}
+        for process in self._children():
+            words = _words(process)
+            if "shard" in words and "--id" in words and "headrace/process.py" not in " ".join(words):
+                found[words[words.index("--id") + 1]] = process.pid
+        return dict(sorted(found.items()))
+
+    def router_master(self) -> int | None:
+        """gunicorn's master."""
+        masters = [p for p in self._children() if any("gunicorn" in word for word in _words(p))]
+        return next((p.pid for p in masters if p.ppid() == self._up_pid), None)
+
+    def router_workers(self) -> list[int]:
+        """gunicorn's workers."""
+        master = self.router_master()
+        try:
+            return sorted(child.pid for child in psutil.Process(master).children()) if master else []
+        except psutil.NoSuchProcess:
+            return []
+
+    def postgres_processes(self) -> list[int]:
+        """The postmaster first, then its children."""
+        try:
+            main = psutil.Process(self.postgres.pid) if self.postgres.pid else None
+            return [main.pid, *(child.pid for child in main.children(recursive=True))] if main else []
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal, and note that what follows was our doing."""
+        self.killed.add(pid)
+        _send(pid, number)
+
+    def died(self, shard: str, how: str, until: float | None = None) -> None:
+        """Note that a shard was killed, stopped or paused now."""
+        self.deaths.append(Death(shard, time.monotonic(), how, until))
+
+    def around(self, at: float, request_id: str = "", within_s: float = 2.0) -> list[str]:
+        """What the processes said at about that time, and what was said of the request at any time."""
+        chosen = []
+        for said, line in self.lines:
+            ours = bool(request_id) and f"request {request_id} " in line
+            near = abs(said - at) <= within_s and "hand-off accepted" not in line
+            if ours or near:
+                chosen.append(f"{said - at:+7.2f} s  {line[:240]}")
+        return chosen
+
+    @property
+    def _up_pid(self) -> int:
+        assert self._up is not None
+        return self._up.pid
+
+    def _children(self) -> Sequence[psutil.Process]:
+        try:
+            return psutil.Process(self._up_pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def _listen(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb", buffering=0) as pipe:
+            rest = b""
+            while data := _read(pipe.fileno()):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._line(line.decode(errors="replace"))
+        self._ready.set()
+        if not self.closing:
+            self.unasked.append((time.monotonic(), "`headrace up` has ended by itself"))
+
+    def _line(self, line: str) -> None:
+        now = time.monotonic()
+        self.lines.append((now, line))
+        if found := _HANDED.search(line):
+            self.shard_of[found[1]] = found[2]
+        elif (found := _ENDED.match(line)) and int(found[2]) not in self.killed and not self.closing:
+            self.unasked.append((now, line))
+        elif any(word in line for word in _ALARMING):
+            self.alarms.append((now, line))
+        elif line.startswith("headrace ready http://"):
+            host, _, port = line.removeprefix("headrace ready http://").rpartition(":")
+            self.address = host, int(port)
+            self._ready.set()
+
+
+def _read(descriptor: int) -> bytes:
+    # Under gevent a pipe must not block the process.
+    os.set_blocking(descriptor, False)
+    while True:
+        try:
+            return os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            time.sleep(0.02)
+        except OSError:
+            return b""
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
