@@ -18,8 +18,11 @@ logger = logging.getLogger(__name__)
 class Readable(Protocol):
     """The part of `headrace.directory.Directory` that is needed here."""
 
-    def read(self, known: Snapshot | None = None) -> Snapshot: ...  # noqa: D102
-    def changes(self, *, timeout_s: float) -> Generator[bool, None, None]: ...  # noqa: D102
+    def read(self, known: Snapshot | None = None) -> Snapshot:
+        """The whole directory; known spares reading again what has not changed."""
+
+    def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
+        """True after each change, False after so many seconds without one."""
 
 
 class Follower:

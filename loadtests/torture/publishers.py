@@ -43,7 +43,7 @@ _KINDS: Final = {
 _TYPES: Final = ("message", "message", "message", "note", "\u00fcn\u00ef type")
 # Outages, a full disk, a lack of slots: what the faults make. 40001 is REPEATABLE READ's own, 40P01 documented for
 # SET CONSTRAINTS.
-_EXPECTED_ERRORS: Final = re.compile("57P0.|08...|53100|53300|53400|XX000")
+_EXPECTED_ERRORS: Final = re.compile("57P0.|08...|53100|53300")
 _BREAK: Final = re.compile("\r\n|\r")
 
 

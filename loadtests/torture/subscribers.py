@@ -1,0 +1,245 @@
+"""Subscribers: each behaves as a browser does, some well and some badly, and writes down all that it is sent.
+
+steady      reads at once and stays
+slow        reads little by little, through a small receive buffer
+stalling    stops reading for some seconds, now and then for longer than the write deadline
+vanishing   goes away without a FIN (the kernel drops what comes for it), and comes back on another connection
+restless    leaves, with a FIN or a reset, in the middle of whatever comes, and comes back with its last id
+late        arrives at any time during the run, then is steady
+"""
+
+import contextlib
+import ctypes
+import random
+import re
+import socket
+import struct
+import time
+from typing import Final
+
+from headrace import tokens
+from loadtests.torture.judge import History, Received, Session
+from loadtests.torture.plan import Client, Plan
+from loadtests.torture.system import System
+
+_SO_ATTACH_FILTER: Final = 26
+_BLOCK: Final = re.compile(
+    r"(?P<retry>retry: [0-9]+)"
+    r"|: (?P<comment>[^\n]*)"
+    r"|id: (?P<cursor>[0-9]+(?:\.[0-9]+)*)"
+    r"|(?:id: (?P<id>[0-9]+(?:(?:\.[0-9]+)+/[0-9]+)?)\n)?(?:event: (?P<type>[^\n]+)\n)?"
+    r"(?P<data>data: [^\n]*(?:\ndata: [^\n]*)*)"
+)
+_OPENING_DEADLINE_S: Final = 15.0
+
+
+class Subscribing:
+    """All subscribers. Once `draining` they behave; once `closing` they leave."""
+
+    def __init__(self, plan: Plan, system: System) -> None:
+        self.plan = plan
+        self.system = system
+        self.draining = False
+        self.closing = False
+        self.connected = 0
+        self.received = 0
+        self.refusals = 0
+        self.subscribers = [Subscriber(self, client) for client in plan.clients]
+        self._interned: dict[str, str] = {}
+        self._graveyard: list[socket.socket] = []
+
+    def intern(self, data: str) -> str:
+        """One copy of each text, since hundreds get the same."""
+        return self._interned.setdefault(data, data)
+
+    def bury(self, vanished: socket.socket) -> None:
+        """Keep a socket that must not say FIN."""
+        self._graveyard.append(vanished)
+
+
+class Subscriber:
+    """One client over all its connections. `cursor` is the last id it was given, per stream."""
+
+    def __init__(self, all_: Subscribing, client: Client) -> None:
+        self.history = History(
+            client.name, client.kind, client.streams, client.start, client.user, client.audiences, client.ttl_s
+        )
+        self.last_id = ""
+        self._all = all_
+        self._client = client
+        self._chance = all_.plan.random(f"subscriber {client.name}")
+        self._path = self._sign()
+
+    @property
+    def cursor(self) -> tuple[int, ...] | None:
+        """Where it is in each stream, None before it was told."""
+        return tuple(map(int, self.last_id.partition("/")[0].split("."))) if self.last_id else None
+
+    def run(self) -> None:
+        """Connect again and again until the end."""
+        chance = self._chance
+        if self._client.kind == "late":
+            self._rest(chance.uniform(0, self._all.plan.seconds * 0.8))
+        else:
+            self._rest(chance.uniform(0, 2))
+        while not self._all.closing:
+            session = self._session()
+            self.history.sessions.append(session)
+            self._live(session)
+            session.ended_at = time.monotonic()
+            # As a browser does, but with little patience: the run is short.
+            self._rest(chance.uniform(0.02, 0.3) if session.opened_at is not None else chance.uniform(0.2, 0.8))
+
+    # -- one connection
+
+    def _session(self) -> Session:
+        number = len(self.history.sessions)
+        sent = self.last_id or (self._client.start if self._client.start not in ("now", "all") else None)
+        return Session(f"{self._client.name}-{number}", sent, time.monotonic())
+
+    def _request(self, session: Session) -> bytes:
+        path = self._sign() if self._client.ttl_s is not None else self._path
+        lines = [f"X-Request-Id: {session.request_id}", "Host: torture", "Accept: text/event-stream"]
+        since = session.sent or self._client.start
+        if session.sent is not None and self._chance.random() < 0.7:
+            lines.append(f"Last-Event-ID: {session.sent}")
+            # As the browser element does: the URL of the page stays, and the header wins.
+            since = self._client.start if "/" not in self._client.start else since
+        return "\r\n".join([f"GET {path}?since={since} HTTP/1.1", *lines, "", ""]).encode()
+
+    def _sign(self) -> str:
+        client = self._client
+        token = tokens.sign(
+            client.streams,
+            secrets=(self._all.system.secret,),
+            user=client.user,
+            audiences=sorted(client.audiences),
+            ttl_s=client.ttl_s,
+        )
+        return f"/streams/{token}"
+
+    def _live(self, session: Session) -> None:
+        connection = socket.socket()
+        kept = False
+        try:
+            if self._client.kind in ("slow", "stalling"):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(_OPENING_DEADLINE_S)
+            connection.connect(self._all.system.address)
+            connection.sendall(self._request(session))
+            rest = self._open(connection, session)
+            if session.opened_at is not None:
+                self._all.connected += 1
+                try:
+                    kept = self._read(connection, session, rest)
+                finally:
+                    self._all.connected -= 1
+        except OSError:
+            # A reset ends an opened connection as an orderly end does; before that nothing was promised.
+            session.ending = "cut" if session.opened_at is not None else "unanswered"
+        finally:
+            if not kept:
+                connection.close()
+
+    def _open(self, connection: socket.socket, session: Session) -> bytes:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = connection.recv(65536)
+            if not data:
+                session.ending = "unanswered"
+                return b""
+            head += data
+        head, _, rest = head.partition(b"\r\n\r\n")
+        status = head.split(b" ", 2)[1].decode()
+        if status == "200":
+            session.opened_at = time.monotonic()
+        else:
+            self._all.refusals += 1
+            session.ending = f"refused {status}"
+        return rest
+
+    def _read(self, connection: socket.socket, session: Session, rest: bytes) -> bool:
+        """Read to the connection's end; whether the socket must be kept, since it has vanished."""
+        chance, kind, all_ = self._chance, self._client.kind, self._all
+        leaves = kind in ("restless", "vanishing")
+        leave_at = time.monotonic() + (chance.uniform(0.2, 6) if leaves else float("inf"))
+        stall_at = time.monotonic() + chance.uniform(0.5, 6)
+        connection.settimeout(0.5)
+        while True:
+            rest = self._parse(session, rest)
+            if all_.closing:
+                session.ending = "left"
+                return False
+            now = time.monotonic()
+            if not all_.draining:
+                if now > leave_at:
+                    session.ending = "left"
+                    return self._leave(connection)
+                if kind == "slow":
+                    self._rest(chance.uniform(0.01, 0.15))
+                elif kind == "stalling" and now > stall_at:
+                    long = chance.random() < 0.1
+                    self._rest(chance.uniform(9, 14) if long else chance.uniform(0.5, 4))
+                    session.stalled_s = max(session.stalled_s, time.monotonic() - now)
+                    stall_at = time.monotonic() + chance.uniform(0.5, 6)
+            try:
+                data = connection.recv(chance.randint(200, 3000) if kind == "slow" and not all_.draining else 65536)
+            except TimeoutError:
+                continue
+            if not data:
+                session.ending = session.ending or "cut"
+                return False
+            rest += data
+
+    def _leave(self, connection: socket.socket) -> bool:
+        if self._client.kind == "vanishing":
+            drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0), 8)
+            program = struct.pack("HxxxxxxP", 1, ctypes.addressof(drop_all))
+            connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            self._all.bury(connection)
+            return True
+        if self._chance.random() < 0.5:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return False
+
+    # -- what comes
+
+    def _parse(self, session: Session, data: bytes) -> bytes:
+        """Note all whole frames; returns what follows them."""
+        end = data.rfind(b"\n\n")
+        if end < 0:
+            return data
+        now = time.monotonic()
+        for block in data[:end].decode("utf-8", "replace").split("\n\n"):
+            match = _BLOCK.fullmatch(block)
+            if match is None or "\r" in block:
+                session.malformed = session.malformed or block or "(empty)"
+            elif match["cursor"]:
+                self.last_id = match["cursor"]
+                session.frames.append(Received(now, self.last_id))
+            elif match["data"]:
+                self._event(session, now, match)
+        return data[end + 2 :]
+
+    def _event(self, session: Session, now: float, match: re.Match[str]) -> None:
+        data = match["data"].removeprefix("data: ").replace("\ndata: ", "\n")
+        type_ = match["type"] or "message"
+        if (match["id"] is None) != type_.startswith("headrace:"):
+            session.malformed = session.malformed or f"a sentinel with an id, or an event without: {match[0][:100]}"
+            return
+        if match["id"] is not None:
+            self._all.received += 1
+            self.last_id = match["id"]
+        elif type_ == "headrace:goodbye":
+            reason = re.search(r'"reason":"([^"]*)"', data)
+            session.ending = f"goodbye {reason[1] if reason else data}"
+        session.frames.append(Received(now, match["id"], type_, self._all.intern(data)))
+
+    def _rest(self, seconds: float) -> None:
+        """Sleep, but no longer than the run lets it."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(ValueError):
+            while time.monotonic() < until and not (self._all.draining or self._all.closing):
+                time.sleep(min(0.5, until - time.monotonic()))
+        if self._all.draining:
+            time.sleep(random.uniform(0.0, 0.1))
