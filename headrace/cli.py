@@ -27,7 +27,7 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except HeadraceError as error:
-            click.echo(f"headrace: {error}", err=True)
+            click.echo(f"headrace: {' '.join(str(error).split())}", err=True)
             context.exit(2 if isinstance(error, UsageError) else 1)
 
 

@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.shard",
     "tests.fixtures.proxy",
     "tests.fixtures.stack",
+    "tests.fixtures.up",
 ]

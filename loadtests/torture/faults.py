@@ -109,8 +109,8 @@ class ShardFiles(Fault):
         shard = self.chance.choice(sorted(shards))
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(shards[shard])
-            self._soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
-            process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds(), hard))
+            self._limits = process.rlimit(resource.RLIMIT_NOFILE)
+            process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds(), self._limits[1]))
             self._process = process
         _terminate_backends(self.system, f"headrace {shard} %")
         return shard
@@ -119,7 +119,7 @@ class ShardFiles(Fault):
         """Raise the limit again."""
         with contextlib.suppress(psutil.Error):
             if self._process is not None:
-                self._process.rlimit(resource.RLIMIT_NOFILE, (self._soft, self._process.rlimit(resource.RLIMIT_NOFILE)[1]))
+                self._process.rlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
 class RouterWorkerKill(Fault):

@@ -1,5 +1,6 @@
-"""The tortured system: PostgreSQL and Redis of its own, the wires to PostgreSQL, and `headrace up` as a user runs it."""
+"""The tortured system: PostgreSQL and Redis of its own, the wires to PostgreSQL, and `headrace up` as users run it."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -224,7 +225,5 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.fixtures.scripted_sse import ScriptedServer, scripted_server
+from tests.fixtures.up import Up
 
 # Without the last four, Chromium calls home, which a closed network answers slowly.
 ARGUMENTS = [
@@ -109,3 +110,9 @@ def listen(context: BrowserContext, server: ScriptedServer) -> Listen:
         return Listener(context.new_page(), server.url, named)
 
     return listen
+
+
+@pytest.fixture
+def demo_url(running_up: Up) -> str:
+    """The demo page of the real thing."""
+    return f"{running_up.ready()}/"

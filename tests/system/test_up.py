@@ -7,10 +7,6 @@ import shutil
 import signal
 import socket
 import stat
-import subprocess
-import sys
-import tempfile
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,110 +15,14 @@ from urllib.error import URLError
 import psycopg
 import pytest
 
-from headrace.settings import environ_with_file
+from tests.fixtures.up import (
+    READY_S,
+    Up,
+    children,
+    lives,
+    searchable_directory,
+)
 from tests.fixtures.waiting import wait_until
-
-READY_S = 60.0  # a first start makes the data of PostgreSQL
-STOP_S = 30.0
-# Tests of this file share one directory and its data, one after another; each starts and ends its own `up`.
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def direct_children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
-
-
-def children(pid: int) -> list[int]:
-    """The processes below pid, at any depth."""
-    return [deeper for child in direct_children(pid) for deeper in (child, *children(child))]
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-class Up:
-    """One `headrace up`, whose output a thread collects. Owned by the test."""
-
-    def __init__(self, directory: Path, *options: str, environ: dict[str, str] | None = None) -> None:
-        self.directory = directory
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "up", "--node", "n", *options],
-            cwd=directory,
-            env=ENVIRON | (environ or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        return environ_with_file({}, self.directory / ".headrace" / "env")
-
-    def ready(self) -> str:
-        """Wait for the line that says so; return the address it gives."""
-
-        def found() -> "re.Match[str] | None":
-            assert self.process.poll() is None, self.text
-            return re.search(r"^headrace ready (http://127\.0\.0\.1:\d+)$", self.text, re.MULTILINE)
-
-        match = wait_until(found, "headrace is ready", READY_S)
-        assert match is not None
-        return match.group(1)
-
-    def says(self, pattern: str) -> "re.Match[str]":
-        match = wait_until(lambda: re.search(pattern, self.text, re.MULTILINE), f"up says {pattern!r}", 20)
-        assert match is not None
-        return match
-
-    def pids(self, part: str) -> list[int]:
-        """The direct children whose command line contains part."""
-        return [pid for pid in direct_children(self.process.pid) if part in command_line(pid)]
-
-    def pid(self, part: str) -> int:
-        (pid,) = wait_until(lambda: self.pids(part), f"there is a process {part!r}")
-        return pid
-
-    def end(self, number: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        status = self.process.wait(STOP_S)
-        self._reader.join(5)
-        return status
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self._reader.join(5)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 def get(url: str) -> tuple[int, str]:
@@ -155,11 +55,10 @@ def published(url: str) -> bool:
         return False
 
 
+# The tests of this file share one directory and its data, one after another; each starts and ends its own `up`.
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A directory that every user can search, unlike pytest's own, so that the data live in it."""
-    path = Path(tempfile.mkdtemp(prefix="headrace-up-"))
-    path.chmod(0o711)
+    path = searchable_directory()
     yield path
     shutil.rmtree(path)
 

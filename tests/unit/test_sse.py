@@ -32,3 +32,12 @@ def test_cursor_without_an_event() -> None:
     parser = Parser()
     assert parser.feed(b"retry: 1500\n\nid: 7\n\n: heartbeat\n\n") == []
     assert (parser.last_id, parser.retry_ms, parser.comments) == ("7", 1500, 1)
+
+
+def test_a_frame_that_is_cut_off_does_not_move_the_cursor() -> None:
+    """The id of an event counts from its blank line on: resuming after a cut in between must bring that event."""
+    parser = Parser()
+    parser.feed(b"id: 7\ndata: a\n\nid: 8\ndata: b\n")
+    assert parser.last_id == "7"
+    assert parser.feed(b"\n") == [Message("8", "message", "b")]
+    assert parser.last_id == "8"

@@ -1,0 +1,227 @@
+"""One run from start to verdict: the composition root of the torture."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import gevent
+
+from loadtests.torture import truth
+from loadtests.torture.faults import FAULTS
+from loadtests.torture.judge import History, Owed, StreamLog, Violation, delivered, judge
+from loadtests.torture.plan import Plan
+from loadtests.torture.predicates import EXPECTED
+from loadtests.torture.publishers import Publishing
+from loadtests.torture.subscribers import Subscribing
+from loadtests.torture.system import System
+
+SETTLE_S = 30.0
+"""How long after the last publish everything may take to arrive, with all faults healed."""
+
+
+@dataclass(slots=True)
+class Injected:
+    """A fault as it happened, in seconds since the run began; until is None while it lasts."""
+
+    name: str
+    target: str
+    since: float
+    until: float | None = None
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What a run has come to. accounts has, for a few violations, what was going on around them."""
+
+    seed: int
+    seconds: float
+    events: int = 0
+    transactions: int = 0
+    deliveries: int = 0
+    subscribers: int = 0
+    connections: int = 0
+    gaps: int = 0
+    whole_after_s: float = 0.0
+    worst_pause_s: float = 0.0
+    settings: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+    endings: dict[str, int] = field(default_factory=dict)
+    faults: list[Injected] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    accounts: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        value = asdict(self)
+        value["faults"] = [asdict(fault) for fault in self.faults]
+        value["violations"] = [{**asdict(violation), "account": str(violation)} for violation in self.violations]
+        return value
+
+
+class Run:
+    """Owned by the main greenlet."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None], command: str = "") -> None:
+        self._plan = plan
+        self._say = say
+        self._system = System(plan, command)
+        self._publishing = Publishing(plan, self._system)
+        self._subscribing: Subscribing | None = None
+        self._verdict = Verdict(plan.seed, plan.seconds, settings=dict(plan.settings))
+        self._stopping = threading.Event()
+        self._began = time.monotonic()
+
+    def __call__(self) -> Verdict:
+        """Torture for the planned time, let everything arrive, and judge."""
+        try:
+            self._say(f"starting everything with {self._plan.shards} shards in {self._system.directory}")
+            self._system.start()
+            self._publishing.prepare()
+            self._torture()
+            self._judge()
+        finally:
+            self._system.stop()
+        return self._verdict
+
+    def _torture(self) -> None:
+        plan = self._plan
+        subscribing = self._subscribing = Subscribing(plan, self._system)
+        self._began = time.monotonic()
+        watching = gevent.spawn(self._watch)
+        clients = [gevent.spawn(subscriber.run) for subscriber in subscribing.subscribers]
+        publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]
+        lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "log")]
+        self._stopping.wait(plan.seconds)
+        self._stopping.set()
+        gevent.joinall(lanes)
+        self._publishing.stopping = True
+        gevent.joinall(publishers, timeout=60)
+        subscribing.draining = True
+        self._settle()
+        subscribing.closing = True
+        gevent.joinall(clients, timeout=30)
+        watching.kill()
+        for greenlet in (*lanes, *publishers, *clients):
+            if greenlet.exception is not None:
+                raise RuntimeError("a part of the torture itself has failed") from greenlet.exception
+
+    def _settle(self) -> None:
+        """Wait, bounded, until every client has got all that it is owed."""
+        since = time.monotonic()
+        with self._system.connect() as connection:
+            logs, broken = truth.check(self._publishing.transactions, *truth.read(connection))
+        self._logs, self._verdict.violations = logs, broken
+        owed = self._owed()
+        assert self._subscribing is not None
+        waiting = list(self._subscribing.subscribers)
+        while waiting and time.monotonic() < since + SETTLE_S:
+            waiting = [one for one in waiting if not _is_whole(one.history, one.cursor, logs, owed)]
+            time.sleep(0.1)
+        self._verdict.whole_after_s = round(time.monotonic() - since, 1)
+        self._ended = time.monotonic()
+
+    def _lane(self, lane: str) -> None:
+        """Inject and heal the faults of one lane, one after the other, each once before any twice."""
+        chance = self._plan.random(f"lane {lane}")
+        scale = min(1.0, self._plan.seconds / 60)
+        made = [(name, FAULTS[name](self._system, self._publishing, chance)) for name in self._plan.faults]
+        names = [(name, fault) for name, fault in made if fault.lane == lane]
+        queue: list[Any] = []
+        while names and not self._stopping.wait(chance.uniform(0.3, 2.5) * max(scale, 0.4)):
+            if not queue:
+                queue = chance.sample(names, len(names))
+            name, fault = queue.pop()
+            low, high = fault.lasts_s
+            lasts_s = max(chance.uniform(low, high) * scale, min(low, 1.0))
+            injected = Injected(name, "", round(time.monotonic() - self._began, 2))
+            self._verdict.faults.append(injected)
+            injected.target = fault.inject(lasts_s)
+            self._stopping.wait(lasts_s)
+            fault.heal()
+            injected.until = round(time.monotonic() - self._began, 2)
+
+    def _watch(self) -> None:
+        """Say how it goes; note how long this process itself was held up."""
+        assert self._subscribing is not None
+        said_at = heard = 0.0
+        while True:
+            before = time.monotonic()
+            time.sleep(0.05)
+            self._verdict.worst_pause_s = max(self._verdict.worst_pause_s, round(time.monotonic() - before - 0.05, 2))
+            if time.monotonic() - said_at < 2:
+                continue
+            rate = (self._subscribing.received - heard) / (time.monotonic() - said_at)
+            heard, said_at = self._subscribing.received, time.monotonic()
+            now = f"{said_at - self._began:4.0f} s"
+            faults = ", ".join(f"{f.name} {f.target}".strip() for f in self._verdict.faults if f.until is None)
+            self._say(
+                f"{now}  {self._publishing.published} events, {heard} deliveries ({rate:.0f}/s), "
+                f"{self._subscribing.connected}/{len(self._subscribing.subscribers)} connected  {faults}"
+            )
+
+    # -- the verdict
+
+    def _owed(self) -> Owed:
+        deadline_s = float(self._plan.settings["HEADRACE_WRITE_DEADLINE_S"])
+        return Owed(_sees, self._system.deaths, deadline_s)
+
+    def _judge(self) -> None:
+        assert self._subscribing is not None
+        verdict, system, owed = self._verdict, self._system, self._owed()
+        histories = [subscriber.history for subscriber in self._subscribing.subscribers]
+        endings: Counter[str] = Counter()
+        for history in histories:
+            for session in history.sessions:
+                session.shard = system.shard_of.get(session.request_id, "")
+                endings[session.ending or "open"] += 1
+                verdict.gaps += sum(frame.type == "headrace:gap" for frame in session.frames)
+            verdict.violations += judge(history, self._logs, owed, at_end=self._ended)
+        told = {"died": system.unasked, "error": system.alarms, "publish": self._publishing.complaints}
+        for kind, said in told.items():
+            verdict.violations += [Violation(kind, "a process", "", (), at, text) for at, text in said]
+        verdict.events = sum(len(log.events) for log in self._logs.values())
+        verdict.transactions = len(self._publishing.transactions)
+        verdict.deliveries = sum(map(delivered, histories))
+        verdict.subscribers = len(histories)
+        verdict.connections = sum(len(history.sessions) for history in histories)
+        verdict.errors = dict(self._publishing.errors)
+        verdict.endings = dict(endings)
+        seen: set[tuple[str, str]] = set()
+        for violation in verdict.violations:
+            # The first of each kind and shard; the rest is usually more of the same.
+            if (key := (violation.kind, violation.shard)) not in seen and len(seen) < 6:
+                seen.add(key)
+                verdict.accounts.append(self._account(violation))
+
+    def _account(self, violation: Violation) -> str:
+        at = violation.at - self._began
+        near = [
+            f"{f.name} {f.target} from {f.since:.1f} to {f.until or self._plan.seconds:.1f} s"
+            for f in self._verdict.faults
+            if f.since - 1 <= at <= (f.until or at) + 6
+        ]
+        said = self._system.around(violation.at, violation.request_id)
+        lines = said if len(said) <= 24 else [*said[:12], "  …", *said[-12:]]
+        when = f"at {at:.2f} s" if violation.at else "at the end"
+        head = f"{violation}\n  {when}; faults around: {'; '.join(near) or 'none'}"
+        return "\n  ".join([head, *lines])
+
+
+def _sees(history: History, stream: str, label: str) -> bool:
+    expected = EXPECTED.get(label)
+    return label in history.audiences or (expected is not None and expected(history.user, stream))
+
+
+def _is_whole(
+    history: History, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed
+) -> bool:
+    if cursor is None:
+        return False
+    for name, position in zip(history.streams, cursor, strict=True):
+        ids = logs[name].visible(lambda label, name=name: owed.sees(history, name, label)) if name in logs else []  # type: ignore[misc]
+        if ids and position < ids[-1]:
+            return False
+    return True
