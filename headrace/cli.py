@@ -17,7 +17,7 @@ from headrace.errors import DatabaseUnavailableError, EventError, HeadraceError,
 from headrace.operations import Operations
 from headrace.settings import Settings, environ_with_file
 from headrace.stream import check_name
-from headrace.up import supervisor
+from headrace.up import control, supervisor
 
 
 class _Group(click.Group):
@@ -172,10 +172,48 @@ def rebalance(dry_run: bool) -> None:
         click.echo(f"moved {sum(plan.moves for plan in plans)} slots")
 
 
+@main.command(epilog="Example: headrace restart web1-0    or, all shards of this node: headrace restart")
+@click.argument("shards", nargs=-1)
+def restart(shards: tuple[str, ...]) -> None:
+    """Replace the processes of SHARDS, or of all, one after the other. No client reconnects.
+
+    Run it where `headrace up` runs. A successor takes over all connections of the old process, then that one ends.
+    """
+    settings = _settings("redis_url")
+    done = control.ask(settings.runtime_dir, {"restart": list(shards)}, _progress)
+    click.echo(f"restarted {', '.join(shards or done)}")
+
+
+@main.command(epilog="Example: headrace scale 4")
+@click.argument("count", type=click.IntRange(1, 64))
+def scale(count: int) -> None:
+    """Have COUNT shards on this node, adding some or removing the last ones. No client reconnects.
+
+    Run it where `headrace up` runs. New shards get their share of the slots; those to be removed are drained first.
+    """
+    settings = _settings("redis_url")
+    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+    operations = _operations()
+    shards = control.ask(settings.runtime_dir, {"list": True}, _progress)
+    if count > len(shards):
+        added = control.ask(settings.runtime_dir, {"add": count - len(shards)}, _progress)
+        operations.join(added)
+        operations.rebalance()
+    for shard in shards[count:]:
+        operations.drain(shard)
+        control.ask(settings.runtime_dir, {"remove": [shard]}, _progress)
+        directory.undrain(shard)
+    click.echo(f"{count} shards")
+
+
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _operations() -> Operations:
     settings = _settings("redis_url")
     directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-    return Operations(directory, lambda line: click.echo(line, err=True))
+    return Operations(directory, _progress)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

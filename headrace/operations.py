@@ -81,6 +81,13 @@ class Operations:
         self._settle(entry.node)
         return number
 
+    def join(self, shard_ids: list[str]) -> None:
+        """Wait until these shards are registered."""
+        self._wait(
+            lambda now: set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"},
+            lambda now: f"waiting for {', '.join(sorted(set(shard_ids) - {entry.id for entry in now.shards}))}",
+        )
+
     def plans(self) -> list[Plan]:
         """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
         return list(_plans(self._directory.read()))

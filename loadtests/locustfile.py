@@ -9,6 +9,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from locust import events
+from locust.runners import WorkerRunner
 
 from headrace.errors import HeadraceError
 from headrace.settings import Settings, environ_with_file
@@ -44,6 +45,10 @@ def build(environment: Any, **_: Any) -> None:
 @events.quitting.add_listener
 def judge(environment: Any, **_: Any) -> None:
     """Say what was checked. To have checked nothing is a failure: it proves nothing."""
+    if environment.runner is None or isinstance(environment.runner, WorkerRunner):
+        return
+    # After a signal locust would choose the exit status before its users have looked at what came last.
+    environment.runner.stop()
     entries = environment.stats.entries.items()
     checked = sum(entry.num_requests for (_, method), entry in entries if method == "EVENT")
     broken = sum(entry.num_failures for (_, method), entry in entries if method == "CHECK")

@@ -28,7 +28,8 @@ class Subscriber(User):
 
     `traffic` are the streams on which its kind of user wants events, and `bytes` the size of each. Reported, under
     the kind's name, are the requests SSE (connecting, until the response's head), EVENT (from just before publishing
-    to receipt), and a failure CHECK for each problem. When the user is stopped it reads on until it has all that is committed by then.
+    to receipt), and a failure CHECK for each problem. When the user is stopped it reads on until it has all that is
+    committed by then.
     """
 
     abstract = True

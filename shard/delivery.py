@@ -217,9 +217,10 @@ class Delivery:
         if connection.blocked_at is not None or connection.dead:
             return
         if connection.settled and any(subscription.hidden for subscription in connection.subscriptions):
-            for subscription in connection.subscriptions:
-                subscription.hidden = False
-            self._write(connection, [event.id_frame(connection.cursor())])
+            # Owed until it is written: one that has never been told its cursor could not resume.
+            if self._write(connection, [event.id_frame(connection.cursor())]):
+                for subscription in connection.subscriptions:
+                    subscription.hidden = False
         else:
             self._write(connection, [event.HEARTBEAT])
 
@@ -309,10 +310,14 @@ class Delivery:
             self.place(subscription)
 
     def mend(self, stream: Stream) -> None:
-        """After an unforeseen error: nobody stays live who does not have everything up to the head."""
-        for subscription in [s for s in stream.live if s.position != stream.head]:
-            self._leave_live(subscription)
-            self.place(subscription)
+        """After an unforeseen error: nobody stays live without everything up to the head, nor behind for ever."""
+        for connection in self.registry:
+            for subscription in connection.subscriptions:
+                if subscription.stream is not stream:
+                    continue
+                if subscription.state is State.LIVE and subscription.position != stream.head:
+                    self._leave_live(subscription)
+                self.place(subscription)
 
     # -- behind
 

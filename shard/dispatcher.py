@@ -185,6 +185,13 @@ class Dispatcher:
                 for stream in message.read.streams:
                     self.delivery.mend(stream)
 
+    def _failed(self, kind: str, error: Exception, connection: Connection) -> None:
+        """An unforeseen error with one connection: it is closed, and comes back with its last id."""
+        self.errors += 1
+        self.last_error = f"{kind}: {error!r}"
+        logger.exception("could not serve %r", connection)
+        self.delivery.close(connection, "internal error")
+
     def settle_up(self) -> None:
         """After a batch: serve clients behind for a while, and ask for the reads that are wanted."""
         if self.stopped:
@@ -226,15 +233,22 @@ class Dispatcher:
             connection = self.registry.connection(fd)
             if connection is None:
                 continue
-            if readable:
-                received = self._poller.receive(fd)
-                connection.received += max(received, 0)
-                if received < 0:
-                    self.delivery.close(connection, "peer gone")
-                elif connection.received > MAX_RECEIVED_BYTES:
-                    self.delivery.goodbye(connection, "unexpected data")
-            if writable:
-                self.delivery.writable(connection)
+            try:
+                self._heard(connection, readable, writable)
+            except Exception as error:
+                # The others are not told of again: what is ready is reported once.
+                self._failed("Ready", error, connection)
+
+    def _heard(self, connection: Connection, readable: bool, writable: bool) -> None:
+        if readable:
+            received = self._poller.receive(connection.fd)
+            connection.received += max(received, 0)
+            if received < 0:
+                self.delivery.close(connection, "peer gone")
+            elif connection.received > MAX_RECEIVED_BYTES:
+                self.delivery.goodbye(connection, "unexpected data")
+        if writable:
+            self.delivery.writable(connection)
 
     def _tick(self, _: Tick) -> None:
         now = self._clock()
@@ -265,9 +279,12 @@ class Dispatcher:
         return max(1, round(self._settings.heartbeat_interval_s / self._settings.tick_interval_s))
 
     def _stop(self, message: Stop) -> None:
-        for connection in self.registry:
-            self.delivery.goodbye(connection, message.reason)
         self.stopped = True
+        for connection in self.registry:
+            try:
+                self.delivery.goodbye(connection, message.reason)
+            except Exception as error:
+                self._failed("Stop", error, connection)
 
     # -- connections that move
 
@@ -406,6 +423,7 @@ class Dispatcher:
             self._first_page(stream, after, page)
         elif page.foreign(stream.head):
             self.delivery.reset(stream, page.head)
+            self._rings.settle(stream.ring)
         else:
             gap = None
             if page.trimmed_to > stream.head:

@@ -28,6 +28,8 @@ from shard.messages import Listening, Message, Relistened, Wake
 logger = logging.getLogger(__name__)
 
 CHANNEL_PREFIX: Final = "headrace_slot_"
+MAX_HEAD_DIGITS: Final = 19
+"""Of a bigint."""
 
 
 class Listener:
@@ -161,7 +163,8 @@ class Listener:
     def _notified(self, channel: str, payload: str) -> None:
         if channel.startswith(CHANNEL_PREFIX):
             head, space, stream = payload.partition(" ")
-            if space and head.isdigit():
+            # Anybody may NOTIFY, without any privilege: what int() refuses MUST NOT get there.
+            if space and head.isascii() and head.isdigit() and len(head) <= MAX_HEAD_DIGITS:
                 self._inbox.put(Wake(stream, int(head)))
         elif channel == self._proof:
             self._proven = True
@@ -170,18 +173,23 @@ class Listener:
         """Send a notification to ourselves over the other URL: it arrives only if LISTEN really works here.
 
         Raises ListenError if it does not, as behind a pooler in transaction mode or when the two URLs lead to
-        different databases. Yields.
+        different databases; a server that is silent proves nothing, and is tried again. Yields.
         """
+        settings = self._settings
         self._proof = f"headrace_proof_{secrets.token_hex(8)}"
-        connection.execute(f"listen {self._proof}")
-        with log.connect(self._settings.database_url, self._name) as other:
+        with gevent.Timeout(settings.read_deadline_s):
+            connection.execute(f"listen {self._proof}")
+        with (
+            log.connect(settings.database_url, self._name) as other,
+            gevent.Timeout(settings.read_deadline_s),
+        ):
             other.execute("select pg_notify(%s, '')", (self._proof,))
-        deadline = time.monotonic() + self._settings.listen_proof_deadline_s
-        while not self._proven:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise ListenError()
+        deadline = time.monotonic() + settings.listen_proof_deadline_s
+        while not self._proven and (left := deadline - time.monotonic()) > 0:
             self._stirred.wait(left)
             self._stirred.clear()
             self._receive(connection)
-        connection.execute(f"unlisten {self._proof}")
+        with gevent.Timeout(settings.ping_deadline_s):
+            connection.execute(f"unlisten {self._proof}")
+        if not self._proven:
+            raise ListenError()

@@ -48,12 +48,15 @@ class Poller:
     def poll(self) -> Iterator[tuple[int, bool, bool]]:
         """Descriptors that have something since the last call: (fd, readable or gone, writable)."""
         gone = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-        while events := self._epoll.poll(0, MAX_EVENTS):
-            for fd, mask in events:
-                yield fd, bool(mask & gone), bool(mask & select.EPOLLOUT)
-            if len(events) < MAX_EVENTS:
-                break
-        self._watcher.start(self._wake)
+        try:
+            while events := self._epoll.poll(0, MAX_EVENTS):
+                for fd, mask in events:
+                    yield fd, bool(mask & gone), bool(mask & select.EPOLLOUT)
+                if len(events) < MAX_EVENTS:
+                    break
+        finally:
+            # Also when the caller gives up half-way, or no socket would ever be heard of again.
+            self._watcher.start(self._wake)
 
     def receive(self, fd: int) -> int:
         """Read and drop what a client sent; how many bytes, or -1 if it has ended the connection."""

@@ -130,7 +130,7 @@ class Process:
 
     def _watch(self, greenlet: "gevent.Greenlet[..., None]", name: str) -> None:
         def ended(_: object) -> None:
-            if self.state == "stopping" or self._ending.is_set():
+            if self._ending.is_set() or (self.state == "stopping" and name == "intake"):
                 return
             error = greenlet.exception
             self._failure = f"the {name} has ended: {error}" if error else f"the {name} has ended"
@@ -151,14 +151,18 @@ class Process:
         paths = elsewhere(snapshot, self._entry())
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moving
         if self._registration.succeeded:
-            self.state = "stopping"
+            if self.state != "stopping":
+                self.state = "stopping"
+                # Routers that have a channel to us open a new one, which leads to the successor.
+                self._intake.stop()
             if empty:
                 self._ending.set()
         elif self.shard_id in snapshot.drained:
             self.state = "drained" if empty else "draining"
         else:
             self.state = "up"
-        if (epoch, paths) != (self._assigned.epoch, self._assigned.paths):
+        stuck = self.state != "up" and not empty and not self.dispatcher.moving
+        if stuck or (epoch, paths) != (self._assigned.epoch, self._assigned.paths):
             self._assigned = Assign(epoch, paths)
             self._inbox.put(self._assigned)
 

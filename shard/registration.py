@@ -66,6 +66,11 @@ class Registration:
         try:
             entry = self._entry()
             if not self.succeeded:
+                # Looked for before registering, which would overwrite a successor's entry.
+                self.succeeded = successor(self._directory.read(self._known), entry) is not None
+                if self.succeeded:
+                    logger.info("a younger process has the id %s; it gets the connections", entry.id)
+            if not self.succeeded:
                 self._directory.register(entry)
                 self._directory.claim(entry.node)
             self._known = self._directory.read(self._known)
@@ -77,9 +82,6 @@ class Registration:
         if self.away:
             logger.warning("Redis is back")
         self.away = False
-        if not self.succeeded and successor(self._known, entry):
-            self.succeeded = True
-            logger.info("a younger process has the id %s; it gets the connections", entry.id)
         self._placed(self._known)
 
     def _run(self) -> None:

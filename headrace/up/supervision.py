@@ -18,6 +18,7 @@ from headrace.up.program import Output, Program
 from headrace.up.unit import State, Unit
 
 _LONGEST_WAIT_S = 5.0
+_SHORT_WAIT_S = 0.05
 _DRAINING_S = 1.0
 _PATIENCE = 3  # failures in a row, before everything has been ready once, that end the start
 _STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -38,6 +39,9 @@ class Supervision:
         self._reload_asked = False
         self._raising = False
         self._terminal = False
+        self._hurry = False
+        self.reload: Callable[[], None] = lambda: None  # what SIGHUP asks for, beside the program that reloads
+        self.extra: Callable[[], bool] = lambda: False  # called each turn; whether it wants to be called again soon
         self._waking: tuple[socket.socket, socket.socket] | None = None
 
     def __enter__(self) -> "Supervision":
@@ -118,12 +122,16 @@ class Supervision:
         if self._reload_asked:
             self._reload_asked = False
             self._hang_up()
+        self._hurry = self.extra()
+        # Those that were replaced or removed.
+        self._units = [(stage, unit) for stage, unit in self._units if unit.state is not State.ENDED]
 
     def _wait(self) -> None:
         """Wait for the next event: a signal, output, or that a unit has something due."""
         now = time.monotonic()
         waits = [wait_s for _, unit in self._units if (wait_s := unit.wait_s(now)) is not None]
-        self._pump(0 if self._stops else min([_LONGEST_WAIT_S, *waits]))
+        longest_s = _SHORT_WAIT_S if self._hurry else _LONGEST_WAIT_S
+        self._pump(0 if self._stops else min([longest_s, *waits]))
 
     def _pump(self, wait_s: float) -> bool:
         """Wait for input and handle it; false if there was none."""
@@ -145,6 +153,7 @@ class Supervision:
         elif self._reloads is not None:
             self.say("reloading the router")
             self._reloads.send(signal.SIGHUP)
+            self.reload()
 
     def _stop_all(self) -> None:
         """Stop the units, stage by stage, the highest first. A further request, when one led here, hurries."""

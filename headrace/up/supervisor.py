@@ -20,8 +20,11 @@ from headrace.schema import migrate
 from headrace.settings import Settings
 from headrace.up.address import Address
 from headrace.up.console import Console, takes_colours
+from headrace.up.control import FILE_NAME as CONTROL_FILE
+from headrace.up.control import Control
 from headrace.up.home import Home
 from headrace.up.program import Program
+from headrace.up.shards import Shards
 from headrace.up.supervision import Supervision
 from headrace.up.unit import Unit
 
@@ -47,7 +50,7 @@ def up(
     environ MUST be the process's own environment, without the file `.headrace/env`: what an earlier `up` wrote there
     would look like servers of the user's. Everything lives in `.headrace` below directory (the current one). Port 0
     takes a free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the router
-    load its program anew.
+    load its program anew and replaces the shards one by one, without a client noticing.
 
     Prints `headrace ready http://HOST:PORT` as soon as clients are served. What dies later is started again.
 
@@ -59,10 +62,18 @@ def up(
     with home.locked() as abandoned:
         address = Address.claim(host, port, _LEAVING_S if abandoned else 0.0)
         runtime_dir = home.runtime_dir(f"{own.node}-999.sock", environ.get("HEADRACE_RUNTIME_DIR", ""))
-        sockets = {id_: runtime_dir / f"{id_}.sock" for id_ in (f"{own.node}-{index}" for index in range(shards))}
-        console = Console(sys.stdout, ["up", "router", *sockets], coloured=takes_colours(sys.stdout, environ))
+
+        def socket_of(shard_id: str) -> Path:
+            return runtime_dir / f"{shard_id}.sock"
+
+        names = ["up", "router", *(f"{own.node}-{index}" for index in range(shards))]
+        console = Console(sys.stdout, names, coloured=takes_colours(sys.stdout, environ))
         try:
-            with _logging_to(console), Supervision(partial(console.of, "up")) as supervision:
+            with (
+                _logging_to(console),
+                Supervision(partial(console.of, "up")) as supervision,
+                contextlib.ExitStack() as closing,
+            ):
                 servers = _embedded(supervision, own, home)
                 if not supervision.run_until_ready():
                     return 0
@@ -83,11 +94,13 @@ def up(
                         is_ready=is_ready,
                     )
 
-                for id_, path in sockets.items():
-                    shard = program(id_, ["shard", "--id", id_], partial(_accepts, path))
+                def shard_unit(id_: str, is_ready: Callable[[], bool]) -> Unit:
+                    program_ = program(id_, ["shard", "--id", id_], is_ready)
                     # Beyond its dispatcher's deadline a shard ends its other parts.
-                    patience_s = own.stop_deadline_s + 5
-                    supervision.add(Unit(id_, shard, say=supervision.say, stop_deadline_s=patience_s), _SHARDS)
+                    return Unit(id_, program_, say=supervision.say, stop_deadline_s=own.stop_deadline_s + 5)
+
+                running = Shards(supervision, own.node, _SHARDS, socket_of, shard_unit, _accepts)
+                running.begin(shards)
                 arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
                 arguments += ["--workers", str(router_workers), "router.app:create_application()"]
                 router = program("router", arguments, address.is_ready)
@@ -95,13 +108,17 @@ def up(
 
                 if not supervision.run_until_ready():
                     return 0
+                control = Control(runtime_dir / CONTROL_FILE, supervision.selector, running)
+                closing.callback(control.close)
+                supervision.extra = partial(control.step, supervision.say)
+                supervision.reload = lambda: control.ask(running.restart([]))
                 if Settings.from_environ(children).demo:
                     supervision.say(f"demo page: {address.url}/")
                 console.line(f"headrace ready {address.url}")
                 supervision.run()
                 return 0
         finally:
-            home.remove_sockets(list(sockets.values()))
+            home.remove_sockets(sorted(runtime_dir.glob(f"{own.node}-*.sock")))
             console.close()
 
 

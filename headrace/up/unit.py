@@ -44,6 +44,7 @@ class State(enum.Enum):
     WAITING = "waiting"  # for its time to be started
     STARTING = "starting"  # runs, but does not answer yet
     READY = "ready"
+    RETIRING = "retiring"  # hands over to a successor and ends by itself
     STOPPING = "stopping"
     ENDED = "ended"
 
@@ -96,6 +97,8 @@ class Unit:
                 self._launch(now)
         elif self.state is State.STOPPING:
             self._see_stopping(now)
+        elif self.state is State.RETIRING:
+            self._see_retiring(now)
         elif self.state is not State.ENDED:
             self._see_running(now)
 
@@ -111,10 +114,18 @@ class Unit:
         """Begin the orderly stop."""
         if self.state is State.WAITING:
             self.state = State.ENDED
-        elif self.state in (State.STARTING, State.READY):
+        elif self.state in (State.STARTING, State.READY, State.RETIRING):
             self.state = State.STOPPING
             self._due = now + self._stop_deadline_s
             self.program.terminate()
+
+    def retire(self, now: float, deadline_s: float) -> None:
+        """Expect the program to end by itself, and stop it if it has not within deadline_s."""
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.RETIRING
+            self._due = now + deadline_s
+        else:
+            self.stop(now)
 
     def hurry(self, now: float) -> None:
         """Stop without further patience."""
@@ -147,6 +158,16 @@ class Unit:
                 self._failed(now, f"(pid {self._pid}) was not ready within {self._start_deadline_s:g} s")
         elif now >= self._due:
             self.failures = 0
+
+    def _see_retiring(self, now: float) -> None:
+        status = self.program.poll()
+        if status is not None:
+            self.state = State.ENDED
+            if status:
+                self._say(f"{self.name} (pid {self._pid}) ended with {describe_exit(status)} while handing over")
+        elif now >= self._due:
+            self._say(f"{self.name} (pid {self._pid}) has not handed over in time; stopping it")
+            self.stop(now)
 
     def _see_stopping(self, now: float) -> None:
         if self.program.poll() is not None:

@@ -50,7 +50,8 @@ class ShardKill(Fault):
         if not (shards := self.system.shards()):
             return "none lives"
         shard = self.chance.choice(sorted(shards))
-        self.system.died(shard, "killed")
+        _signal(shards[shard], signal.SIGSTOP)
+        self.system.fell(shard, shards[shard], "killed")
         self.system.kill(shards[shard])
         return shard
 
@@ -65,10 +66,11 @@ class ShardStop(Fault):
         if not (shards := self.system.shards()):
             return "none lives"
         shard = self.chance.choice(sorted(shards))
-        self.system.died(shard, "stopped")
-        # What does not take its goodbye at once is just closed.
-        self.system.died(shard, "killed")
+        _signal(shards[shard], signal.SIGSTOP)
+        # Who does not take the goodbye at once is just closed: both are `stopped`.
+        self.system.fell(shard, shards[shard], "stopped")
         self.system.kill(shards[shard], signal.SIGTERM)
+        _signal(shards[shard], signal.SIGCONT)
         return shard
 
 
@@ -85,8 +87,8 @@ class ShardPause(Fault):
             return "none lives"
         shard = self.chance.choice(sorted(shards))
         self._pid = shards[shard]
-        self.system.died(shard, "paused", time.monotonic() + lasts_s + 2)
         _signal(self._pid, signal.SIGSTOP)
+        self.system.fell(shard, self._pid, "paused", lasts_s + 1)
         return shard
 
     def heal(self) -> None:
@@ -120,6 +122,43 @@ class ShardFiles(Fault):
         with contextlib.suppress(psutil.Error):
             if self._process is not None:
                 self._process.rlimit(resource.RLIMIT_NOFILE, self._limits)
+
+
+class Drain(Fault):
+    """An operator drains a shard and takes it back later; no client is owed anything but its events."""
+
+    lane = "operator"
+    lasts_s = (0.0, 6.0)
+
+    def inject(self, lasts_s: float) -> str:
+        """Drain one."""
+        self._shard = self.chance.choice(sorted(self.system.shards()) or ["t-0"])
+        return self.system.headrace("drain", self._shard)
+
+    def heal(self) -> None:
+        """Take it back."""
+        self.system.headrace("undrain", self._shard)
+
+
+class Move(Fault):
+    """An operator moves a slot with its connections."""
+
+    lane = "operator"
+
+    def inject(self, lasts_s: float) -> str:
+        """Move one that has subscribers."""
+        shard = self.chance.choice(sorted(self.system.shards()) or ["t-0"])
+        return self.system.headrace("move", self.chance.choice(self.system.plan.shared[:8]), shard)
+
+
+class Rebalance(Fault):
+    """An operator has all slots go where they belong."""
+
+    lane = "operator"
+
+    def inject(self, lasts_s: float) -> str:
+        """Rebalance."""
+        return self.system.headrace("rebalance")
 
 
 class RouterWorkerKill(Fault):
@@ -407,6 +446,9 @@ FAULTS: Final[dict[str, Callable[[System, Publishing, random.Random], Fault]]] =
     "shard-stop": ShardStop,
     "shard-pause": ShardPause,
     "shard-files": ShardFiles,
+    "drain": Drain,
+    "move": Move,
+    "rebalance": Rebalance,
     "router-worker-kill": RouterWorkerKill,
     "router-master-kill": RouterMasterKill,
     "redis-flush": RedisFlush,

@@ -70,6 +70,7 @@ class Session:
     sent is the cursor that the client asked with, None where it asked with a word. opened_at is when the response's
     head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
     `goodbye <reason>`, `refused <status>`, or `unanswered`. stalled_s is the client's longest pause in reading.
+    port is the client's own; shard is the one that took it first.
     """
 
     request_id: str
@@ -79,6 +80,7 @@ class Session:
     ended_at: float | None = None
     ending: str = ""
     stalled_s: float = 0.0
+    port: int = 0
     shard: str = ""
     malformed: str = ""
     frames: list[Received] = field(default_factory=list)
@@ -100,11 +102,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end, or a pause, of a shard's process that a fault has made: its clients are owed what follows from it."""
+    """The end, or a pause, of a shard's process that a fault has made: its clients are owed what follows from it.
+
+    ports are those of the clients whose sockets the process held in that moment; connections move between shards.
+    """
 
     shard: str
     at: float
     how: str  # "killed", "stopped" or "paused"
+    ports: frozenset[int] = frozenset()
     until: float | None = None
 
 
@@ -251,7 +257,7 @@ class _Walk:
             self._report("disordered", index, (id_,), f"the cursor went back from {position} to {id_}")
         elif missed := self._between(index, position, id_):
             self._report("lost", index, missed, f"the cursor went from {position} to {id_} without them")
-        self._positions[index] = id_
+        self._positions[index] = max(position or 0, id_)
 
     def _start(self, index: int, id_: int) -> None:
         """The first cursor of a client that asked with a word."""
@@ -324,24 +330,29 @@ def _endings(history: History, owed: Owed) -> Iterator[Violation]:
 
 def _is_owed(history: History, session: Session, owed: Owed) -> bool:
     ended_at = session.ended_at or session.asked_at
+    expired = history.ttl_s is not None and ended_at - session.asked_at > history.ttl_s - 2
     if session.ending == "goodbye expired":
-        return history.ttl_s is not None and ended_at - session.asked_at > history.ttl_s - 2
-    deaths = [death for death in owed.deaths if session.shard in ("", death.shard)]
+        return expired
     if session.ending == "goodbye shutdown":
-        return any(death.how == "stopped" and session.asked_at <= death.at <= ended_at for death in deaths)
+        return any(death.how == "stopped" and _hits(death, session, owed) for death in owed.deaths)
     if session.ending != "cut":
         return False
-    if session.stalled_s > 0.8 * owed.write_deadline_s:
+    # A full socket takes no goodbye: it is just closed.
+    if session.stalled_s > 0.8 * owed.write_deadline_s or expired:
         return True
-    for death in deaths:
-        if death.how == "paused":
-            # The router may give up on a hand-off in the moment in which the shard wakes and takes it.
-            hurried = ended_at - session.asked_at < 2 * owed.handoff_deadline_s
-            if hurried and death.at - owed.handoff_deadline_s < session.asked_at < (death.until or death.at):
-                return True
-        elif session.asked_at - 0.5 <= death.at <= ended_at + 0.5:
-            return True
-    return False
+    return any(_hits(death, session, owed) for death in owed.deaths)
+
+
+def _hits(death: Death, session: Session, owed: Owed) -> bool:
+    """Whether the connection was at that shard when it died, or on its way there."""
+    ended_at = session.ended_at or session.asked_at
+    if death.how == "paused":
+        # Who is handed or moved to a silent shard is shut down, since there must never be two writers.
+        return death.at <= ended_at <= (death.until or death.at) + owed.handoff_deadline_s
+    if not death.at - 0.5 <= ended_at or not session.asked_at <= death.at + 0.5:
+        return False
+    under_way = session.shard in ("", death.shard) and session.asked_at > death.at - owed.handoff_deadline_s
+    return session.port in death.ports or under_way
 
 
 def _ending(history: History, session: Session, text: str) -> Violation:

@@ -93,7 +93,7 @@ class Run:
         watching = gevent.spawn(self._watch)
         clients = [gevent.spawn(subscriber.run) for subscriber in subscribing.subscribers]
         publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]
-        lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "log")]
+        lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "operator", "log")]
         self._stopping.wait(plan.seconds)
         self._stopping.set()
         gevent.joinall(lanes)

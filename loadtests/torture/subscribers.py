@@ -126,6 +126,7 @@ class Subscriber:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(_OPENING_DEADLINE_S)
             connection.connect(self._all.system.address)
+            session.port = connection.getsockname()[1]
             connection.sendall(self._request(session))
             rest = self._open(connection, session)
             if session.opened_at is not None:

@@ -94,6 +94,8 @@ class System:
     def stop(self) -> None:
         """End everything and leave nothing behind."""
         self.closing = True
+        if dump := os.environ.get("TORTURE_DUMP"):
+            Path(dump).write_text("\n".join(f"{at:.3f} {line}" for at, line in self.lines))
         for process in self.postgres_processes():
             _send(process, signal.SIGCONT)
         for pid in self.shards().values():
@@ -154,9 +156,25 @@ class System:
         self.killed.add(pid)
         _send(pid, number)
 
-    def died(self, shard: str, how: str, until: float | None = None) -> None:
-        """Note that a shard was killed, stopped or paused now."""
-        self.deaths.append(Death(shard, time.monotonic(), how, until))
+    def fell(self, shard: str, pid: int, how: str, lasts_s: float = 0.0) -> None:
+        """Note that a shard, whose process is stopped in this moment, is `killed`, `stopped` or `paused`."""
+        now = time.monotonic()
+        try:
+            connections = psutil.Process(pid).net_connections("inet4")
+            ports = frozenset(c.raddr.port for c in connections if c.laddr.port == self.address[1] and c.raddr)
+        except psutil.Error:
+            ports = frozenset()
+        self.deaths.append(Death(shard, now, how, ports, now + lasts_s))
+
+    def headrace(self, *arguments: str) -> str:
+        """Run a command of headrace's, as an operator does; returns the last line of what it says."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"PYTHONPATH": str(_ROOT)}
+        argv = [*self._command, *arguments]
+        done = subprocess.run(
+            argv, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=90, check=False
+        )
+        words = (done.stdout + done.stderr).strip().splitlines()
+        return f"{' '.join(arguments)} ({done.returncode}{': ' + words[-1][:100] if done.returncode and words else ''})"
 
     def around(self, at: float, request_id: str = "", within_s: float = 2.0) -> list[str]:
         """What the processes said at about that time, and what was said of the request at any time."""

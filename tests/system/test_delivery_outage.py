@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from headrace.stream import slot
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, StartShard
@@ -113,6 +115,29 @@ def test_a_server_that_goes_silent_is_noticed(
     database.publish("s", "after")
     client.wait_for(2)
     assert client.ids == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("url", "statement"),
+    [
+        ("listen_database_url", b"listen headrace_proof"),
+        ("listen_database_url", b"listen headrace_slot"),
+        ("database_url", b"pg_notify"),
+    ],
+)
+def test_silence_while_listen_is_set_up_is_no_verdict_on_it(
+    start_shard: StartShard, database: Database, postgres_proxy: Proxy, url: str, statement: bytes
+) -> None:
+    """A server that goes silent at the first statements is tried again, and then serves."""
+    postgres_proxy.deafen_at(statement)
+    settings = {"read_deadline_s": 0.5, "ping_deadline_s": 0.2, "listen_proof_deadline_s": 0.3}
+    shard = start_shard(**settings, **{url: postgres_proxy.url(database.url)})
+    client = shard.connect(("s", "all"))
+    wait_until(lambda: "LISTEN connection lost" in shard.log, "the silence is noticed")
+    postgres_proxy.resume()
+    database.publish("s", "x")
+    client.wait_for(1)
+    assert shard.running
 
 
 def test_a_held_wire_delays_and_loses_nothing(

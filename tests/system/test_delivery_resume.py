@@ -306,10 +306,7 @@ def test_clients_resume_during_a_storm_of_events_and_nobody_misses_or_repeats_an
     try:
         for round_ in range(1, 40):
             for index, client in enumerate(clients):
-                client.wait(
-                    lambda client=client: len(client.ids) > round_ % 7 or client.last_id == str(total),
-                    "some events",
-                )
+                wait_all([client], lambda c, n=round_ % 7: len(c.ids) > n or c.last_id == str(total), "some events")
                 client.close()
                 client.pump()
                 seen[index] += client.ids

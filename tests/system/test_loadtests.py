@@ -1,83 +1,136 @@
 """loadtests/ against a running `headrace up`, and the connection that its users have."""
 
+import ctypes
+import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.sse import Message
 from loadtests.connection import Connection, EndedError, Place, RefusedError
+from loadtests.payload import Writer
+from tests.fixtures.postgres import TEMPLATE, execute
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.shard import Database
 from tests.fixtures.waiting import wait_until
 
 LOCUSTFILE = Path(__file__).parents[2] / "loadtests" / "locustfile.py"
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
 
 
-@pytest.fixture
-def up(tmp_path: Path, database_url: str, redis_server: RedisServer) -> Iterator[str]:
-    """The address of a running `headrace up` in tmp_path, on the tests' servers."""
-    output = tmp_path / "up.log"
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "n"],
-            cwd=tmp_path,
-            env=ENVIRON | {"HEADRACE_DATABASE_URL": database_url, "HEADRACE_REDIS_URL": redis_server.url},
-            stdout=log,
-            stderr=log,
+@pytest.fixture(scope="module")
+def log(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    execute(postgres, f"create database loaded template {TEMPLATE}")
+    made = Database(postgres.database_url("loaded"))
+    yield made
+    made.close()
+
+
+class Up:
+    """A running `headrace up`. Owned by the test thread; it dies with it."""
+
+    def __init__(self, directory: Path, **environ: str) -> None:
+        self.directory = directory
+        self.output = directory / "up.log"
+        with self.output.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "n"],
+                cwd=directory,
+                env=ENVIRON | environ,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+            )
+
+    def address(self) -> "re.Match[str] | None":
+        assert self.process.poll() is None, self.output.read_text()
+        return re.search(r"^headrace ready (http://\S+)$", self.output.read_text(), re.MULTILINE)
+
+    def connections(self) -> int:
+        """The clients that its shards have now."""
+        url = f"{self.address()[1]}/readyz"  # type: ignore[index]
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return sum(shard["connections"] for shard in json.load(response)["shards"])
+
+    def load(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start locust."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", *arguments],
+            cwd=self.directory,
+            env=ENVIRON,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
         )
 
-    def ready() -> "re.Match[str] | None":
-        assert process.poll() is None, output.read_text()
-        return re.search(r"^headrace ready (http://\S+)$", output.read_text(), re.MULTILINE)
 
-    try:
-        match = wait_until(ready, "headrace is ready", 30)
-        assert match is not None
-        yield match.group(1)
-    finally:
-        process.terminate()
-        process.wait(30)
-        print(output.read_text())  # noqa: T201  # pytest shows it with a failure
-
-
-def locust(directory: Path, address: str, *arguments: str) -> tuple[int, int, str]:
-    """Run locust; returns its exit status, how many events it has checked, and all that it said."""
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"),
-            *("--host", address, *arguments),
-        ],
-        cwd=directory,
-        env=ENVIRON,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    said = ended.stdout + ended.stderr
+def outcome(locust: "subprocess.Popen[str]") -> tuple[int, int, str]:
+    """Wait for locust; returns its exit status, how many events it has checked, and all that it said."""
+    with locust:
+        try:
+            said, _ = locust.communicate(timeout=60)
+        finally:
+            locust.kill()
     match = re.search(r"^checked (\d+) events", said, re.MULTILINE)
     assert match is not None, said
-    return ended.returncode, int(match.group(1)), said
+    return locust.returncode, int(match[1]), said
 
 
-def test_all_scenarios_at_once_lose_nothing(up: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, log: Database, shared_redis: RedisServer) -> Iterator[Up]:
+    """A node on the tests' servers."""
+    made = Up(tmp_path_factory.mktemp("up"), HEADRACE_DATABASE_URL=log.url, HEADRACE_REDIS_URL=shared_redis.url)
+    try:
+        wait_until(made.address, "headrace is ready", 30)
+        yield made
+    finally:
+        made.process.terminate()
+        made.process.wait(30)
+        print(made.output.read_text())  # noqa: T201  # pytest shows it with a failure
+
+
+def test_all_scenarios_at_once_lose_nothing(up: Up) -> None:
     """Fan-out, small streams, storms, slow consumers and chat together: all events are checked and found well."""
-    status, checked, said = locust(tmp_path, up, "-u", "50", "-r", "50", "-t", "6s")
+    status, checked, said = outcome(up.load("-u", "50", "-r", "50", "-t", "6s"))
     assert (status, checked > 500) == (0, True), said
     for kind in ("FanOut", "ManyStreams", "Storm", "Slow", "Chat"):
         assert re.search(rf"^EVENT +{kind} +[1-9]", said, re.MULTILINE), f"nothing was checked by {kind}: {said}"
 
 
-def test_to_have_checked_nothing_is_a_failure(up: str, tmp_path: Path) -> None:
+def test_an_event_that_does_not_arrive_is_a_failure(up: Up, log: Database) -> None:
+    """If an event between others does not arrive, here since it is for nobody, locust says so and exits non-zero."""
+    wait_until(lambda: not up.connections(), "nobody is connected")
+    locust = up.load("-u", "2", "-r", "2", "-t", "30s", "FanOut")
+    try:
+        wait_until(lambda: up.connections() == 2, "both users are connected")
+        text = Writer().texts(["load:fanout"])[0]
+        log.publish("load:fanout", text)
+        log.publish("load:fanout", "hidden", visible_to="nobody")
+        log.publish("load:fanout", "seen")
+    finally:
+        locust.terminate()
+    status, checked, said = outcome(locust)
+    assert (status, checked) == (1, 2), said
+    assert "FanOut hole" in said
+
+
+def test_to_have_checked_nothing_is_a_failure(up: Up) -> None:
     """A run in which nobody publishes proves nothing, and says so by its exit status."""
-    status, checked, said = locust(tmp_path, up, "-u", "2", "-r", "2", "-t", "1s", "FanOut")
+    status, checked, said = outcome(up.load("-u", "2", "-r", "2", "-t", "1s", "FanOut"))
     assert (status, checked) == (1, 0), said
 
 
@@ -95,7 +148,7 @@ def answered(request: pytest.FixtureRequest) -> Iterator[str]:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         thread.join(5)
 
 

@@ -1,0 +1,129 @@
+"""The shards of one node under supervision: restarting them one by one, adding some, removing some.
+
+Each operation is a generator that the supervisor's loop advances: it yields a line of progress, or None where it
+waits, and ends when it is done. It raises HeadraceError where it cannot be; what is not done then, is as before.
+
+A restart loses no client: a successor of the same id starts beside the old process, the old one sees it in the
+directory, gives it every connection, and ends by itself.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from headrace.errors import UnavailableError, UsageError
+from headrace.up.supervision import Supervision
+from headrace.up.unit import State, Unit
+
+HAND_OVER_DEADLINE_S: Final = 60.0
+PATIENCE: Final = 3
+"""Failures in a row after which a new process is given up."""
+
+Operation = Iterator[str | None]
+
+
+class Shards:
+    """The node's shards, by id.
+
+    Owned by the supervisor's loop. make builds the unit of a shard from its id and how to see that it is ready.
+    """
+
+    def __init__(
+        self,
+        supervision: Supervision,
+        node: str,
+        stage: int,
+        socket_of: Callable[[str], Path],
+        make: Callable[[str, Callable[[], bool]], Unit],
+        accepts: Callable[[Path], bool],
+    ) -> None:
+        self._supervision = supervision
+        self._node = node
+        self._stage = stage
+        self._socket_of = socket_of
+        self._make = make
+        self._accepts = accepts
+        self._units: dict[str, Unit] = {}
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids, in the order in which they were added."""
+        return list(self._units)
+
+    def begin(self, count: int) -> None:
+        """Supervise so many new shards, without waiting for them."""
+        for _ in range(count):
+            index = next(i for i in range(len(self._units) + 1) if self._id(i) not in self._units)
+            self._launch(self._id(index))
+
+    def add(self, count: int) -> Operation:
+        """Add shards; done when they are ready."""
+        before = set(self._units)
+        self.begin(count)
+        for id_ in [id_ for id_ in self._units if id_ not in before]:
+            yield f"starting {id_}"
+            yield from self._until_ready(id_, self._units[id_])
+
+    def remove(self, ids: Sequence[str]) -> Operation:
+        """Stop shards for good, with a goodbye to clients that are left; drain them before."""
+        self._check(ids)
+        if len(set(ids)) >= len(self._units):
+            raise UsageError("a node keeps at least one shard; stop `headrace up` to stop all")
+        for id_ in ids:
+            yield f"stopping {id_}"
+            unit = self._units.pop(id_)
+            unit.stop(time.monotonic())
+            while unit.state is not State.ENDED:
+                yield None
+
+    def restart(self, ids: Sequence[str]) -> Operation:
+        """Replace the processes of these shards, or of all, one after the other."""
+        self._check(ids)
+        for id_ in ids or self.ids:
+            old = self._units[id_]
+            yield f"{id_}: starting the successor of pid {old.program.pid}"
+            inode = _inode(self._socket_of(id_))
+            unit = self._launch(id_, lambda id_=id_, inode=inode: self._answers_anew(id_, inode))  # type: ignore[misc]
+            try:
+                yield from self._until_ready(id_, unit)
+            except UnavailableError:
+                self._units[id_] = old
+                raise
+            yield f"{id_}: pid {old.program.pid} hands its connections to pid {unit.program.pid}"
+            old.retire(time.monotonic(), HAND_OVER_DEADLINE_S)
+            while old.state is not State.ENDED:
+                yield None
+
+    def _launch(self, id_: str, is_ready: Callable[[], bool] | None = None) -> Unit:
+        path = self._socket_of(id_)
+        unit = self._units[id_] = self._make(id_, is_ready or (lambda: self._accepts(path)))
+        self._supervision.add(unit, self._stage)
+        return unit
+
+    def _until_ready(self, id_: str, unit: Unit) -> Operation:
+        while unit.state is not State.READY:
+            if unit.failures >= PATIENCE:
+                unit.stop(time.monotonic())
+                raise UnavailableError(f"{id_} {unit.failure}; {unit.program.last_words()}")
+            yield None
+
+    def _answers_anew(self, id_: str, inode: int) -> bool:
+        """Whether a new process has put its socket in the place of the old one's."""
+        path = self._socket_of(id_)
+        return _inode(path) not in (0, inode) and self._accepts(path)
+
+    def _check(self, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            if id_ not in self._units:
+                raise UsageError(f"there is no shard {id_!r} on node {self._node!r}; it has {', '.join(self._units)}")
+
+    def _id(self, index: int) -> str:
+        return f"{self._node}-{index}"
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
