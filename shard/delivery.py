@@ -17,55 +17,21 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final
 
 from headrace import event
 from headrace.event import Frame
 from headrace.handoff import Handoff, Moved
 from shard.connection import Connection, State, Subscription, Wire
+from shard.counters import Counters
 from shard.messages import Page, Parcel
+from shard.ports import Predicates, Sockets
 from shard.registry import Registry, Stream
 
 logger = logging.getLogger(__name__)
 
 TURN_BYTES: Final = 256 * 1024
 """How much one client behind gets before it is the next one's turn."""
-
-
-class Sockets(Protocol):
-    """Which descriptors are watched for being readable or writable, and how they are closed."""
-
-    def register(self, fd: int) -> None:
-        """Watch a client's socket."""
-
-    def unregister(self, fd: int) -> None:
-        """Stop watching; the socket lives on."""
-
-    def close(self, fd: int) -> None:
-        """Stop watching, end the connection for real and close the descriptor."""
-
-
-class Predicates(Protocol):
-    """Who answers whether a label that is not among a connection's audiences is visible to it."""
-
-    def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
-        """False where the label is unknown; None when a Verdict message will follow."""
-
-
-class Counters:
-    """What delivery has done since the start: plain numbers that others read.
-
-    Owned by the dispatcher greenlet; reading is safe anywhere.
-    """
-
-    __slots__ = ("bytes", "closed", "deliveries", "events", "writes")
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.deliveries = 0
-        self.writes = 0
-        self.bytes = 0
-        self.closed: dict[str, int] = {}
 
 
 class Delivery:

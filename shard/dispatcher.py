@@ -19,12 +19,12 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from headrace.settings import Settings
 from shard.connection import Connection, Wire
-from shard.delivery import Delivery, Predicates, Sockets
+from shard.delivery import Delivery
 from shard.inbox import Inbox
 from shard.messages import (
     Assign,
@@ -33,7 +33,6 @@ from shard.messages import (
     Listening,
     Message,
     Page,
-    Parcel,
     Read,
     ReadFailed,
     ReadKind,
@@ -46,6 +45,7 @@ from shard.messages import (
     Verdict,
     Wake,
 )
+from shard.ports import Poll, Predicates, Readers, Subscriptions, Transfer
 from shard.registry import Registry, Stream
 from shard.ring import RingBudget
 
@@ -58,40 +58,6 @@ MAX_UNDER_WAY: Final = 64
 """Connections on their way to other shards at a time: each is silent meanwhile."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
 """A client that has sent its request has nothing more to say; one that talks on is cut off."""
-
-
-class Readers(Protocol):
-    """Runs reads beside the dispatcher and answers each with a Rows or a ReadFailed message."""
-
-    def submit(self, read: Read) -> None:
-        """Queue a read. Never switches greenlets."""
-
-
-class Subscriptions(Protocol):
-    """The owner of the LISTEN connection, as the dispatcher sees it."""
-
-    def ensure_listening(self, slot: int) -> bool:
-        """True if LISTEN on the slot is committed; else a Listening message follows when it is."""
-
-    def stop_listening(self, slots: Iterable[int]) -> None:
-        """These slots have had no subscriber for long."""
-
-
-class Transfer(Protocol):
-    """Gives connections to other shards, and answers each parcel with a Delivered message."""
-
-    def submit(self, parcel: Parcel, path: str) -> None:
-        """Queue a parcel for the shard whose hand-off socket is at path. Never switches greenlets."""
-
-
-class Poll(Sockets, Protocol):
-    """The sockets that are watched, and which of them have something."""
-
-    def poll(self) -> Iterable[tuple[int, bool, bool]]:
-        """Descriptors with whether each can be read and written; only such as are registered now."""
-
-    def receive(self, fd: int) -> int:
-        """Read and drop what the client sent: its bytes, or -1 if it is gone."""
 
 
 class Dispatcher:

@@ -153,7 +153,7 @@ def test_no_redis(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["up", "migrate", "publish", "url", "tail", "status", "drain", "undrain", "move", "rebalance"],
+    ["up", "migrate", "publish", "url", "tail", "status", "drain", "undrain", "move", "rebalance", "restart", "scale"],
 )
 def test_help_has_an_example(tmp_path: Path, command: str) -> None:
     """Every command explains itself with an example."""

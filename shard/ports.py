@@ -1,0 +1,64 @@
+"""The ports: what the dispatcher needs of the world, and nothing of how it is done.
+
+None of these calls switches greenlets. What takes time is answered later, with a message.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from shard.connection import Connection
+from shard.messages import Parcel, Read
+
+
+class Sockets(Protocol):
+    """Which descriptors are watched for being readable or writable, and how they are closed."""
+
+    def register(self, fd: int) -> None:
+        """Watch a client's socket."""
+
+    def unregister(self, fd: int) -> None:
+        """Stop watching; the socket lives on."""
+
+    def close(self, fd: int) -> None:
+        """Stop watching, end the connection for real and close the descriptor."""
+
+
+class Predicates(Protocol):
+    """Who answers whether a label that is not among a connection's audiences is visible to it."""
+
+    def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
+        """False where the label is unknown; None when a Verdict message will follow."""
+
+
+class Readers(Protocol):
+    """Runs reads beside the dispatcher and answers each with a Rows or a ReadFailed message."""
+
+    def submit(self, read: Read) -> None:
+        """Queue a read. Never switches greenlets."""
+
+
+class Subscriptions(Protocol):
+    """The owner of the LISTEN connection, as the dispatcher sees it."""
+
+    def ensure_listening(self, slot: int) -> bool:
+        """True if LISTEN on the slot is committed; else a Listening message follows when it is."""
+
+    def stop_listening(self, slots: Iterable[int]) -> None:
+        """These slots have had no subscriber for long."""
+
+
+class Transfer(Protocol):
+    """Gives connections to other shards, and answers each parcel with a Delivered message."""
+
+    def submit(self, parcel: Parcel, path: str) -> None:
+        """Queue a parcel for the shard whose hand-off socket is at path. Never switches greenlets."""
+
+
+class Poll(Sockets, Protocol):
+    """The sockets that are watched, and which of them have something."""
+
+    def poll(self) -> Iterable[tuple[int, bool, bool]]:
+        """Descriptors with whether each can be read and written; only such as are registered now."""
+
+    def receive(self, fd: int) -> int:
+        """Read and drop what the client sent: its bytes, or -1 if it is gone."""
