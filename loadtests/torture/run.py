@@ -215,9 +215,7 @@ def _sees(history: History, stream: str, label: str) -> bool:
     return label in history.audiences or (expected is not None and expected(history.user, stream))
 
 
-def _is_whole(
-    history: History, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed
-) -> bool:
+def _is_whole(history: History, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed) -> bool:
     if cursor is None:
         return False
     for name, position in zip(history.streams, cursor, strict=True):

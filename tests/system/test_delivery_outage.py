@@ -21,6 +21,15 @@ def listener(database: Database) -> int:
     return int(database.backends("listener")[0])
 
 
+def proven_listener(database: Database) -> int:
+    """The same, of a shard that has no clients yet and does not ping: it has begun all that it begins by itself."""
+    last = "select query from pg_stat_activity where pid = %s"
+    wait_until(
+        lambda: str(database.one(last, listener(database))).startswith("unlisten headrace_proof"), "LISTEN is proven"
+    )
+    return listener(database)
+
+
 def test_events_during_the_loss_of_the_listen_connection_arrive_without_a_further_publish(
     start_shard: StartShard, database: Database, postgres_proxy: Proxy
 ) -> None:
@@ -219,8 +228,8 @@ def test_a_shard_has_one_listen_connection(start_shard: StartShard, database: Da
 def test_a_slot_without_subscribers_is_dropped_late(start_shard: StartShard, database: Database) -> None:
     """UNLISTEN comes only after the slot has been idle for its time, and a later subscriber is served again."""
     shard = start_shard(unlisten_after_s=0.3, sweep_interval_s=0.1, ping_interval_s=60, log_level="info")
+    pid = proven_listener(database)
     first, second = shard.live("s"), shard.live("t")
-    pid = listener(database)
     last_statement = "select query from pg_stat_activity where pid = %s"
     first.close()
     began = time.monotonic()
@@ -236,9 +245,9 @@ def test_a_slot_without_subscribers_is_dropped_late(start_shard: StartShard, dat
 def test_a_slot_that_is_used_again_in_time_is_kept(start_shard: StartShard, database: Database) -> None:
     """A client that comes back before the time is over finds the slot listened to: no LISTEN, no UNLISTEN."""
     shard = start_shard(unlisten_after_s=30, sweep_interval_s=0.1, ping_interval_s=60)
+    pid = proven_listener(database)
     first = shard.live("s")
     changed = "select query_start from pg_stat_activity where pid = %s"
-    pid = listener(database)
     before = database.one(changed, pid)
     first.close()
     wait_until(lambda: shard.closed(first), "the shard has let the client go")
