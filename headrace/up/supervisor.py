@@ -11,11 +11,15 @@ import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import psycopg
+
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
+from headrace.publish import set_retention
 from headrace.schema import migrate
 from headrace.settings import Settings
 from headrace.up.address import Address
@@ -29,6 +33,8 @@ from headrace.up.supervision import Supervision
 from headrace.up.unit import Unit
 
 logger = logging.getLogger(__name__)
+
+DEMO_STREAMS = "demo:*"
 
 # How long the processes of an `up` that was killed may take to leave its port.
 _LEAVING_S = 15.0
@@ -79,10 +85,11 @@ def up(
                     return 0
                 kept = _kept_environ(environ, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
-                if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"])):
+                children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
+                demo = Settings.from_environ(children).demo
+                if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"], demo)):
                     return 0
                 home.write_environ(kept)
-                children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
 
                 def program(name: str, arguments: list[str], is_ready: Callable[[], bool]) -> Program:
                     return Program(
@@ -112,7 +119,7 @@ def up(
                 closing.callback(control.close)
                 supervision.extra = partial(control.step, supervision.say)
                 supervision.reload = lambda: control.ask(running.restart([]))
-                if Settings.from_environ(children).demo:
+                if demo:
                     supervision.say(f"demo page: {address.url}/")
                 console.line(f"headrace ready {address.url}")
                 supervision.run()
@@ -169,9 +176,13 @@ def _set(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if value or not name.startswith("HEADRACE_")}
 
 
-def _migrate(database_url: str) -> None:
+def _migrate(database_url: str, demo: bool) -> None:
     for version in migrate(database_url):
         logger.info("applied migration %d", version)
+    if demo:
+        # A chat that forgets after five minutes would not look durable.
+        with psycopg.connect(database_url) as connection:
+            set_retention(connection, DEMO_STREAMS, timedelta(days=30), 1000)
 
 
 def _accepts(path: Path) -> bool:

@@ -347,8 +347,10 @@ def _hits(death: Death, session: Session, owed: Owed) -> bool:
     """Whether the connection was at that shard when it died, or on its way there."""
     ended_at = session.ended_at or session.asked_at
     if death.how == "paused":
-        # Who is handed or moved to a silent shard is shut down, since there must never be two writers.
-        return death.at <= ended_at <= (death.until or death.at) + owed.handoff_deadline_s
+        # Who is moved to a silent shard is shut down, since there must never be two writers; whom it held stays.
+        shut_down_from = death.at + 0.8 * owed.handoff_deadline_s
+        shut_down_until = (death.until or death.at) + owed.handoff_deadline_s
+        return session.port not in death.ports and shut_down_from <= ended_at <= shut_down_until
     if not death.at - 0.5 <= ended_at or not session.asked_at <= death.at + 0.5:
         return False
     under_way = session.shard in ("", death.shard) and session.asked_at > death.at - owed.handoff_deadline_s

@@ -18,7 +18,7 @@ from loadtests.torture.publishers import Publishing
 from loadtests.torture.subscribers import Subscribing
 from loadtests.torture.system import System
 
-SETTLE_S = 30.0
+SETTLE_S = 20.0
 """How long after the last publish everything may take to arrive, with all faults healed."""
 
 
@@ -46,6 +46,7 @@ class Verdict:
     gaps: int = 0
     whole_after_s: float = 0.0
     worst_pause_s: float = 0.0
+    began: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     endings: dict[str, int] = field(default_factory=dict)
@@ -57,7 +58,10 @@ class Verdict:
         """For programs."""
         value = asdict(self)
         value["faults"] = [asdict(fault) for fault in self.faults]
-        value["violations"] = [{**asdict(violation), "account": str(violation)} for violation in self.violations]
+        value["violations"] = [
+            {**asdict(one), "account": str(one), "after_s": round(max(0.0, one.at - self.began), 1)}
+            for one in self.violations
+        ]
         return value
 
 
@@ -89,7 +93,7 @@ class Run:
     def _torture(self) -> None:
         plan = self._plan
         subscribing = self._subscribing = Subscribing(plan, self._system)
-        self._began = time.monotonic()
+        self._began = self._verdict.began = time.monotonic()
         watching = gevent.spawn(self._watch)
         clients = [gevent.spawn(subscriber.run) for subscriber in subscribing.subscribers]
         publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]

@@ -171,7 +171,9 @@ def test_a_disconnect_that_is_owed_passes() -> None:
     assert kinds(staff(cut), deaths=(death,)) == []
     assert kinds(staff(cut), deaths=(replace(death, ports=frozenset({8})),)) == ["disconnected"]
     assert kinds(staff(cut), deaths=(replace(death, at=20.0),)) == ["disconnected"]
-    assert kinds(staff(cut), deaths=(Death("n-1", 5.0, "paused", until=8.0),)) == []
+    paused = Death("n-1", 5.0, "paused", until=8.0)
+    assert kinds(staff(cut), deaths=(paused,)) == []
+    assert kinds(staff(cut), deaths=(replace(paused, ports=frozenset({7})),)) == ["disconnected"]
     assert kinds(staff(replace(cut, stalled_s=7.9))) == []
     assert kinds(staff(replace(cut, ending="left"))) == []
     goodbye = replace(cut, ending="goodbye shutdown")
@@ -180,6 +182,9 @@ def test_a_disconnect_that_is_owed_passes() -> None:
     expired = staff(replace(cut, ending="goodbye expired"))
     assert kinds(expired) == ["disconnected"]
     expired.ttl_s = 10.0
+    assert kinds(expired) == []
+    # A full socket takes no goodbye.
+    expired.sessions[0].ending = "cut"
     assert kinds(expired) == []
 
 
