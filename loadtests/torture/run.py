@@ -108,7 +108,8 @@ class Run:
         subscribing.closing = True
         gevent.joinall(clients, timeout=30)
         watching.kill()
-        for greenlet in (*lanes, *publishers, *clients):
+        greenlets: list[gevent.Greenlet[..., None]] = [*lanes, *publishers, *clients]
+        for greenlet in greenlets:
             if greenlet.exception is not None:
                 raise RuntimeError("a part of the torture itself has failed") from greenlet.exception
 
