@@ -12,7 +12,7 @@ class Inbox(Generic[Message]):
     """An unbounded queue with one reader, who takes all that waits at once.
 
     Owned by its reader; any greenlet may put. Unbounded because every source is bounded by itself: clients by
-    the connection limit, reads by what is outstanding, timers by one message each, and wakes are merged here.
+    the connection limit, reads by what is outstanding, timers by one message each, and wakes by PostgreSQL's queue.
     """
 
     def __init__(self) -> None:

@@ -116,7 +116,12 @@ class Intake:
                     continue
                 if not data:
                     return
-                self._take(channel, data, descriptors)
+                try:
+                    self._take(channel, data, descriptors)
+                finally:
+                    # All but the socket of a client that was taken.
+                    for descriptor in descriptors:
+                        os.close(descriptor)
         except OSError as error:
             logger.debug("a channel broke: %s", error)
         finally:
@@ -146,8 +151,6 @@ class Intake:
             self._answer(channel, refused)
         if refused:
             self.refused[refused] = self.refused.get(refused, 0) + 1
-        for descriptor in descriptors:
-            os.close(descriptor)
 
     def _answer(self, channel: gsocket.socket, refused: str) -> None:
         with contextlib.suppress(OSError):

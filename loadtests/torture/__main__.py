@@ -10,6 +10,7 @@ import json
 import logging
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -28,6 +29,7 @@ from loadtests.torture.run import Run, Verdict
 @click.option("--publishers", default=12, show_default=True, type=click.IntRange(1, 40))
 @click.option("--rate", default=150.0, show_default=True, type=click.FloatRange(min=1), help="Events a second, about.")
 @click.option("--headrace", "command", default="", help="The command to torture.  [default: this checkout's headrace]")
+@click.option("--log", type=click.Path(path_type=Path), help="Write all that the processes said to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict for programs; progress goes to stderr.")
 @click.option("--list-faults", is_flag=True, help="Print the faults and what each does.")
 def main(
@@ -39,6 +41,7 @@ def main(
     publishers: int,
     rate: float,
     command: str,
+    log: Path | None,
     as_json: bool,
     list_faults: bool,
 ) -> None:
@@ -57,7 +60,7 @@ def main(
     plan = draw(
         seed, seconds=seconds, subscribers=subscribers, shards=shards, publishers=publishers, rate=rate, faults=names
     )
-    verdict = Run(plan, lambda text: click.echo(text, err=True), command)()
+    verdict = Run(plan, lambda text: click.echo(text, err=True), command, log)()
     click.echo(json.dumps(verdict.as_json(), indent=1, default=str) if as_json else _render(verdict))
     sys.exit(1 if verdict.violations else 0)
 

@@ -124,7 +124,8 @@ class Publishing:
             headrace.publish_now(connection, event.stream, data, event=event.type, visible_to=event.label)
             transaction.events.append(event)
         elif kind == "batch":
-            made = [make.event() for _ in range(chance.choice((5, 20, 60, 200)))]
+            only = make.stream() if chance.random() < 0.5 else None
+            made = [make.event(only) for _ in range(chance.choice((5, 20, 60, 200)))]
             transaction.events += [event for event, _ in made]
             headrace.publish_many(
                 connection,
@@ -186,16 +187,16 @@ class _Maker:
         self._extreme = extreme
         self._numbers = count()
 
-    def event(self) -> tuple[Planned, str]:
+    def stream(self) -> str:
+        """Any stream, most often a shared one."""
+        plan, chance = self._plan, self._chance
+        pools: tuple[tuple[str, ...], ...] = (plan.shared, plan.private, plan.brief, plan.veiled)
+        return chance.choice(chance.choices(pools, (60, 25 if plan.private else 0, 12, 3))[0])
+
+    def event(self, stream: str | None = None) -> tuple[Planned, str]:
         """An event as it must arrive, and its data as it is published."""
         chance = self._chance
-        pools: tuple[tuple[str, ...], ...] = (
-            self._plan.shared,
-            self._plan.private,
-            self._plan.brief,
-            self._plan.veiled,
-        )
-        stream = chance.choice(chance.choices(pools, (60, 25 if self._plan.private else 0, 12, 3))[0] or ("unheard",))
+        stream = stream or self.stream()
         data = f"{self._transaction.nonce}.{next(self._numbers)}{chance.choice(_BODIES)(chance)}"
         label = chance.choice(AUDIENCES) if chance.random() < 0.2 else None
         if chance.random() < 0.04:

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -68,10 +69,10 @@ class Verdict:
 class Run:
     """Owned by the main greenlet."""
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], command: str = "") -> None:
+    def __init__(self, plan: Plan, say: Callable[[str], None], command: str = "", log: Path | None = None) -> None:
         self._plan = plan
         self._say = say
-        self._system = System(plan, command)
+        self._system = System(plan, command, log)
         self._publishing = Publishing(plan, self._system)
         self._subscribing: Subscribing | None = None
         self._verdict = Verdict(plan.seed, plan.seconds, settings=dict(plan.settings))
@@ -144,6 +145,7 @@ class Run:
             injected = Injected(name, "", round(time.monotonic() - self._began, 2))
             self._verdict.faults.append(injected)
             injected.target = fault.inject(lasts_s)
+            self._say(f"{injected.since:4.0f} s  -- {name} {injected.target}")
             self._stopping.wait(lasts_s)
             fault.heal()
             injected.until = round(time.monotonic() - self._began, 2)
@@ -161,7 +163,7 @@ class Run:
             rate = (self._subscribing.received - heard) / (time.monotonic() - said_at)
             heard, said_at = self._subscribing.received, time.monotonic()
             now = f"{said_at - self._began:4.0f} s"
-            faults = ", ".join(f"{f.name} {f.target}".strip() for f in self._verdict.faults if f.until is None)
+            faults = ", ".join(f.name for f in self._verdict.faults if f.until is None)
             self._say(
                 f"{now}  {self._publishing.published} events, {heard} deliveries ({rate:.0f}/s), "
                 f"{self._subscribing.connected}/{len(self._subscribing.subscribers)} connected  {faults}"

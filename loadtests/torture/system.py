@@ -41,8 +41,9 @@ _ROOT: Final = Path(__file__).parents[2]
 class System:
     """All processes. Owned by the run; faults do what they like to it and note what they have killed."""
 
-    def __init__(self, plan: Plan, command: str = "") -> None:
+    def __init__(self, plan: Plan, command: str = "", log: Path | None = None) -> None:
         self.plan = plan
+        self._log = log
         self.secret = secrets.token_urlsafe(24)
         self.lines: list[tuple[float, str]] = []
         self.shard_of: dict[str, str] = {}
@@ -94,8 +95,8 @@ class System:
     def stop(self) -> None:
         """End everything and leave nothing behind."""
         self.closing = True
-        if dump := os.environ.get("TORTURE_DUMP"):
-            Path(dump).write_text("\n".join(f"{at:.3f} {line}" for at, line in self.lines))
+        if self._log is not None:
+            self._log.write_text("".join(f"{at:.3f} {line}\n" for at, line in self.lines))
         for process in self.postgres_processes():
             _send(process, signal.SIGCONT)
         for pid in self.shards().values():

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from headrace.settings import Settings
 from headrace.stream import slot
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, StartShard
@@ -91,7 +92,8 @@ def test_a_client_that_connects_while_listen_is_away_misses_nothing(
 
 def test_a_stopped_listen_backend_is_noticed(start_shard: StartShard, database: Database) -> None:
     """A LISTEN backend that is stopped, so that its kernel still answers, is replaced within 5 s."""
-    shard = start_shard()
+    assert Settings().ping_interval_s + Settings().ping_deadline_s <= 4
+    shard = start_shard(ping_interval_s=0.5, ping_deadline_s=0.5)
     client = shard.live("s")
     pid = listener(database)
     os.kill(pid, signal.SIGSTOP)
@@ -99,7 +101,8 @@ def test_a_stopped_listen_backend_is_noticed(start_shard: StartShard, database: 
     try:
         database.publish("s", "while it is stopped")
         client.wait_for(1)
-        assert time.monotonic() - began < 5
+        # A fourth of the time that the defaults above take.
+        assert time.monotonic() - began < 4
     finally:
         os.kill(pid, signal.SIGCONT)
     database.publish("s", "after")
