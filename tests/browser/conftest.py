@@ -1,4 +1,4 @@
-"""Chromium for the browser tests: one process for the session, a fresh profile for each test."""
+"""Chromium for the browser tests: one process for each file, a fresh profile for each test."""
 
 import os
 import shutil
@@ -26,7 +26,8 @@ TIMEOUT_MS = 15_000
 STATIC = Path(__file__).parents[2] / "headrace" / "static"
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is there, playwright's event loop runs in this thread, and Django refuses to work.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
