@@ -4,13 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check clean
+.PHONY: help up test check bench torture clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
 	@echo "make up      run everything on this machine: http://127.0.0.1:8000"
 	@echo "make test    format, lint, types and tests"
 	@echo "make check   the same without the tests"
+	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\""
+	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
 
 .venv: .venv/stamp
 
@@ -31,6 +33,12 @@ check: .venv
 
 test: check
 	$(BIN)/pytest
+
+torture: .venv
+	$(BIN)/python -m loadtests.torture $(ARGS)
+
+bench: .venv
+	$(BIN)/python -m loadtests.bench $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -104,6 +104,7 @@ class Dispatcher:
         self._rings = RingBudget(settings.ring_total_bytes)
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
         self._resting = False
+        self._suspects: set[Stream] = set()
         self._assigned = Assign("", {})
         self._leaving: deque[Connection] = deque()
         self._under_way = 0
@@ -166,6 +167,7 @@ class Dispatcher:
         self.delivery.work(WORK_BUDGET_S)
         for stream in self.delivery.emptied:
             self._rings.forget(stream.ring)
+            self._suspects.discard(stream)
         self.delivery.emptied.clear()
         self._read_live()
         self._read_catch_up()
@@ -338,8 +340,10 @@ class Dispatcher:
             if stream.dropped:
                 del self.delivery.dirty[stream]
                 continue
-            if len(streams) == MAX_STREAMS_A_READ:
+            if len(streams) == MAX_STREAMS_A_READ or self._suspects.intersection(streams):
                 break
+            if streams and stream in self._suspects:
+                continue
             del self.delivery.dirty[stream]
             # Not yet: the Listening message makes the stream dirty again.
             if stream.head is None and not self._listener.ensure_listening(stream.slot):
@@ -357,8 +361,10 @@ class Dispatcher:
         streams: list[Stream] = []
         after: list[int | None] = []
         for stream in list(self.delivery.wanting_log):
-            if len(streams) == MAX_STREAMS_A_READ:
+            if len(streams) == MAX_STREAMS_A_READ or self._suspects.intersection(streams):
                 break
+            if streams and stream in self._suspects:
+                continue
             del self.delivery.wanting_log[stream]
             if stream.log and not stream.dropped:
                 streams.append(stream)
@@ -373,6 +379,7 @@ class Dispatcher:
     def _rows(self, message: Rows) -> None:
         read = message.read
         self._busy[read.kind] = False
+        self._suspects.difference_update(read.streams)
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
                 continue
@@ -422,9 +429,18 @@ class Dispatcher:
         self.delivery.feed(stream, after, page)
 
     def _read_failed(self, message: ReadFailed) -> None:
+        """PostgreSQL has refused a read. One stream's fault must not hold up the others: ask for each alone."""
+        read = message.read
         self.last_error = message.error
-        logger.error("a %s read failed, the next sweep tries again: %s", message.read.kind.value, message.error)
-        self._give_back(message.read)
+        self._give_back(read)
+        if len(read.streams) > 1 and read.kind is not ReadKind.SWEEP:
+            logger.error("a %s read failed, asking for each stream alone: %s", read.kind.value, message.error)
+            self._suspects.update(stream for stream in read.streams if not stream.dropped)
+            self._resting = False
+            if read.kind is ReadKind.LIVE:
+                self.delivery.dirty.update(dict.fromkeys(read.streams))
+        else:
+            logger.error("a %s read failed, the next sweep tries again: %s", read.kind.value, message.error)
 
     def _give_back(self, read: Read) -> None:
         """A read came to nothing: keep what it was for, until the sweep asks again."""

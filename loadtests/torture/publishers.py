@@ -111,6 +111,28 @@ class Publishing:
         if connection is not None:
             connection.close()
 
+    def say_farewell(self) -> None:
+        """Publish one last event to every stream."""
+        transaction = Transaction(next(self._nonces), "farewell")
+        self.transactions.append(transaction)
+        plan, chance = self._plan, self._plan.random("farewell")
+        make = _Maker(plan, transaction, chance, ())
+        made = [make.event(stream) for stream in (*plan.shared, *plan.private, *plan.brief, *plan.veiled)]
+        transaction.events = [event for event, _ in made]
+        with self._system.connect("farewell") as connection:
+            connection.autocommit = False
+            connection.execute("insert into torture.ledger values (%s)", [transaction.nonce])
+            headrace.publish_many(
+                connection,
+                [event.stream for event, _ in made],
+                [data for _, data in made],
+                events=[event.type for event, _ in made],
+            )
+            transaction.began = time.monotonic()
+            connection.commit()
+        transaction.ended, transaction.outcome = time.monotonic(), "committed"
+        self.published += len(made)
+
     def _publish(self, connection: psycopg.Connection[Any], transaction: Transaction, chance: random.Random) -> None:
         kind = transaction.kind
         make = _Maker(self._plan, transaction, chance, self.extreme)

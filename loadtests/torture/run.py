@@ -104,6 +104,7 @@ class Run:
         gevent.joinall(lanes)
         self._publishing.stopping = True
         gevent.joinall(publishers, timeout=60)
+        self._finish()
         subscribing.draining = True
         self._settle()
         subscribing.closing = True
@@ -113,6 +114,18 @@ class Run:
         for greenlet in greenlets:
             if greenlet.exception is not None:
                 raise RuntimeError("a part of the torture itself has failed") from greenlet.exception
+
+    def _finish(self) -> None:
+        """The last event of each stream is published while no shard can hear of it, and nothing follows it."""
+        wire, faults = self._system.wires["listen"], self._verdict.faults
+        if faults:
+            faults.append(Injected("wire-cut", "listen, at the last event", round(time.monotonic() - self._began, 2)))
+            wire.cut()
+        self._publishing.say_farewell()
+        if faults:
+            time.sleep(0.5)
+            wire.mend()
+            faults[-1].until = round(time.monotonic() - self._began, 2)
 
     def _settle(self) -> None:
         """Wait, bounded, until every client has got all that it is owed."""
@@ -136,7 +149,9 @@ class Run:
         made = [(name, FAULTS[name](self._system, self._publishing, chance)) for name in self._plan.faults]
         names = [(name, fault) for name, fault in made if fault.lane == lane]
         queue: list[Any] = []
-        while names and not self._stopping.wait(chance.uniform(0.3, 2.5) * max(scale, 0.4)):
+        # Between faults there must be time for what they have broken to show.
+        quiet = max(scale, 0.5) * (max(1.0, 4 / self._plan.shards) if lane == "service" else 1.0)
+        while names and not self._stopping.wait(chance.uniform(0.5, 3.5) * quiet):
             if not queue:
                 queue = chance.sample(names, len(names))
             name, fault = queue.pop()

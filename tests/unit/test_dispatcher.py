@@ -1,0 +1,117 @@
+"""Named decisions of shard/dispatcher.py and shard/delivery.py; the model beside this file draws all the others."""
+
+import pytest
+
+from headrace.stream import slot
+from shard.messages import Assign, ReadFailed, ReadKind, Rows, Sweep, Wake
+from tests.unit.test_dispatcher_model import DispatcherMachine
+
+
+@pytest.fixture
+def machine() -> DispatcherMachine:
+    """A dispatcher on the model's ports, with one client of `a` and one of `b` and `a`, all live."""
+    made = DispatcherMachine()
+    made.begin(ring=100_000)
+    return made
+
+
+def test_one_read_at_a_time(machine: DispatcherMachine) -> None:
+    """However many wakes come, one read is outstanding, and the next begins where it ended."""
+    for _ in range(5):
+        machine.commit("a", [None], True)
+        machine.dispatcher.settle_up()
+    (read,) = machine.reads
+    assert (read.kind, [stream.name for stream in read.streams], read.after) == (ReadKind.LIVE, ["a"], (0,))
+    machine.answer_now()
+    machine.dispatcher.settle_up()
+    assert [read.after for read in machine.reads] == [(3,)], "a full page is followed by the next"
+
+
+def test_all_dirty_streams_share_a_read(machine: DispatcherMachine) -> None:
+    """Streams that become dirty together are read in one query."""
+    machine.commit("a", [None], True)
+    machine.commit("b", [None], True)
+    machine.dispatcher.settle_up()
+    (read,) = machine.reads
+    assert {stream.name for stream in read.streams} == {"a", "b"}
+
+
+def test_a_wake_that_is_no_news(machine: DispatcherMachine) -> None:
+    """A notification of a head that was read already, or of a stream without subscribers, costs no read."""
+    machine.commit("a", [None], True)
+    machine.calm()
+    machine.tell(Wake("a", 1))
+    machine.tell(Wake("nobody", 7))
+    machine.dispatcher.settle_up()
+    assert machine.reads == []
+
+
+def test_a_refused_read_is_tried_stream_by_stream(machine: DispatcherMachine) -> None:
+    """A stream whose read PostgreSQL refuses does not hold up those that were read with it."""
+    machine.commit("a", [None], True)
+    machine.commit("b", [None], True)
+    machine.dispatcher.settle_up()
+    machine.tell(ReadFailed(machine.reads.pop(), "corrupt"))
+    asked = []
+    for _ in range(2):
+        machine.dispatcher.settle_up()
+        (read,) = machine.reads
+        (stream,) = read.streams
+        asked.append(stream.name)
+        if stream.name == "a":
+            machine.tell(ReadFailed(machine.reads.pop(), "corrupt"))
+        else:
+            machine.answer_now()
+    assert sorted(asked) == ["a", "b"]
+    client = machine.clients[11]
+    assert b"data: b1\n" in client.bytes
+    machine.dispatcher.settle_up()
+    assert machine.reads == [], "it rests until the sweep"
+    machine.tell(Sweep())
+    machine.calm()
+    machine.calm()
+    assert b"data: a1\n" in client.bytes
+
+
+def test_a_moving_client_is_written_to_by_nobody(machine: DispatcherMachine) -> None:
+    """From the moment a connection leaves until it is taken, its socket is left alone."""
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [10]
+    before = machine.clients[10].bytes
+    machine.commit("a", [None], True)
+    machine.calm_but_for_parcels()
+    assert machine.clients[10].bytes == before
+    assert b"data: a1\n" in machine.clients[11].bytes
+    machine.tell(Assign("2", {}))
+    machine.parcel_arrives(taken=True)
+    machine.calm()
+    assert b"data: a1\n" in machine.clients[10].bytes
+
+
+def test_an_epoch_is_settled_when_all_have_left(machine: DispatcherMachine) -> None:
+    """The shard says that it has carried out an assignment only when nobody is on the way."""
+    machine.tell(Assign("g 7", {slot("a"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    assert (machine.dispatcher.moving, machine.dispatcher.settled_epoch) == (1, "")
+    machine.tell(Assign("g 8", {}))
+    machine.parcel_arrives(taken=False)
+    assert (machine.dispatcher.moving, machine.dispatcher.settled_epoch) == (0, "g 8")
+
+
+def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> None:
+    """While a page for someone behind is outstanding, live streams are read."""
+    machine.begin(ring=0)
+    machine.commit("a", [None] * 9, True)
+    machine.calm()
+    machine.connect(("a",), 9)
+    machine.dispatcher.settle_up()
+    machine.dispatcher.settle_up()
+    assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP]
+    machine.commit("a", [None], True)
+    machine.dispatcher.settle_up()
+    assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP, ReadKind.LIVE]
+    live = machine.reads.pop()
+    machine.tell(Rows(live, tuple(machine.log.page(s.name, a) for s, a in zip(live.streams, live.after, strict=True))))
+    assert b"data: a10\n" in machine.clients[10].bytes
+    assert b"data: a10\n" not in machine.clients[12].bytes
