@@ -128,7 +128,7 @@ class Violation:
     shard: str = ""
 
     def __str__(self) -> str:
-        where = f" on {self.stream!r}" if self.stream else ""
+        where = f" on {self.stream[:40]!r}" if self.stream else ""
         ids = f" ids {ranges(self.ids)}" if self.ids else ""
         of = f" (request {self.request_id}, shard {self.shard or 'unknown'})" if self.request_id else ""
         return f"{self.kind}: {self.client}{where}{ids}: {self.text}{of}"
