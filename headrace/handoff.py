@@ -145,7 +145,9 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for descriptor in descriptors:
             os.close(descriptor)
-        raise HandoffError("a hand-off message was cut; the sender's was too large")
+        if flags & socket.MSG_TRUNC:
+            raise HandoffError("a hand-off message was cut; the sender's was too large")
+        raise HandoffError("a hand-off's descriptors were cut; this process has none free, or too many were sent")
     return data, descriptors
 
 

@@ -76,7 +76,8 @@ class Connection:
     """A client's socket with its subscriptions.
 
     Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
-    socket has taken no byte (seconds of the monotonic clock), None while it takes them.
+    socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
+    kernel had for the client soon after, None until it is asked.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class Connection:
         "context",
         "dead",
         "fd",
+        "outstanding",
         "peer",
         "queued",
         "received",
@@ -101,6 +103,7 @@ class Connection:
         self.subscriptions: tuple[Subscription, ...] = ()
         self.unsent = b""
         self.blocked_at: float | None = None
+        self.outstanding: int | None = None
         self.queued = False
         self.dead = False
         self.received = 0
@@ -147,6 +150,7 @@ class Connection:
         """The socket took only the first bytes of frame: keep the rest, and wait for it to be writable."""
         self.unsent = frame[taken:] if taken else b""
         self.blocked_at = now
+        self.outstanding = None
 
     def resume(self, unsent: bytes, now: float) -> None:
         """Take over the rest of a frame that another shard has begun: it goes out before anything else."""
@@ -163,6 +167,7 @@ class Connection:
             if taken:
                 self.unsent = self.unsent[taken:]
                 self.blocked_at = now
+                self.outstanding = None
             if self.unsent:
                 return False
         self.blocked_at = None

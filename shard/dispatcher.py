@@ -221,8 +221,18 @@ class Dispatcher:
     def _tick(self, _: Tick) -> None:
         now = self._clock()
         for connection in list(self.delivery.blocked):
-            if connection.blocked_at is not None and now - connection.blocked_at > self._settings.write_deadline_s:
-                self.delivery.close(connection, "write deadline")
+            if connection.blocked_at is None:
+                continue
+            if connection.outstanding is None:
+                connection.outstanding = self._poller.outstanding(connection.fd)
+            elif now - connection.blocked_at > self._settings.write_deadline_s:
+                # The kernel calls a socket writable when a third of its buffer is free: a slow client takes long
+                # to get there. It is given up only if it has taken nothing at all.
+                left = self._poller.outstanding(connection.fd)
+                if left < connection.outstanding:
+                    connection.outstanding, connection.blocked_at = left, now
+                else:
+                    self.delivery.close(connection, "write deadline")
         now_ms = self._wall_clock() * 1000
         while self._expiries and self._expiries[0][0] <= now_ms:
             self.delivery.goodbye(heapq.heappop(self._expiries)[2], "expired")
@@ -230,6 +240,10 @@ class Dispatcher:
         due = [connection for connection in self._due.get(self._beats, ()) if not connection.dead]
         self._due[self._beats] = due
         for connection in due:
+            # A living peer acknowledges each heartbeat; one that has vanished leaves them outstanding.
+            if self._poller.silent_s(connection.fd) > self._settings.write_deadline_s + self._beat_interval_s():
+                self.delivery.close(connection, "peer gone")
+                continue
             self._watch_expiry(connection)
             self.delivery.beat(connection)
 
@@ -245,6 +259,9 @@ class Dispatcher:
 
     def _ticks_a_beat(self) -> int:
         return max(1, round(self._settings.heartbeat_interval_s / self._settings.tick_interval_s))
+
+    def _beat_interval_s(self) -> float:
+        return self._ticks_a_beat() * self._settings.tick_interval_s
 
     def _stop(self, message: Stop) -> None:
         self.stopped = True

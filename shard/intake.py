@@ -39,6 +39,7 @@ class Intake:
     def __init__(self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[], str]) -> None:
         self.accepted = 0
         self.refused: dict[str, int] = {}
+        self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
         self._inbox = inbox
@@ -65,6 +66,7 @@ class Intake:
         self._inode = fresh.stat().st_ino
         fresh.rename(self._path)
         self._listening = listening
+        self._reserve = _socket.socket(socket.AF_UNIX)
         self._accepting = gevent.spawn(self._accept, listening)
         return [self._accepting]
 
@@ -72,6 +74,8 @@ class Intake:
         """Take no more clients; channels close, which tells the routers. Yields."""
         if self._accepting is not None:
             self._accepting.kill()
+        if self._reserve is not None:
+            self._reserve.close()
         if self._listening is not None:
             self._listening.close()
             with contextlib.suppress(FileNotFoundError):
@@ -94,6 +98,7 @@ class Intake:
                 ):
                     raise
                 logger.error("cannot accept a router's channel: %s", error)
+                self._turn_away(listening)
                 gevent.sleep(0.2)
                 continue
             if len(self._greenlets) >= MAX_CHANNELS:
@@ -102,6 +107,26 @@ class Intake:
             greenlet = gevent.spawn(self._serve, channel)
             self._greenlets.add(greenlet)
             greenlet.link(self._greenlets.discard)
+
+    def _turn_away(self, listening: gsocket.socket) -> None:
+        """Without a free descriptor: close the channels that wait, by means of the one kept in reserve.
+
+        A channel that ends without an answer lets its giver keep the client; one that stays silent would cost it.
+        """
+        # Sockets, since gevent's os.close() frees a descriptor only when its loop comes round.
+        if self._reserve is not None:
+            self._reserve.close()
+            self._reserve = None
+        raw = _socket.socket(fileno=listening.fileno())
+        try:
+            while True:
+                _socket.socket(fileno=raw._accept()[0]).close()  # type: ignore[attr-defined]
+        except OSError:
+            pass
+        finally:
+            raw.detach()
+        with contextlib.suppress(OSError):
+            self._reserve = _socket.socket(socket.AF_UNIX)
 
     def _serve(self, channel: gsocket.socket) -> None:
         """One exchange after the other, until the router closes the channel. Yields."""
@@ -170,8 +195,7 @@ def _prepare(fd: int, settings: Settings) -> None:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-            # A client that vanished leaves heartbeats unacknowledged: the kernel gives it up after this.
-            deadline_ms = round(settings.write_deadline_s * 1000)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, deadline_ms)
+            # No TCP_USER_TIMEOUT: it also ends clients that read slowly, whose window is never as wide as what
+            # the kernel sends next. Who does not acknowledge is found by `Poller.silent_s`.
     finally:
         client.detach()

@@ -5,9 +5,12 @@ No watcher, greenlet or timer per connection: an idle client costs this process 
 
 import _socket
 import contextlib
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -77,6 +80,26 @@ class Poller:
     def unregister(self, fd: int) -> None:
         """Stop watching a socket that lives on elsewhere."""
         self._epoll.unregister(fd)
+
+    def outstanding(self, fd: int) -> int:
+        """Bytes that were written and not yet acknowledged (SIOCOUTQ; of a unix socket: not yet read)."""
+        return int(struct.unpack("=i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0" * 4))[0])
+
+    def silent_s(self, fd: int) -> float:
+        """For how long a TCP peer has acknowledged nothing, not even a probe, though something was sent to it.
+
+        0 while nothing is outstanding, and for other sockets. (tcp(7), TCP_INFO; the layout is Linux's tcp_info:
+        eight bytes, the fourth the probes unanswered, then words, the fifth unacked and the thirteenth last_ack_recv.)
+        """
+        client = _socket.socket(fileno=fd)
+        try:
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+        except OSError:
+            return 0.0
+        finally:
+            client.detach()
+        unacked, last_ack_ms = struct.unpack_from("=I28xI", info, 24)
+        return last_ack_ms / 1000 if unacked or info[3] else 0.0
 
     def close(self, fd: int) -> None:
         """End the connection for real, even if another process still holds a copy, and close the descriptor."""

@@ -57,6 +57,12 @@ class Transfer(Protocol):
 class Poll(Sockets, Protocol):
     """The sockets that are watched, and which of them have something."""
 
+    def outstanding(self, fd: int) -> int:
+        """Bytes that were written to a client and that it has not acknowledged."""
+
+    def silent_s(self, fd: int) -> float:
+        """For how long a client has acknowledged nothing of what it was sent; 0 while nothing is outstanding."""
+
     def poll(self) -> Iterable[tuple[int, bool, bool]]:
         """Descriptors with whether each can be read and written; only such as are registered now."""
 

@@ -63,6 +63,9 @@ class Transfer:
             passed = self._give(parcel, path)
             if passed.outcome in (Outcome.ACCEPTED, Outcome.SILENT):
                 _close(parcel.fd)
+                if passed.outcome is Outcome.SILENT:
+                    request_id = parcel.handoff.request_id
+                    logger.warning("%s was on its way to %s and has to come back: %s", request_id, path, passed.reason)
                 self._inbox.put(Delivered(reason=passed.reason))
             else:
                 self._inbox.put(Delivered(parcel, passed.reason))

@@ -105,6 +105,21 @@ def test_a_client_that_takes_a_little_now_and_then_is_kept(slow_shard: Shard, da
     assert not slow_shard.closed(slow)
 
 
+@pytest.mark.parametrize("send_buffer_bytes", [4096, 65536, 262144])
+def test_a_client_that_always_takes_a_little_is_kept_whatever_its_buffer(
+    start_shard: StartShard, database: Database, send_buffer_bytes: int
+) -> None:
+    """A client that takes bytes all the time, slowly, is kept however much the kernel holds for it."""
+    shard = start_shard(send_buffer_bytes=send_buffer_bytes, write_deadline_s=1.0, heartbeat_interval_s=0.5)
+    slow = shard.live("s", receive_buffer=4096)
+    database.publish("s", *("x" * 50_000 for _ in range(80)))
+    # The pace is PostgreSQL's clock: 4 kB ten times a second, over six deadlines.
+    for _ in range(60):
+        slow.pump(4000)
+        database.one("select pg_sleep(0.1)")
+        assert not shard.closed(slow)
+
+
 def test_stalled_clients_cost_bounded_memory(start_shard: StartShard, database: Database) -> None:
     """100 MB published past 20 clients that do not read leave the shard's memory nearly as it was."""
     shard = start_shard(write_deadline_s=60)

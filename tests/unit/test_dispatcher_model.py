@@ -199,6 +199,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     def receive(self, fd: int) -> int:
         return 0
 
+    def outstanding(self, fd: int) -> int:
+        return 0
+
+    def silent_s(self, fd: int) -> float:
+        return 0.0
+
     def writev(self, fd: int, frames: Sequence[bytes]) -> int:
         client = self.clients[fd]
         assert not client.closed, "written to after it was closed"
