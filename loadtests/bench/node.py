@@ -1,0 +1,96 @@
+"""headrace as users run it: `headrace up` in a directory of its own, with one shard on a core of its own."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+import headrace
+from headrace.process import spawn
+from headrace.settings import environ_with_file
+from loadtests.bench import cores
+from loadtests.bench.clients import FailedError
+
+READY_S: Final = 90.0
+_READY: Final = re.compile(r"^headrace ready http://([\d.]+):(\d+)$", re.MULTILINE)
+_STATEMENT: Final = re.compile(r"LOG:  (?:statement|execute [^:]*):")
+_ROOT: Final = Path(__file__).parents[2]
+
+
+class Node:
+    """A running node. Owned by the bench.
+
+    With one shard that has a core to itself, and all else is on the other one, with the clients. With more
+    nothing is pinned, and what PostgreSQL is asked is written to its log, to be counted.
+    """
+
+    def __init__(self, shards: int, router_workers: int) -> None:
+        self.shards = shards
+        self.router_workers = router_workers
+        self.directory = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
+        self.directory.chmod(0o711)
+        self._output = self.directory / "up.log"
+        self._up: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; returns when clients are served."""
+        cores.pin(0, cores.CLIENT if self.shards == 1 else cores.ALL)
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])])
+        if self.shards > 1:
+            environ["PGOPTIONS"] = "-c log_statement=all"
+        argv = [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]
+        argv += ["--shards", str(self.shards), "--router-workers", str(self.router_workers)]
+        with self._output.open("wb") as output:
+            self._up = spawn(
+                argv, death_signal=signal.SIGTERM, environ=environ, directory=self.directory, output=output
+            )
+        deadline = time.monotonic() + READY_S
+        while not (found := _READY.search(self._output.read_text())):
+            if self._up.poll() is not None or time.monotonic() > deadline:
+                raise FailedError("`headrace up` did not get ready:\n" + self._output.read_text()[-2000:])
+            time.sleep(0.1)
+        self.address = found[1], int(found[2])
+        self._environ = environ_with_file({}, self.directory / ".headrace" / "env")
+        self.shard_pids = self._pids("shard")
+        self.router_pids = self._pids("gunicorn")
+        if self.shards == 1:
+            cores.pin(self.shard_pids[0], cores.SERVER)
+
+    def stop(self) -> None:
+        """End it and leave nothing behind."""
+        if self._up is not None and self._up.poll() is None:
+            self._up.terminate()
+            try:
+                self._up.wait(40)
+            except subprocess.TimeoutExpired:
+                self._up.kill()
+                self._up.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def database_url(self) -> str:
+        """Where its PostgreSQL is."""
+        return self._environ["HEADRACE_DATABASE_URL"]
+
+    def path(self, stream: str, since: str = "now") -> str:
+        """The signed path of a stream."""
+        return headrace.sign(stream, since=since, secrets=[self._environ["HEADRACE_SECRET"]])
+
+    def questions(self) -> tuple[int, int]:
+        """How many statements PostgreSQL was asked so far, and how many of them read pages of the log."""
+        text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
+        return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
+
+    def _pids(self, module: str) -> list[int]:
+        assert self._up is not None
+        found = [p for p in psutil.Process(self._up.pid).children(recursive=True) if module in p.cmdline()[:4]]
+        return sorted(process.pid for process in found)

@@ -1,0 +1,68 @@
+"""Publishing, each way that a scenario wants it."""
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+import headrace
+from loadtests.bench.clients import FailedError
+from loadtests.bench.payload import payload
+from loadtests.bench.pilot import Pilot
+
+
+class Publisher:
+    """One connection to PostgreSQL, with a transaction for each call. A context is its `connection`."""
+
+    def __init__(self, url: str) -> None:
+        self.connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
+
+    def behind(self, pilot: Pilot, stream: str, seconds: float, window: int) -> int:
+        """Keep so many events published that nobody was sent yet; returns how many were published.
+
+        With a window of 1 the server finds one event at each look, as soon as it looks; with more, as many.
+        """
+        first = published = pilot.seen
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            room = pilot.seen + window - published
+            if room == 1:
+                headrace.publish_now(self.connection, stream, payload())
+            elif room:
+                self.many([stream] * room)
+            published += room
+            if not pilot.watch(20):
+                raise FailedError("nothing was delivered for 20 s")
+        return published - first
+
+    def paced(self, stream: str, seconds: float, rate: float) -> int:
+        """Publish single events at a rate, each a little off its moment, so as not to fall in step with anything."""
+        count = max(1, round(seconds * rate))
+        began = time.monotonic()
+        for number in range(count):
+            time.sleep(max(0.0, began + (number + random.uniform(0, 0.5)) / rate - time.monotonic()))
+            headrace.publish_now(self.connection, stream, payload())
+        return count
+
+    def flood(self, streams: Sequence[str], seconds: float, batch: int) -> int:
+        """Publish to the streams in turn, batch events a transaction, as fast as the log takes them; how many."""
+        deadline = time.monotonic() + seconds
+        published = 0
+        while time.monotonic() < deadline:
+            self.many([streams[(published + k) % len(streams)] for k in range(batch)])
+            published += batch
+        return published
+
+    def many(self, streams: Sequence[str]) -> None:
+        """Publish one event to each in one transaction."""
+        headrace.publish_many(self.connection, streams, [payload() for _ in streams])
+
+    def head(self, stream: str) -> int:
+        """The stream's newest id."""
+        return headrace.head(self.connection, stream)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.connection.close()

@@ -1,0 +1,260 @@
+"""The scenarios: each measures the floor, then headrace, and returns the figures of one repetition."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loadtests.bench import cores
+from loadtests.bench.clients import Clients, FailedError
+from loadtests.bench.figure import Figure
+from loadtests.bench.floor import Floor
+from loadtests.bench.node import Node
+from loadtests.bench.pilot import Pilot
+from loadtests.bench.publisher import Publisher
+from loadtests.bench.tools import Tools
+
+FLOOR_PER_S: Final = 150_000
+"""Deliveries a second that the floor's number of events is chosen for."""
+WINDOW: Final = 12
+"""Events of a burst that wait for each connection."""
+PACE_PER_S: Final = 5.0
+"""Slow enough that every fan-out is over before the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a scenario has at hand. stream is a name that nobody has used."""
+
+    tools: Tools
+    node: Node
+    publisher: Publisher
+    n: int
+    seconds: float
+    stream: str
+
+    def clients(self, address: tuple[str, int], path: str, *options: str, n: int = 0) -> Clients:
+        """n clients (all, if not said) that check ids and end when nothing has come for a second."""
+        return Clients(
+            self.tools.ssebench, address, path, n or self.n, "--contiguous", "--idle", "1", "--seconds", "120", *options
+        )
+
+    def here(self, *options: str, n: int = 0, path: str = "") -> Clients:
+        """Clients of headrace, on the scenario's stream."""
+        return self.clients(self.node.address, path or self.node.path(self.stream), *options, n=n)
+
+    def floor(self, rate: float = 0, batch: int = 1, n: int = 0, streams: int = 1, count: int = 0) -> dict[str, Any]:
+        """One run of the floor: what its clients have received."""
+        n = n or self.n
+        count = count or round(self.seconds * (rate or FLOOR_PER_S * batch * streams / n))
+        with (
+            Floor(self.tools.rawfan) as floor,
+            self.clients(floor.address, "/s%d", "--streams", str(streams), n=n) as clients,
+        ):
+            clients.ready()
+            floor.publish(count, rate, batch)
+            return clients.result()
+
+
+def fanout(bench: Bench) -> list[Figure]:
+    """All on one stream, one event at each look; then one event now and then, for the latency."""
+    floor, floor_paced = bench.floor(), bench.floor(rate=PACE_PER_S)
+    result, events, busy = _saturated(bench, 1)
+    with bench.here() as clients:
+        clients.ready()
+        bench.publisher.paced(bench.stream, bench.seconds, PACE_PER_S)
+        paced = clients.result()
+    return [
+        Figure("deliveries", "1/s", result["events_per_s"], floor["events_per_s"]),
+        Figure("time to the last", "ms", paced["last_p50_us"] / 1e3, floor_paced["last_p50_us"] / 1e3),
+        Figure("time to the last, p99", "ms", paced["last_p99_us"] / 1e3, floor_paced["last_p99_us"] / 1e3),
+        Figure("time to the last, saturated", "ms", result["last_p50_us"] / 1e3),
+        Figure("shard busy", "%", busy),
+        Figure("client busy", "%", _busy(result), _busy(floor)),
+        Figure("events", "", events),
+    ]
+
+
+def burst(bench: Bench) -> list[Figure]:
+    """The same, where many events wait for each connection: beside the floor's one event a call."""
+    floor, joined = bench.floor(), bench.floor(batch=WINDOW)
+    result, events, busy = _saturated(bench, WINDOW)
+    return [
+        Figure("deliveries, floor one a call", "1/s", result["events_per_s"], floor["events_per_s"]),
+        Figure(f"deliveries, floor {WINDOW} a call", "1/s", result["events_per_s"], joined["events_per_s"]),
+        Figure("latency, p99", "ms", result["lat_p99_us"] / 1e3),
+        Figure("shard busy", "%", busy),
+        Figure("client busy", "%", _busy(result), _busy(joined)),
+        Figure("events", "", events),
+    ]
+
+
+def many(bench: Bench) -> list[Figure]:
+    """A fifth as many streams as clients, published to in turn as fast as the log takes it."""
+    streams = max(1, bench.n // 5)
+    floor = bench.floor(streams=streams)
+    names = [f"{bench.stream}.{number}" for number in range(streams)]
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
+        paths = Path(directory) / "paths"
+        paths.write_text("".join(bench.node.path(name) + "\n" for name in names))
+        bench.publisher.flood(names, 0, streams)
+        with bench.here("--streams", str(streams), path=f"@{paths}") as clients:
+            clients.ready()
+            time.sleep(0.5)
+            since, began = cores.cpu_seconds(bench.node.shard_pids[0]), time.monotonic()
+            bench.publisher.flood(names, 0, min(1000, streams))
+            published = bench.publisher.flood(names, bench.seconds, min(1000, streams))
+            took = time.monotonic() - began
+            busy = 100 * (cores.cpu_seconds(bench.node.shard_pids[0]) - since) / took
+            result = clients.result()
+    return [
+        Figure("deliveries", "1/s", result["events_per_s"], floor["events_per_s"]),
+        Figure("published", "1/s", published / took),
+        Figure("latency, p99", "ms", result["lat_p99_us"] / 1e3),
+        Figure("shard busy", "%", busy),
+        Figure("client busy", "%", _busy(result), _busy(floor)),
+    ]
+
+
+def latency(bench: Bench) -> list[Figure]:
+    """One subscriber, nothing else going on: from before publishing to receipt, durable in between."""
+    floor = bench.floor(rate=20.0, n=1)
+    with bench.here(n=1) as clients:
+        clients.ready()
+        time.sleep(0.5)
+        bench.publisher.paced(bench.stream, bench.seconds, 20.0)
+        result = clients.result()
+    return [
+        Figure("publish to receipt, p50", "ms", result["lat_p50_us"] / 1e3, floor["lat_p50_us"] / 1e3),
+        Figure("publish to receipt, p99", "ms", result["lat_p99_us"] / 1e3, floor["lat_p99_us"] / 1e3),
+    ]
+
+
+def idle(bench: Bench) -> list[Figure]:
+    """Resident memory that idle connections take, in a process that has just started."""
+
+    def resident() -> tuple[int, int]:
+        node = bench.node
+        return sum(map(cores.resident_bytes, node.shard_pids)), sum(map(cores.resident_bytes, node.router_pids))
+
+    def held(n: int) -> Clients:
+        path = bench.node.path(bench.stream)
+        return Clients(bench.tools.ssebench, bench.node.address, path, n, "--hold", "--seconds", "600")
+
+    with held(max(1, bench.n // 10)) as clients:
+        clients.ready()
+    time.sleep(1)
+    before = resident()
+    with held(bench.n) as some:
+        some.ready()
+        time.sleep(1)
+        between = resident()
+        with held(2 * bench.n) as more:
+            more.ready()
+            time.sleep(1)
+            after = resident()
+    return [
+        Figure(f"shard, of {bench.n:,} connections", "bytes each", (between[0] - before[0]) / bench.n),
+        Figure(f"shard, of {3 * bench.n:,} connections", "bytes each", (after[0] - before[0]) / (3 * bench.n)),
+        Figure(f"router, of {3 * bench.n:,} connections", "bytes each", (after[1] - before[1]) / (3 * bench.n)),
+        Figure(f"connecting, from {bench.n:,} on", "1/s", 2 * bench.n / more.ready_s),
+    ]
+
+
+def storm(bench: Bench) -> list[Figure]:
+    """All clients leave and come back at once, a few events behind; two shards, two router workers."""
+    few = 3
+    bench.publisher.many([bench.stream] * 10)
+    back = bench.node.path(bench.stream, str(bench.publisher.head(bench.stream) - few))
+    with bench.here("--hold") as clients:
+        clients.ready()
+        time.sleep(1)
+        asked = bench.node.questions()
+        clients.leave()
+        began = time.monotonic()
+        with bench.here("--concurrency", str(bench.n), "--events", str(few), path=back) as again:
+            again.ready()
+            received = again.result()
+            took = time.monotonic() - began
+    answered = bench.node.questions()
+    if received["events_min"] < few:
+        raise FailedError(f"a client received {received['events_min']} of {few} events")
+    return [
+        Figure("first byte for all", "s", again.ready_s),
+        Figure("all have all", "s", took),
+        Figure("statements", "", answered[0] - asked[0]),
+        Figure("statements that read the log", "", answered[1] - asked[1]),
+    ]
+
+
+def replay(bench: Bench) -> list[Figure]:
+    """A storm of clients that are 1,000 events behind, while others follow a live stream."""
+    far = 1000
+    live = f"{bench.stream}.live"
+    bench.publisher.many([bench.stream] * far)
+    head = bench.publisher.head(bench.stream)
+    back = bench.node.path(bench.stream, str(head - far))
+    with bench.here(n=10, path=bench.node.path(live)) as watching, ThreadPoolExecutor(1) as beside:
+        watching.ready()
+        asked = bench.node.questions()
+        began = time.monotonic()
+        with bench.here("--concurrency", str(bench.n), "--events", str(far), path=back) as clients:
+            done = beside.submit(clients.ready().result)
+            while not done.done():
+                bench.publisher.paced(live, 0.2, 50)
+            took = time.monotonic() - began
+        result, watched = done.result(), watching.result()
+    answered = bench.node.questions()
+    if result["events_min"] < far:
+        raise FailedError(f"a client received {result['events_min']} of {far} events")
+    return [
+        Figure("all have all", "s", took),
+        Figure("first byte for all", "s", clients.ready_s),
+        Figure("live stream beside it, p99", "ms", watched["lat_p99_us"] / 1e3),
+        Figure("statements that read the log", "", answered[1] - asked[1]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How to run one. A fresh one gets a node that has served nobody before."""
+
+    run: Callable[[Bench], list[Figure]]
+    shards: int = 1
+    router_workers: int = 1
+    fresh: bool = False
+
+
+SCENARIOS: Final = {
+    "fanout": Scenario(fanout),
+    "burst": Scenario(burst),
+    "many": Scenario(many),
+    "latency": Scenario(latency),
+    "idle": Scenario(idle, fresh=True),
+    "storm": Scenario(storm, shards=2, router_workers=2),
+    "replay": Scenario(replay, shards=2, router_workers=2),
+}
+
+
+def _saturated(bench: Bench, window: int) -> tuple[dict[str, Any], int, float]:
+    """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
+    pid = bench.node.shard_pids[0]
+    with bench.here() as clients, Pilot(bench.node.address, bench.node.path(bench.stream)) as pilot:
+        pilot.join()
+        while not clients.has_spoken(0.05):
+            pilot.join()
+        clients.ready()
+        pilot.begin()
+        since, began = cores.cpu_seconds(pid), time.monotonic()
+        events = bench.publisher.behind(pilot, bench.stream, bench.seconds, window)
+        busy = 100 * (cores.cpu_seconds(pid) - since) / (time.monotonic() - began)
+        result = clients.result()
+    return result, events, busy
+
+
+def _busy(result: dict[str, Any]) -> float:
+    # The last second is the wait for nothing more to come.
+    return 100.0 * result["client_cpu_s"] / max(0.1, result["span_s"])
