@@ -357,7 +357,7 @@ class Dispatcher:
             if stream.dropped:
                 del self.delivery.dirty[stream]
                 continue
-            if len(streams) == MAX_STREAMS_A_READ or self._suspects.intersection(streams):
+            if len(streams) == MAX_STREAMS_A_READ or (self._suspects and not self._suspects.isdisjoint(streams)):
                 break
             if streams and stream in self._suspects:
                 continue
@@ -378,7 +378,7 @@ class Dispatcher:
         streams: list[Stream] = []
         after: list[int | None] = []
         for stream in list(self.delivery.wanting_log):
-            if len(streams) == MAX_STREAMS_A_READ or self._suspects.intersection(streams):
+            if len(streams) == MAX_STREAMS_A_READ or (self._suspects and not self._suspects.isdisjoint(streams)):
                 break
             if streams and stream in self._suspects:
                 continue
