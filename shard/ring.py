@@ -71,8 +71,6 @@ class Ring:
 
         An id between start and the newest that is no frame's is not covered: it lies inside a recorded jump.
         """
-        if position < self.start:
-            return None
         index = bisect_right(self._frames, position, key=lambda frame: frame.id)
         if position != (self._frames[index - 1].id if index else self.start):
             return None
