@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import APIResponse, BrowserContext, Page, Route, expect
 
 from tests.browser.conftest import TIMEOUT_MS
 
@@ -78,6 +78,21 @@ def test_the_board_can_be_used_with_the_keyboard(context: BrowserContext, demo_u
     expect(page.get_by_role("list", name="Done").get_by_text("by keyboard")).to_have_count(1)
     page.get_by_role("button", name="Remove: by keyboard").press("Enter")
     expect(page.get_by_text("by keyboard", exact=True)).to_have_count(0)
+
+
+def test_a_late_answer_does_not_take_the_focus(context: BrowserContext, demo_url: str):
+    """When the answer to a post comes after its event, the focus stays where the visitor has put it by then."""
+    page = open_demo(context, demo_url)
+    held: list[tuple[Route, APIResponse]] = []
+    page.route("**/demo/publish", lambda route: held.append((route, route.fetch())))
+    page.get_by_label("New note").press_sequentially("answered late")
+    page.keyboard.press("Enter")
+    button = page.get_by_role("button", name="Move to Doing: answered late")
+    button.focus()
+    for route, response in held:
+        route.fulfill(response=response)
+    expect(page.get_by_label("New note")).to_have_value("")
+    expect(button).to_be_focused()
 
 
 def test_the_page_fits_wide_and_narrow_windows(context: BrowserContext, demo_url: str, tmp_path: Path):
