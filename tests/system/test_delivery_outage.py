@@ -118,8 +118,8 @@ def test_a_server_that_goes_silent_is_noticed(
     )
     client = shard.live("s")
     postgres_proxy.deafen()
-    # Where the proof that LISTEN works is still connecting, that takes its own five seconds to be given up.
     database.publish("s", "in the silence")
+    # Where the proof that LISTEN works is still connecting, that takes its own five seconds to be given up.
     wait_until(lambda: "LISTEN connection lost" in shard.log, "the silence is noticed")
     postgres_proxy.resume()
     client.wait_for(1)
