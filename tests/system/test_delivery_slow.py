@@ -99,7 +99,7 @@ def test_a_client_that_takes_a_little_now_and_then_is_kept(slow_shard: Shard, da
     # At about 16 kB each time, this takes longer than two deadlines.
     while len(slow.events) < 3:
         count = len(slow.raw)
-        wait_until(lambda count=count: slow.pump(16_000) and len(slow.raw) > count, "more bytes", 3)  # type: ignore[misc]
+        wait_until(lambda count=count: slow.pump(16_000) and len(slow.raw) > count, "more bytes")  # type: ignore[misc]
         database.one("select pg_sleep(0.06)")
     assert slow.ids == [1, 2, 3]
     assert not slow_shard.closed(slow)
@@ -153,7 +153,7 @@ def test_a_client_that_closes_is_forgotten_at_once(calm_shard: Shard, calm_datab
     """A closed client is noticed without any write to it."""
     client = calm_shard.live(stream)
     client.close()
-    wait_until(lambda: calm_shard.closed(client) == "peer gone", "the shard has let it go", 2)
+    wait_until(lambda: calm_shard.closed(client) == "peer gone", "the shard has let it go")
 
 
 def test_two_hundred_clients_come_and_go_without_a_trace(
