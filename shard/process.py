@@ -146,7 +146,10 @@ class Process:
         return "full" if len(self.dispatcher.registry) + waiting >= self._limit else ""
 
     def _placed(self, snapshot: Snapshot) -> None:
-        """The directory was read: follow it. An end by succession comes when the last connection has left."""
+        """The directory was read: follow it. An end by succession comes when the last connection has left.
+
+        Yields once, at a succession, while the intake stops.
+        """
         epoch = "{} {}".format(*snapshot.epoch)
         paths = elsewhere(snapshot, self._entry())
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moving
