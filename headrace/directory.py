@@ -36,7 +36,8 @@ class ShardEntry:
 
     path is its hand-off socket on its node; capacity and connections count clients; streams counts those with
     a subscriber here; lag_s is how far its delivery is behind the log; last_error is a sentence, empty when
-    well.
+    well. started_ms is the age of the machine, since the boot named by its random id, when the process started: unlike
+    wall time it never goes back.
     """
 
     id: str
@@ -52,6 +53,7 @@ class ShardEntry:
     last_error: str = ""
     moving: int = 0
     settled: str = ""
+    boot: str = ""
     started_ms: int = 0
 
 

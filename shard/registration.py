@@ -92,9 +92,13 @@ class Registration:
 
 
 def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
-    """The entry of a younger process with the same id, if there is one."""
+    """The entry of a younger process with the same id on this machine, if there is one.
+
+    Connections are handed over within one machine only, and only within one boot of it do ages compare.
+    """
     for other in snapshot.shards:
-        if other.id == entry.id and other.pid != entry.pid and other.started_ms >= entry.started_ms:
+        same = other.id == entry.id and other.boot == entry.boot
+        if same and other.pid != entry.pid and other.started_ms >= entry.started_ms:
             return other
     return None
 

@@ -7,7 +7,8 @@
 --   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
---                                   last_error, moving, settled, started_ms (all text). Expires: each register() is one heartbeat
+--                                   last_error, moving, settled, boot, started_ms (all text). Expires: each register() is one
+--                                   heartbeat
 --   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
 --                                   the node's last claim, since nodes may have a new name each time
 --   headrace:drained        set     ids of the shards that an operator wants without clients
@@ -133,7 +134,12 @@ local function orphans()
   if state[2] == current then
     return { {}, {} }
   end
-  if state[1] and now_ms() - tonumber(state[1]) < settle_ms then
+  local settled_ms = state[1] and now_ms() - tonumber(state[1]) or settle_ms
+  if settled_ms < 0 then
+    -- The clock was set back; waiting for it to get there again could take for ever.
+    redis.call("HSET", "headrace:node:" .. node, "joined_ms", now_ms())
+  end
+  if settled_ms < settle_ms then
     return { {}, {} }
   end
   local alive, up = {}, {}

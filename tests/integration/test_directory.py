@@ -267,3 +267,12 @@ def test_a_stopped_redis_is_noticed_in_time(own_redis: RedisServer) -> None:
     own_redis.resume()
     assert directory.read().shards
     directory.close()
+
+
+def test_a_clock_set_back_delays_a_claim_by_the_settling_only(directory: Directory, redis_server: RedisServer) -> None:
+    """A node whose last change lies in the future settles anew from now, not when the clock gets there again."""
+    directory.register(entry("s1"))
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.hincrby("headrace:node:n1", "joined_ms", 7_200_000)
+        assert directory.claim("n1", settle_s=0.05) == 0
+        wait_until(lambda: directory.claim("n1", settle_s=0.05) == SLOTS, "the slots are given", 5)
