@@ -12,12 +12,17 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 import click
 
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.machine import can_compile
 from loadtests.torture.plan import draw
 from loadtests.torture.run import Run, Verdict
+
+COMPILED: Final = ("disk-full", "clock-back")
+"""Faults of the machine, which are made by a library that is compiled for the run."""
 
 
 @click.command(epilog="Example: python -m loadtests.torture --seed 7 --seconds 60 --faults shard-kill,postgres-pause")
@@ -51,10 +56,15 @@ def main(
             click.echo(f"{name:20} {(fault.__doc__ or '').splitlines()[0]}")
         return
     chosen = {"all": list(FAULTS), "none": []}
+    if not can_compile():
+        click.echo(f"without a C compiler (`cc`) there are no {' and '.join(COMPILED)}", err=True)
+        chosen["all"] = [name for name in FAULTS if name not in COMPILED]
     names = chosen.get(faults) if faults in chosen else [name.strip() for name in faults.split(",")]
     assert names is not None
     if unknown := set(names) - set(FAULTS):
         raise click.BadParameter(f"unknown: {', '.join(sorted(unknown))}; see --list-faults", param_hint="--faults")
+    if not can_compile() and set(names) & set(COMPILED):
+        raise click.BadParameter("these need a C compiler; install `cc`", param_hint="--faults")
     logging.basicConfig(level=logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
     plan = draw(

@@ -1,8 +1,6 @@
 """The faults: each is injected, lasts, and is healed. What it makes the system owe is noted where it is made.
 
 Lanes: faults of one lane follow one another, those of two lanes meet as chance has it.
-
-Not here: the clock set back, which needs a machine of one's own.
 """
 
 import contextlib
@@ -11,33 +9,17 @@ import resource
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import psutil
 import psycopg
 import redis
 
+from loadtests.torture.fault import Fault
+from loadtests.torture.machine_faults import ClockBack, DiskFull
+from loadtests.torture.operator_faults import Drain, Move, Rebalance, Restart, Scale
 from loadtests.torture.publishers import Publishing
 from loadtests.torture.system import System
-
-
-class Fault:
-    """One kind of fault. lasts_s is the range of its length in a run of a minute; shorter runs shorten it."""
-
-    lane: ClassVar[str] = "database"
-    lasts_s: ClassVar[tuple[float, float]] = (0.0, 0.0)
-
-    def __init__(self, system: System, publishing: Publishing, chance: random.Random) -> None:
-        self.system = system
-        self.publishing = publishing
-        self.chance = chance
-
-    def inject(self, lasts_s: float) -> str:
-        """Begin; returns whom it has hit."""
-        raise NotImplementedError
-
-    def heal(self) -> None:
-        """End."""
 
 
 class ShardKill(Fault):
@@ -122,43 +104,6 @@ class ShardFiles(Fault):
         with contextlib.suppress(psutil.Error):
             if self._process is not None:
                 self._process.rlimit(resource.RLIMIT_NOFILE, self._limits)
-
-
-class Drain(Fault):
-    """An operator drains a shard and takes it back later; no client is owed anything but its events."""
-
-    lane = "operator"
-    lasts_s = (0.0, 6.0)
-
-    def inject(self, lasts_s: float) -> str:
-        """Drain one."""
-        self._shard = self.chance.choice(sorted(self.system.shards()) or ["t-0"])
-        return self.system.headrace("drain", self._shard)
-
-    def heal(self) -> None:
-        """Take it back."""
-        self.system.headrace("undrain", self._shard)
-
-
-class Move(Fault):
-    """An operator moves a slot with its connections."""
-
-    lane = "operator"
-
-    def inject(self, lasts_s: float) -> str:
-        """Move one that has subscribers."""
-        shard = self.chance.choice(sorted(self.system.shards()) or ["t-0"])
-        return self.system.headrace("move", self.chance.choice(self.system.plan.shared[:8]), shard)
-
-
-class Rebalance(Fault):
-    """An operator has all slots go where they belong."""
-
-    lane = "operator"
-
-    def inject(self, lasts_s: float) -> str:
-        """Rebalance."""
-        return self.system.headrace("rebalance")
 
 
 class RouterWorkerKill(Fault):
@@ -357,31 +302,6 @@ class SlotsExhausted(Fault):
             connection.close()
 
 
-class DiskFull(Fault):
-    """Some numberings fail with disk_full (53100), raised by a trigger: what an application sees on a full data disk.
-
-    It does not fill a disk: a full disk of the write-ahead log ends PostgreSQL, which `postgres-kill` is.
-    """
-
-    lasts_s = (1.0, 6.0)
-    _FUNCTION: Final = """
-        create or replace function torture.misfortune() returns trigger language plpgsql as $$ begin
-            {} return new; end $$"""
-
-    def inject(self, lasts_s: float) -> str:
-        """Let one event in eight fail its transaction."""
-        self._replace("if random() < 0.12 then raise exception 'no space left' using errcode = 'disk_full'; end if;")
-        return ""
-
-    def heal(self) -> None:
-        """Let all succeed."""
-        self._replace("")
-
-    def _replace(self, body: str) -> None:
-        with self.system.connect() as connection:
-            connection.execute(self._FUNCTION.format(body).encode())
-
-
 class Retention(Fault):
     """Events of the streams `brief:*` are kept for a moment only, so that retention passes clients' cursors."""
 
@@ -449,6 +369,8 @@ FAULTS: Final[dict[str, Callable[[System, Publishing, random.Random], Fault]]] =
     "drain": Drain,
     "move": Move,
     "rebalance": Rebalance,
+    "restart": Restart,
+    "scale": Scale,
     "router-worker-kill": RouterWorkerKill,
     "router-master-kill": RouterMasterKill,
     "redis-flush": RedisFlush,
@@ -463,6 +385,7 @@ FAULTS: Final[dict[str, Callable[[System, Publishing, random.Random], Fault]]] =
     "wire-silent": WireSilent,
     "slots-exhausted": SlotsExhausted,
     "disk-full": DiskFull,
+    "clock-back": ClockBack,
     "retention": Retention,
     "predicates": Predicates,
 }

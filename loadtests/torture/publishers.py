@@ -31,9 +31,6 @@ SCHEMA: Final = """
         return null;
     end $$;
     create trigger torture_copy after insert on headrace.event for each row execute function torture.copy();
-    create function torture.misfortune() returns trigger language plpgsql as $$ begin return new; end $$;
-    create trigger torture_misfortune before insert on headrace.event
-        for each row execute function torture.misfortune();
     select headrace.set_retention('*', interval '1 day');
 """
 _KINDS: Final = {

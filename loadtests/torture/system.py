@@ -19,9 +19,9 @@ from typing import Any, Final
 import psutil
 import psycopg
 
-from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.process import spawn
 from loadtests.torture.judge import Death
+from loadtests.torture.machine import Machine, Postgres, Redis
 from loadtests.torture.plan import Plan
 from loadtests.torture.wire import Wire
 
@@ -55,8 +55,9 @@ class System:
         self.closing = False
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-torture-"))
         self.directory.chmod(0o711)
-        self.postgres = EmbeddedPostgres(self.directory, durable=False, max_connections=70)
-        self.redis = EmbeddedRedis(self.directory)
+        self.machine = Machine(self.directory)
+        self.postgres = Postgres(self.directory, self.machine)
+        self.redis = Redis(self.directory, self.machine)
         self._command = shlex.split(command) or [sys.executable, "-m", "headrace.cli"]
         self._up: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
@@ -69,7 +70,7 @@ class System:
         self.redis.start()
         self.wires = {name: Wire(self.postgres.port) for name in ("reads", "listen")}
         environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
-        environ |= self.plan.settings
+        environ |= self.plan.settings | self.machine.environ
         environ |= {
             "HEADRACE_DATABASE_URL": self.wires["reads"].url(self.postgres.url),
             "HEADRACE_LISTEN_DATABASE_URL": self.wires["listen"].url(self.postgres.url),
@@ -171,9 +172,12 @@ class System:
         """Run a command of headrace's, as an operator does; returns the last line of what it says."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"PYTHONPATH": str(_ROOT)}
         argv = [*self._command, *arguments]
-        done = subprocess.run(
-            argv, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=90, check=False
-        )
+        try:
+            done = subprocess.run(
+                argv, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=60, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"{' '.join(arguments)} (given up after 60 s)"
         words = (done.stdout + done.stderr).strip().splitlines()
         return f"{' '.join(arguments)} ({done.returncode}{': ' + words[-1][:100] if done.returncode and words else ''})"
 
