@@ -19,6 +19,7 @@ class Program:
     """A child in a process group of its own, whose death takes the whole group with it.
 
     Owned by the supervisor's loop, whose selector tells when there is output: the key's data is then to be called.
+    is_ready is given the process id.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class Program:
         directory: Path,
         selector: selectors.BaseSelector,
         on_line: Callable[[str], None],
-        is_ready: Callable[[], bool],
+        is_ready: Callable[[int], bool],
     ) -> None:
         self._argv = argv
         self._environ = environ
@@ -80,7 +81,8 @@ class Program:
 
     def probe(self) -> bool:
         """Whether the program does its work."""
-        return self._is_ready()
+        assert self._process is not None
+        return self._is_ready(self._process.pid)
 
     def terminate(self) -> None:
         """Ask the process for an orderly stop."""

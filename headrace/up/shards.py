@@ -7,6 +7,8 @@ A restart loses no client: a successor of the same id starts beside the old proc
 directory, gives it every connection, and ends by itself.
 """
 
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,28 +24,21 @@ PATIENCE: Final = 3
 
 Operation = Iterator[str | None]
 
+_PROBE_DEADLINE_S: Final = 1.0
+_CREDENTIALS: Final = struct.Struct("3i")  # pid, user, group
+
 
 class Shards:
     """The node's shards, by id.
 
-    Owned by the supervisor's loop. make builds the unit of a shard from its id and how to see that it is ready.
+    Owned by the supervisor's loop. make builds the unit of a shard from its id.
     """
 
-    def __init__(
-        self,
-        supervision: Supervision,
-        node: str,
-        stage: int,
-        socket_of: Callable[[str], Path],
-        make: Callable[[str, Callable[[], bool]], Unit],
-        accepts: Callable[[Path], bool],
-    ) -> None:
+    def __init__(self, supervision: Supervision, node: str, stage: int, make: Callable[[str], Unit]) -> None:
         self._supervision = supervision
         self._node = node
         self._stage = stage
-        self._socket_of = socket_of
         self._make = make
-        self._accepts = accepts
         self._units: dict[str, Unit] = {}
 
     @property
@@ -83,8 +78,7 @@ class Shards:
         for id_ in ids or self.ids:
             old = self._units[id_]
             yield f"{id_}: starting the successor of pid {old.program.pid}"
-            inode = _inode(self._socket_of(id_))
-            unit = self._launch(id_, lambda id_=id_, inode=inode: self._answers_anew(id_, inode))  # type: ignore[misc]
+            unit = self._launch(id_)
             try:
                 yield from self._until_ready(id_, unit)
             except UnavailableError:
@@ -95,9 +89,8 @@ class Shards:
             while old.state is not State.ENDED:
                 yield None
 
-    def _launch(self, id_: str, is_ready: Callable[[], bool] | None = None) -> Unit:
-        path = self._socket_of(id_)
-        unit = self._units[id_] = self._make(id_, is_ready or (lambda: self._accepts(path)))
+    def _launch(self, id_: str) -> Unit:
+        unit = self._units[id_] = self._make(id_)
         self._supervision.add(unit, self._stage)
         return unit
 
@@ -108,11 +101,6 @@ class Shards:
                 raise UnavailableError(f"{id_} {unit.failure}; {unit.program.last_words()}")
             yield None
 
-    def _answers_anew(self, id_: str, inode: int) -> bool:
-        """Whether a new process has put its socket in the place of the old one's."""
-        path = self._socket_of(id_)
-        return _inode(path) not in (0, inode) and self._accepts(path)
-
     def _check(self, ids: Sequence[str]) -> None:
         for id_ in ids:
             if id_ not in self._units:
@@ -122,8 +110,16 @@ class Shards:
         return f"{self._node}-{index}"
 
 
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+def listens(path: Path, pid: int) -> bool:
+    """Whether this process, not a predecessor or what a killed one left behind, takes connections at this socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.settimeout(_PROBE_DEADLINE_S)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        # Who called listen(), see unix(7).
+        (listener, _, _) = _CREDENTIALS.unpack(
+            probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return bool(listener == pid)

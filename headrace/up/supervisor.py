@@ -8,7 +8,6 @@ and then what these rely on.
 
 import contextlib
 import logging
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -28,7 +27,7 @@ from headrace.up.control import FILE_NAME as CONTROL_FILE
 from headrace.up.control import Control
 from headrace.up.home import Home
 from headrace.up.program import Program
-from headrace.up.shards import Shards
+from headrace.up.shards import Shards, listens
 from headrace.up.supervision import Supervision
 from headrace.up.unit import Unit
 
@@ -69,9 +68,6 @@ def up(
         address = Address.claim(host, port, _LEAVING_S if abandoned else 0.0)
         runtime_dir = home.runtime_dir(f"{own.node}-999.sock", environ.get("HEADRACE_RUNTIME_DIR", ""))
 
-        def socket_of(shard_id: str) -> Path:
-            return runtime_dir / f"{shard_id}.sock"
-
         names = ["up", "router", *(f"{own.node}-{index}" for index in range(shards))]
         console = Console(sys.stdout, names, coloured=takes_colours(sys.stdout, environ))
         try:
@@ -91,7 +87,7 @@ def up(
                     return 0
                 home.write_environ(kept)
 
-                def program(name: str, arguments: list[str], is_ready: Callable[[], bool]) -> Program:
+                def program(name: str, arguments: list[str], is_ready: Callable[[int], bool]) -> Program:
                     return Program(
                         [sys.executable, "-m", *arguments],
                         environ=children,
@@ -101,16 +97,16 @@ def up(
                         is_ready=is_ready,
                     )
 
-                def shard_unit(id_: str, is_ready: Callable[[], bool]) -> Unit:
-                    program_ = program(id_, ["shard", "--id", id_], is_ready)
+                def shard_unit(id_: str) -> Unit:
+                    program_ = program(id_, ["shard", "--id", id_], partial(listens, runtime_dir / f"{id_}.sock"))
                     # Beyond its dispatcher's deadline a shard ends its other parts.
                     return Unit(id_, program_, say=supervision.say, stop_deadline_s=own.stop_deadline_s + 5)
 
-                running = Shards(supervision, own.node, _SHARDS, socket_of, shard_unit, _accepts)
+                running = Shards(supervision, own.node, _SHARDS, shard_unit)
                 running.begin(shards)
                 arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
                 arguments += ["--workers", str(router_workers), "router.app:create_application()"]
-                router = program("router", arguments, address.is_ready)
+                router = program("router", arguments, lambda _: address.is_ready())
                 supervision.add(Unit("router", router, say=supervision.say), _ROUTER, reloads=router)
 
                 if not supervision.run_until_ready():
@@ -183,17 +179,6 @@ def _migrate(database_url: str, demo: bool) -> None:
         # A chat that forgets after five minutes would not look durable.
         with psycopg.connect(database_url) as connection:
             set_retention(connection, DEMO_STREAMS, timedelta(days=30), 1000)
-
-
-def _accepts(path: Path) -> bool:
-    """Whether a shard listens on its socket; one that was killed leaves the file behind."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True
 
 
 class _ConsoleHandler(logging.Handler):

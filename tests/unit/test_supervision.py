@@ -37,7 +37,7 @@ class Node:
             directory=self.directory,
             selector=self.supervision.selector,
             on_line=self.lines.append,
-            is_ready=flag.exists,
+            is_ready=lambda _: flag.exists(),
         )
         self.supervision.add(Unit(name, program, say=self.supervision.say, **options), stage)
         return program
