@@ -113,6 +113,12 @@ class Settings:
     max_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
     max_streams: int = _setting(64, _count(1, 64, "streams a connection"))
 
+    # Towards whoever connects: what one request may cost a router worker, and how many may wait in one.
+    request_deadline_s: int = _setting(5, _count(1, 600, "seconds"))
+    max_requests: int = _setting(4000, _count(1, 100_000, "requests in progress and connections without one"))
+    max_header_bytes: int = _setting(16 << 10, _count(1024, 1 << 20, "bytes a header"))
+    max_headers: int = _setting(64, _count(8, 1000, "headers"))
+
     # Towards the client.
     heartbeat_interval_s: float = _setting(15.0, _seconds(0.1, 3600))
     write_deadline_s: float = _setting(30.0, _seconds(0.1, 3600))
@@ -194,9 +200,16 @@ class Settings:
 
     def connection_limit(self) -> int:
         """Most connections a shard takes: the setting, else what the descriptor limit leaves after 200 spare."""
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        ceiling = max(1, soft - 200)
-        return min(self.max_connections, ceiling) if self.max_connections else ceiling
+        return min(self.max_connections, _spare_descriptors()) if self.max_connections else _spare_descriptors()
+
+    def request_limit(self) -> int:
+        """Most clients that a router worker holds: the setting, or what the descriptor limit leaves if that is less."""
+        return min(self.max_requests, _spare_descriptors())
+
+
+def _spare_descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, soft - 200)
 
 
 def _default_node() -> str:

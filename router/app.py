@@ -175,7 +175,11 @@ def _routes(settings: Settings, health: Health) -> dict[str, Route]:
     }
     if settings.demo:
         settings.require("database_url")
-        demo = Demo(secrets=settings.secret, publish_one=publisher(settings.database_url))
+        demo = Demo(
+            secrets=settings.secret,
+            publish_one=publisher(settings.database_url),
+            body_deadline_s=settings.request_deadline_s,
+        )
         routes["/"] = Route(StaticFile("demo.html", max_age_s=0))
         routes["/demo/config"] = Route(demo.config)
         routes["/demo/publish"] = Route(demo.publish, ("POST",))

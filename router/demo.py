@@ -15,7 +15,7 @@ import psycopg
 from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.publish import publish
 from headrace.tokens import sign
-from router.request import Request
+from router.request import BodyTooLargeError, BodyTooSlowError, Request
 from router.response import Headers, Response, as_error, as_json
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,14 @@ _CONNECT_TIMEOUT_S: Final = 3
 class Demo:
     """The demo's endpoints. Called by any request greenlet; keeps nothing between requests.
 
-    publish_one(stream, data, event) publishes in a transaction of its own.
+    publish_one(stream, data, event) publishes in a transaction of its own; a body comes within body_deadline_s.
     """
 
-    def __init__(self, *, secrets: Sequence[str], publish_one: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, *, secrets: Sequence[str], publish_one: Callable[[str, str, str], None], body_deadline_s: float
+    ) -> None:
         self._secrets = secrets
+        self._body_deadline_s = body_deadline_s
         self._publish_one = publish_one
 
     def config(self, request: Request, headers: Headers) -> Response:
@@ -49,14 +52,13 @@ class Demo:
         """Publish one event into a demo stream. Yields."""
         if request.headers.get("sec-fetch-site") == "cross-site":
             return as_error(403, "the demo publishes for its own page only; open it at this address")
-        body = request.body.read(MAX_BODY_BYTES + 1)
-        if len(body) > MAX_BODY_BYTES:
-            return as_error(413, f"the body is above {MAX_BODY_BYTES} bytes; send less")
         try:
-            stream, data, event = _event(body)
+            stream, data, event = _event(request.read_body(MAX_BODY_BYTES, self._body_deadline_s))
             self._publish_one(f"demo:{stream}", data, event)
-        except _TooLargeError as error:
+        except (_TooLargeError, BodyTooLargeError) as error:
             return as_error(413, error)
+        except BodyTooSlowError as error:
+            return as_error(408, error)
         except UsageError as error:
             return as_error(400, error)
         except psycopg.Error as error:

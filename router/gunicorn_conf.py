@@ -1,25 +1,32 @@
 """gunicorn's settings for the router: `gunicorn -c python:router.gunicorn_conf "router.app:create_application()"`.
 
-What concerns headrace itself is in `headrace.settings`; bind and workers come from the command line.
+What an operator may want otherwise is in `headrace.settings`; bind and workers come from the command line.
 """
+
+import os
+
+from headrace.settings import Settings
+
+_settings = Settings.from_environ(os.environ)
 
 worker_class = "router.worker.HeadraceWorker"
 preload_app = False
 
 # Requests in progress in one worker, not connections: a hand-off takes about a millisecond.
-worker_connections = 4000
+worker_connections = _settings.request_limit()
 backlog = 4096
 
-# The only bound on the time for reading a request's head, and for an idle connection: 0 would be no bound.
-keepalive = 5
+# gunicorn's name for the only bound on the time for reading a request's head, the first one too, and for an idle
+# connection; 0 would be no bound.
+keepalive = _settings.request_deadline_s
 timeout = 30
 # Above the hand-off deadline, so that a restart cuts none short.
 graceful_timeout = 4
 
 # 56 KiB: a token has up to 48 KiB; `router.worker` raises gunicorn's cap.
 limit_request_line = 56 * 1024
-limit_request_fields = 64
-limit_request_field_size = 16 * 1024
+limit_request_fields = _settings.max_headers
+limit_request_field_size = _settings.max_header_bytes
 
 # A descriptor can be handed over, an HTTP/2 stream cannot.
 http_protocols = "h1"

@@ -8,8 +8,20 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qs
 
+import gevent
+
+from headrace.errors import UsageError
+
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _MAX_QUERY_FIELDS: Final = 16
+
+
+class BodyTooLargeError(UsageError):
+    """the body is too large; send less."""
+
+
+class BodyTooSlowError(UsageError):
+    """the body has not come in time; send it at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,17 @@ class Request:
             body=environ["wsgi.input"],
             client=environ["gunicorn.socket"],
         )
+
+    def read_body(self, most: int, deadline_s: float) -> bytes:
+        """The body, of at most so many bytes. Yields.
+
+        Raises BodyTooLargeError, and BodyTooSlowError if it has not come within the deadline.
+        """
+        with gevent.Timeout(deadline_s, BodyTooSlowError):
+            body = self.body.read(most + 1)
+        if len(body) > most:
+            raise BodyTooLargeError(f"the body is above {most} bytes; send less")
+        return body
 
     def argument(self, name: str) -> str:
         """The first value of a query argument, "" if there is none or the query cannot be read."""

@@ -88,3 +88,9 @@ def test_connection_limit() -> None:
     """The descriptor limit bounds what a shard takes, whatever is set."""
     assert Settings(max_connections=7).connection_limit() == 7
     assert Settings(max_connections=10**6).connection_limit() < 10**6
+
+
+def test_request_limit() -> None:
+    """A router worker holds no more clients than its descriptors allow."""
+    assert Settings(max_requests=7).request_limit() == 7
+    assert Settings(max_requests=10**6).request_limit() < 10**6
