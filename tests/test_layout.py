@@ -1,6 +1,7 @@
 """The shape of the house: who may import whom, that nothing runs in circles, and that what is public is explained."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -108,3 +109,16 @@ def test_tests_say_what_they_show(path: Path) -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             assert ast.get_docstring(node), f"{path.name}::{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("readme", ["README.md", "tests/README.md"])
+def test_named_tests_exist(readme: str) -> None:
+    """Each test that a README names is there: a file, or one test in it."""
+    named = re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)(?:::(test_\w+))?`", (ROOT / readme).read_text())
+    assert len(named) > 10
+    for file, test in named:
+        matches = list((ROOT / "tests").glob(file if "/" in file else f"**/{file}"))
+        assert matches, f"{readme} names {file}, which is not there"
+        assert not test or f"\ndef {test}(" in matches[0].read_text(), (
+            f"{readme} names {file}::{test}, which is not there"
+        )

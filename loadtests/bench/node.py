@@ -1,5 +1,6 @@
 """headrace as users run it: `headrace up` in a directory of its own, with one shard on a core of its own."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -89,6 +90,14 @@ class Node:
         """How many statements PostgreSQL was asked so far, and how many of them read pages of the log."""
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
         return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
+
+    def kill_postgres(self) -> None:
+        """Kill its PostgreSQL, all processes at once; `up` starts it again."""
+        assert self._up is not None
+        (master,) = [p for p in psutil.Process(self._up.pid).children() if p.name() == "postgres"]
+        for process in (master, *master.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def _pids(self, module: str) -> list[int]:
         assert self._up is not None

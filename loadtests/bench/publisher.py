@@ -1,5 +1,6 @@
 """Publishing, each way that a scenario wants it."""
 
+import contextlib
 import random
 import time
 from collections.abc import Sequence
@@ -18,6 +19,16 @@ class Publisher:
 
     def __init__(self, url: str) -> None:
         self.connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
+
+    @classmethod
+    def when_there_is(cls, url: str, timeout_s: float = 60) -> "Publisher":
+        """Connect as soon as PostgreSQL takes connections again. Raises FailedError after the timeout."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError):
+                return cls(url)
+            time.sleep(0.02)
+        raise FailedError(f"PostgreSQL was not back within {timeout_s:g} s")
 
     def behind(self, pilot: Pilot, stream: str, seconds: float, window: int) -> int:
         """Keep so many events published that nobody was sent yet; returns how many were published.

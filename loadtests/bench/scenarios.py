@@ -1,9 +1,12 @@
 """The scenarios: each measures the floor, then headrace, and returns the figures of one repetition."""
 
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -218,6 +221,66 @@ def replay(bench: Bench) -> list[Figure]:
     ]
 
 
+def beside(bench: Bench) -> list[Figure]:
+    """Live clients alone; then while one of theirs has stopped reading and others come from 10,000 events behind."""
+    far = 10_000
+    bench.publisher.many([bench.stream] * far)
+    behind = bench.node.path(bench.stream, str(bench.publisher.head(bench.stream) - far))
+    n, rate = max(1, bench.n // 10), 50.0
+
+    def live() -> dict[str, Any]:
+        with bench.here(n=n) as clients:
+            clients.ready()
+            bench.publisher.paced(bench.stream, bench.seconds, rate)
+            return clients.result()
+
+    def come_from_behind() -> int:
+        times = 0
+        while not over.is_set():
+            with bench.here("--events", str(far), n=1, path=behind) as client:
+                received = client.ready().result()
+            if received["events_min"] < far:
+                raise FailedError(f"a client received {received['events_min']} of {far} events")
+            times += 1
+        return times
+
+    alone = live()
+    over = threading.Event()
+    with socket.socket() as stalled, ThreadPoolExecutor(1) as pool:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(bench.node.address)
+        stalled.sendall(f"GET {behind} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+        replays = pool.submit(come_from_behind)
+        try:
+            among = live()
+        finally:
+            over.set()
+        times = replays.result()
+    return [
+        Figure(f"live p50, {n} clients; beside it alone", "ms", among["lat_p50_us"] / 1e3, alone["lat_p50_us"] / 1e3),
+        Figure(f"live p99, {n} clients; beside it alone", "ms", among["lat_p99_us"] / 1e3, alone["lat_p99_us"] / 1e3),
+        Figure("replays of 10,000 meanwhile", "", times),
+    ]
+
+
+def outage(bench: Bench) -> list[Figure]:
+    """PostgreSQL is killed and recovers: from the first event that it takes to the last client that has it."""
+    with bench.here() as clients:
+        clients.ready()
+        bench.node.kill_postgres()
+        began = time.monotonic()
+        with closing(Publisher.when_there_is(bench.node.database_url)) as publisher:
+            away_s = time.monotonic() - began
+            publisher.many([bench.stream])
+            result = clients.result()
+    if result["events_min"] < 1:
+        raise FailedError("a client has not received the event")
+    return [
+        Figure("PostgreSQL was away", "s", away_s),
+        Figure("then until all are whole", "s", result["lat_max_us"] / 1e6),
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """How to run one. A fresh one gets a node that has served nobody before."""
@@ -236,6 +299,8 @@ SCENARIOS: Final = {
     "idle": Scenario(idle, fresh=True),
     "storm": Scenario(storm, shards=2, router_workers=2),
     "replay": Scenario(replay, shards=2, router_workers=2),
+    "beside": Scenario(beside),
+    "outage": Scenario(outage, fresh=True),
 }
 
 

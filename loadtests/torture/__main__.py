@@ -86,6 +86,7 @@ def _render(verdict: Verdict) -> str:
     lines = [*verdict.accounts, ""] if verdict.violations else []
     rest = [str(violation) for violation in verdict.violations][:40]
     lines += [*rest, ""] if verdict.violations else []
+    lines += [f"{one.process}: {one.quantity} {one.early:.4g}, later {one.late:.4g}" for one in verdict.growth]
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(by_kind.items())) or "no promise broken"
     lines.append(
         f"seed {verdict.seed}, {verdict.seconds:g} s: {verdict.events} events of {verdict.transactions} transactions, "

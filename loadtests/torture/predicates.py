@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace import predicate
 from headrace.tokens import Context
+from loadtests.torture.footprint import count_greenlets
 
 EXPECTED: Final[Mapping[str, Callable[[str, str], bool]]] = {
     "even": lambda user, stream: _number(user) % 2 == 0,
@@ -40,6 +41,9 @@ def late(context: Context, stream: str) -> bool:
     """Would be True, long after the deadline, which hides the event."""
     time.sleep(3600)
     return True
+
+
+count_greenlets()
 
 
 def _number(user: str) -> int:

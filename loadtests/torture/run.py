@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import psycopg
 
 from loadtests.torture import truth
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.footprint import INTERVAL_S, Footprints, Growth
 from loadtests.torture.judge import History, Owed, StreamLog, Violation, delivered, judge
 from loadtests.torture.plan import Plan
 from loadtests.torture.predicates import EXPECTED
@@ -54,12 +56,12 @@ class Verdict:
     endings: dict[str, int] = field(default_factory=dict)
     faults: list[Injected] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)
     accounts: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
         value = asdict(self)
-        value["faults"] = [asdict(fault) for fault in self.faults]
         value["violations"] = [
             {**asdict(one), "account": str(one), "after_s": round(max(0.0, one.at - self.began), 1)}
             for one in self.violations
@@ -96,7 +98,7 @@ class Run:
         plan = self._plan
         subscribing = self._subscribing = Subscribing(plan, self._system)
         self._began = self._verdict.began = time.monotonic()
-        watching = gevent.spawn(self._watch)
+        watching = [gevent.spawn(self._watch), gevent.spawn(self._sample)]
         clients = [gevent.spawn(subscriber.run) for subscriber in subscribing.subscribers]
         publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]
         lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "operator", "log")]
@@ -110,7 +112,7 @@ class Run:
         self._settle()
         subscribing.closing = True
         gevent.joinall(clients, timeout=30)
-        watching.kill()
+        gevent.killall(watching)
         greenlets: list[gevent.Greenlet[..., None]] = [*lanes, *publishers, *clients]
         for greenlet in greenlets:
             if greenlet.exception is not None:
@@ -187,6 +189,24 @@ class Run:
                 f"{now}  {self._publishing.published} events, {heard} deliveries ({rate:.0f}/s), "
                 f"{self._subscribing.connected}/{len(self._subscribing.subscribers)} connected  {faults}"
             )
+
+    def _sample(self) -> None:
+        """Note what the processes take, where a fault does not hide it."""
+        footprints = Footprints(self._system.directory)
+        try:
+            while True:
+                workers = {f"router {pid}": pid for pid in self._system.router_workers()}
+                footprints.take(self._system.shards() | workers, self._backends())
+                gevent.sleep(INTERVAL_S)
+        finally:
+            self._verdict.growth = footprints.growth()
+
+    def _backends(self) -> int | None:
+        try:
+            with self._system.connect("footprint", timeout_s=3) as connection:
+                return truth.backends(connection)
+        except psycopg.Error:
+            return None
 
     # -- the verdict
 

@@ -20,6 +20,7 @@ import psutil
 import psycopg
 
 from headrace.process import spawn
+from loadtests.torture import footprint
 from loadtests.torture.judge import Death
 from loadtests.torture.machine import Machine, Postgres, Redis
 from loadtests.torture.plan import Plan
@@ -78,6 +79,7 @@ class System:
             "HEADRACE_SECRET": self.secret,
             "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])]),
             "PYTHONUNBUFFERED": "1",
+            footprint.VARIABLE: str(self.directory),
         }
         reading, writing = os.pipe()
         arguments = ["up", "--port", "0", "--shards", str(self.plan.shards), "--router-workers", "2", "--node", NODE]

@@ -42,6 +42,12 @@ def read(connection: psycopg.Connection[Any]) -> tuple[set[int], list[Row], list
     return nonces, rows, connection.execute(_KEPT).fetchall()
 
 
+def backends(connection: psycopg.Connection[Any]) -> int:
+    """How many connections the shards have open."""
+    row = connection.execute("select count(*) from pg_stat_activity where application_name like 'headrace%'").fetchone()
+    return int(row[0]) if row else 0
+
+
 def check(
     transactions: Iterable[Transaction], nonces: set[int], rows: Sequence[Row], kept: Iterable[tuple[Any, ...]]
 ) -> tuple[dict[str, StreamLog], list[Violation]]:
