@@ -1,0 +1,73 @@
+"""What every subcommand shares: the group with its exit statuses, the settings, and the means to reach the servers."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+import psycopg
+
+from headrace import schema
+from headrace.directory import Directory
+from headrace.errors import DatabaseUnavailableError, HeadraceError, UsageError
+from headrace.operations import Operations
+from headrace.settings import Settings, environ_with_file
+
+
+class Group(click.Group):
+    """Turns headrace's errors into one sentence and an exit status: 2 for the user's, 1 for the world's."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the subcommand; an error of headrace's ends the program with its sentence on standard error."""
+        try:
+            return super().invoke(context)
+        except HeadraceError as error:
+            click.echo(f"headrace: {' '.join(str(error).split())}", err=True)
+            context.exit(2 if isinstance(error, UsageError) else 1)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="headrace")
+def main() -> None:
+    """Durable, ordered event streams from PostgreSQL to browsers.
+
+    Commands read HEADRACE_* variables, and in the directory of a running `headrace up` the file .headrace/env.
+    """
+
+
+def read_settings(*required: str) -> Settings:
+    """The settings of the environment and of `.headrace/env`. Raises SettingsError where one of required is unset."""
+    return Settings.from_environ(environ_with_file(os.environ)).require(*required)
+
+
+def connect() -> psycopg.Connection[Any]:
+    """An autocommitting connection to a database whose schema is this version's.
+
+    Raises DatabaseUnavailableError, SchemaError and SettingsError.
+    """
+    url_ = read_settings("database_url").database_url
+    try:
+        connection = psycopg.connect(url_, autocommit=True, connect_timeout=5, prepare_threshold=None)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(f"PostgreSQL cannot be reached: {str(error).strip()}") from error
+    schema.require_current(connection)
+    return connection
+
+
+def open_operations() -> Operations:
+    """The operations on this deployment, whose progress goes to standard error. Raises SettingsError."""
+    settings = read_settings("redis_url")
+    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+    return Operations(directory, progress)
+
+
+def progress(line: str) -> None:
+    """Tell the user how far a long command is."""
+    click.echo(line, err=True)
+
+
+def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """The rows of a table as lines, each column as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

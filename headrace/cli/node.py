@@ -1,0 +1,55 @@
+"""`headrace up`, and what is asked of the `up` that runs here: restart and scale."""
+
+import os
+import sys
+
+import click
+
+from headrace.cli.command import main, open_operations, progress, read_settings
+from headrace.directory import Directory
+from headrace.up import control, supervisor
+
+
+@main.command(epilog="Example: headrace up --port 8000 --shards 2")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--shards", default=2, show_default=True, type=click.IntRange(1, 64), help="Shard processes.")
+@click.option("--router-workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Router processes.")
+@click.option("--node", default=None, help="This node's name; unique among nodes.  [default: the host's name]")
+def up(host: str, port: int, shards: int, router_workers: int, node: str | None) -> None:
+    """Run everything on one node, supervised, until Ctrl-C."""
+    sys.exit(supervisor.up(os.environ, host=host, port=port, shards=shards, router_workers=router_workers, node=node))
+
+
+@main.command(epilog="Example: headrace restart web1-0    or, all shards of this node: headrace restart")
+@click.argument("shards", nargs=-1)
+def restart(shards: tuple[str, ...]) -> None:
+    """Replace the processes of SHARDS, or of all, one after the other. No client reconnects.
+
+    Run it where `headrace up` runs. A successor takes over all connections of the old process, then that one ends.
+    """
+    settings = read_settings("redis_url")
+    done = control.ask(settings.runtime_dir, {"restart": list(shards)}, progress)
+    click.echo(f"restarted {', '.join(shards or done)}")
+
+
+@main.command(epilog="Example: headrace scale 4")
+@click.argument("count", type=click.IntRange(1, 64))
+def scale(count: int) -> None:
+    """Have COUNT shards on this node, adding some or removing the last ones. No client reconnects.
+
+    Run it where `headrace up` runs. New shards get their share of the slots; those to be removed are drained first.
+    """
+    settings = read_settings("redis_url")
+    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+    operations = open_operations()
+    shards = control.ask(settings.runtime_dir, {"list": True}, progress)
+    if count > len(shards):
+        added = control.ask(settings.runtime_dir, {"add": count - len(shards)}, progress)
+        operations.join(added)
+        operations.rebalance()
+    for shard in shards[count:]:
+        operations.drain(shard)
+        control.ask(settings.runtime_dir, {"remove": [shard]}, progress)
+        directory.undrain(shard)
+    click.echo(f"{count} shards")

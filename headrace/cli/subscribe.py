@@ -1,0 +1,54 @@
+"""`headrace url` and `headrace tail`: streams as a client sees them."""
+
+import sys
+
+import click
+
+import headrace
+from headrace import cursor, sse
+from headrace.cli.command import main, read_settings
+
+
+@main.command(epilog="Example: curl -N http://127.0.0.1:8000$(headrace url room:1 --since all)")
+@click.argument("streams", nargs=-1, required=True)
+@click.option("--since", default=None, help="An id, `now`, `all`, or a cursor of several ids.  [default: now]")
+@click.option("--user", default=None, help="Who the connection is.")
+@click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")
+@click.option(
+    "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"
+)
+def url(
+    streams: tuple[str, ...], since: str | None, user: str | None, audiences: tuple[str, ...], ttl: float | None
+) -> None:
+    """Print the signed path that subscribes to STREAMS."""
+    click.echo(_path(streams, since, user, audiences, ttl))
+
+
+@main.command(epilog="Example: headrace tail room:1 --since all")
+@click.argument("streams", nargs=-1, required=True)
+@click.option("--since", default=None, help="Where to begin: an id, `now` or `all`.  [default: now]")
+@click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")
+def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]) -> None:
+    """Subscribe to STREAMS over HTTP and print the events: id, type and data, one a line.
+
+    Reconnects by itself and goes on after the last event it printed.
+    """
+    settings = read_settings("secret")
+    base = settings.public_url.rstrip("/")
+    path = _path(streams, None, None, audiences, None)
+    sse.check_reachable(base + "/healthz")
+    try:
+        for message in sse.follow(base + path, since=since):
+            click.echo(f"{message.id}\t{message.type}\t{message.data}")
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _path(
+    streams: tuple[str, ...], since: str | None, user: str | None, audiences: tuple[str, ...], ttl: float | None
+) -> str:
+    if since is not None:
+        cursor.parse(since, len(streams))
+    settings = read_settings("secret")
+    return headrace.sign(streams, since=since, user=user, audiences=audiences, ttl_s=ttl, secrets=settings.secret)
