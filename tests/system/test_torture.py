@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from loadtests.torture.broken import BREAKS
+from loadtests.torture.broken import torture as torture_broken
+
 ROOT = Path(__file__).parents[2]
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
 
@@ -27,6 +30,12 @@ def test_no_promise_is_broken_under_faults() -> None:
     assert verdict["events"] > 300
     assert verdict["deliveries"] > 1000
     assert len({fault["name"] for fault in verdict["faults"]}) > 5
+
+
+def test_a_broken_copy_is_caught() -> None:
+    """A copy of headrace that drops the rest of cut frames does not get past the judge."""
+    verdict = torture_broken(BREAKS["tail-dropped"], seconds=8, subscribers=60)
+    assert {"lost", "altered"} & {violation["kind"] for violation in verdict["violations"]}
 
 
 def test_the_faults_are_explained() -> None:
