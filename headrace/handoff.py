@@ -37,7 +37,8 @@ class Handoff:
     """A client given to a shard: its streams with where each begins, who it is, and the reply it is owed.
 
     headers are extra response header lines (name, value), such as those for cross-origin requests.
-    peer is the client's address as `host:port`, for logs and limits.
+    peer is the client's address as `host:port`, for logs and limits. guest tells that another shard should have it,
+    which had no room.
     """
 
     streams: tuple[tuple[str, Start], ...]
@@ -46,6 +47,7 @@ class Handoff:
     peer: str
     headers: tuple[tuple[str, str], ...] = ()
     moved: "Moved | None" = None
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def encode(handoff: Handoff) -> bytes:
         "peer": handoff.peer,
         "headers": handoff.headers,
         "moved": [handoff.moved.unsent, handoff.moved.owed] if handoff.moved else None,
+        "guest": handoff.guest,
     }
     data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
@@ -104,6 +107,7 @@ def decode(data: bytes) -> Handoff:
             peer=_text(message["peer"]),
             headers=tuple((_line(name), _line(value)) for name, value in message["headers"]),
             moved=_moved(message["moved"]),
+            guest=message.get("guest") is True,
         )
     except (KeyError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error

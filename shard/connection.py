@@ -77,7 +77,7 @@ class Connection:
 
     Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
     socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
-    kernel had for the client soon after, None until it is asked.
+    kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Connection:
         "context",
         "dead",
         "fd",
+        "guest",
         "outstanding",
         "peer",
         "queued",
@@ -95,11 +96,12 @@ class Connection:
         "verdicts",
     )
 
-    def __init__(self, fd: int, context: Context, request_id: str, peer: str) -> None:
+    def __init__(self, fd: int, context: Context, request_id: str, peer: str, guest: bool = False) -> None:
         self.fd = fd
         self.context = context
         self.request_id = request_id
         self.peer = peer
+        self.guest = guest
         self.subscriptions: tuple[Subscription, ...] = ()
         self.unsent = b""
         self.blocked_at: float | None = None

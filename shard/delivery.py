@@ -76,7 +76,7 @@ class Delivery:
 
         For a connection that was moved the response has begun: unsent, the rest of a frame, comes first.
         """
-        connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer)
+        connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer, handoff.guest)
         subscriptions = []
         for index, (name, start) in enumerate(handoff.streams):
             stream = self.registry.join(connection, name)

@@ -18,7 +18,6 @@ never stand between an event and those who are live.
 import heapq
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -45,6 +44,7 @@ from shard.messages import (
     Verdict,
     Wake,
 )
+from shard.moves import Moves
 from shard.ports import Poll, Predicates, Readers, Subscriptions, Transfer
 from shard.registry import Registry, Stream
 from shard.ring import RingBudget
@@ -54,8 +54,6 @@ logger = logging.getLogger(__name__)
 MAX_STREAMS_A_READ: Final = 1000
 WORK_BUDGET_S: Final = 0.005
 """How long clients behind are served before the messages are looked at again."""
-MAX_UNDER_WAY: Final = 64
-"""Connections on their way to other shards at a time: each is silent meanwhile."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
 """A client that has sent its request has nothing more to say; one that talks on is cut off."""
 
@@ -86,10 +84,9 @@ class Dispatcher:
         self.delivery = Delivery(
             self.registry, poller, predicates, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
         )
+        self.moves = Moves(self.delivery, transfer, self._adopt)
         self.stopped = False
         self.connects = 0
-        self.moved = 0
-        self.settled_epoch = ""
         self.errors = 0
         self.last_error = ""
         self._settings = settings
@@ -97,7 +94,6 @@ class Dispatcher:
         self._readers = readers
         self._listener = listener
         self._poller = poller
-        self._transfer = transfer
         self._clock = clock
         self._wall_clock = wall_clock
         self._pause = pause
@@ -105,9 +101,6 @@ class Dispatcher:
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
         self._resting = False
         self._suspects: set[Stream] = set()
-        self._assigned = Assign("", {})
-        self._leaving: deque[Connection] = deque()
-        self._under_way = 0
         self._expiries: list[tuple[int, int, Connection]] = []
         self._beats = 0
         self._serial = 0
@@ -120,8 +113,8 @@ class Dispatcher:
             Rows: self._rows,
             ReadFailed: self._read_failed,
             Verdict: self._verdict,
-            Assign: self._assign,
-            Delivered: self._delivered,
+            Assign: self.moves.assign,
+            Delivered: self.moves.delivered,
             Ready: self._ready,
             Tick: self._tick,
             Sweep: self._sweep,
@@ -163,7 +156,7 @@ class Dispatcher:
         """After a batch: serve clients behind for a while, and ask for the reads that are wanted."""
         if self.stopped:
             return
-        self._move()
+        self.moves.step()
         self.delivery.work(WORK_BUDGET_S)
         for stream in self.delivery.emptied:
             self._rings.forget(stream.ring)
@@ -270,52 +263,6 @@ class Dispatcher:
                 self.delivery.goodbye(connection, message.reason)
             except Exception as error:
                 self._failed("Stop", error, connection)
-
-    # -- connections that move
-
-    @property
-    def moving(self) -> int:
-        """Connections that are to leave or on their way."""
-        return len(self._leaving) + self._under_way
-
-    def _assign(self, message: Assign) -> None:
-        """Begin to carry out where connections belong; an earlier assignment is forgotten."""
-        self._assigned = message
-        self._leaving = deque(connection for connection in self.registry if self._elsewhere(connection))
-        self._note_settled()
-
-    def _move(self) -> None:
-        """Send connections off, a bounded number at a time, so that delivery goes on between them."""
-        for _ in range(min(len(self._leaving), MAX_UNDER_WAY)):
-            if self._under_way >= MAX_UNDER_WAY:
-                break
-            connection = self._leaving.popleft()
-            path = self._elsewhere(connection)
-            if connection.dead or not path:
-                continue
-            if not connection.settled:
-                self._leaving.append(connection)
-                continue
-            self._under_way += 1
-            self._transfer.submit(self.delivery.detach(connection), path)
-        self._note_settled()
-
-    def _delivered(self, message: Delivered) -> None:
-        self._under_way -= 1
-        if message.given_back is None:
-            self.moved += not message.reason
-        else:
-            parcel = message.given_back
-            self.last_error = f"a connection could not be moved: {message.reason}"
-            self._adopt(self.delivery.open(parcel.fd, parcel.handoff, parcel.unsent))
-        self._note_settled()
-
-    def _elsewhere(self, connection: Connection) -> str:
-        return self._assigned.paths.get(connection.subscriptions[0].stream.slot, "")
-
-    def _note_settled(self) -> None:
-        if not self.moving:
-            self.settled_epoch = self._assigned.epoch
 
     # -- hints that there is something to read
 

@@ -108,11 +108,16 @@ class Verdict:
 class Assign:
     """Where connections belong: by the slot of their first stream, the hand-off socket of another shard of this node.
 
-    A slot that is not named stays here. epoch names the assignment, so that others can see when it is carried out.
+    A slot that is not named stays here. hot are streams whose connections go by the bucket of their peer instead, to
+    the sockets in spread; "" there is this shard. everybody tells that this shard is to be empty, so guests go as
+    well. epoch names the assignment, so that others can see when it is carried out.
     """
 
     epoch: str
     paths: Mapping[int, str]
+    hot: frozenset[str] = frozenset()
+    spread: tuple[str, ...] = ()
+    everybody: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +131,9 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A parcel has found its end: taken by another shard (then given_back is None), lost, or given back."""
+    """A parcel for path has found its end: taken by that shard (then given_back is None), lost, or given back."""
 
+    path: str
     given_back: Parcel | None = None
     reason: str = ""
 

@@ -154,7 +154,7 @@ class Process:
         """
         epoch = "{} {}".format(*snapshot.epoch)
         paths = elsewhere(snapshot, self._entry())
-        empty = not len(self.dispatcher.registry) and not self.dispatcher.moving
+        empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
         if self._registration.succeeded:
             if self.state != "stopping":
                 self.state = "stopping"
@@ -166,7 +166,7 @@ class Process:
             self.state = "drained" if empty else "draining"
         else:
             self.state = "up"
-        stuck = self.state != "up" and not empty and not self.dispatcher.moving
+        stuck = self.state != "up" and not empty and not self.dispatcher.moves.pending
         if stuck or (epoch, paths) != (self._assigned.epoch, self._assigned.paths):
             self._assigned = Assign(epoch, paths)
             self._inbox.put(self._assigned)
@@ -184,9 +184,9 @@ class Process:
             streams=len(self.dispatcher.registry.streams),
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
-            last_error=self._listener.last_error or self.dispatcher.last_error,
-            moving=self.dispatcher.moving,
-            settled=self.dispatcher.settled_epoch,
+            last_error=self._listener.last_error or self.dispatcher.last_error or self.dispatcher.moves.last_error,
+            moving=self.dispatcher.moves.pending,
+            settled=self.dispatcher.moves.settled_epoch,
             boot=self._boot,
             started_ms=self._started_ms,
         )

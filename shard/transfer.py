@@ -66,9 +66,9 @@ class Transfer:
                 if passed.outcome is Outcome.SILENT:
                     request_id = parcel.handoff.request_id
                     logger.warning("%s was on its way to %s and has to come back: %s", request_id, path, passed.reason)
-                self._inbox.put(Delivered(reason=passed.reason))
+                self._inbox.put(Delivered(path, reason=passed.reason))
             else:
-                self._inbox.put(Delivered(parcel, passed.reason))
+                self._inbox.put(Delivered(path, parcel, passed.reason))
 
     def _give(self, parcel: Parcel, path: str) -> Passed:
         """One exchange. Yields."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from headrace.placement import BUCKETS, bucket
 from headrace.stream import slot
 from shard.messages import Assign, ReadFailed, ReadKind, Rows, Sweep, Wake
 from tests.unit.test_dispatcher_model import DispatcherMachine
@@ -93,10 +94,43 @@ def test_an_epoch_is_settled_when_all_have_left(machine: DispatcherMachine) -> N
     """The shard says that it has carried out an assignment only when nobody is on the way."""
     machine.tell(Assign("g 7", {slot("a"): "/other.sock"}))
     machine.dispatcher.settle_up()
-    assert (machine.dispatcher.moving, machine.dispatcher.settled_epoch) == (1, "")
+    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.settled_epoch) == (1, "")
     machine.tell(Assign("g 8", {}))
     machine.parcel_arrives(taken=False)
-    assert (machine.dispatcher.moving, machine.dispatcher.settled_epoch) == (0, "g 8")
+    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.settled_epoch) == (0, "g 8")
+
+
+def test_a_hot_streams_connections_go_by_their_buckets(machine: DispatcherMachine) -> None:
+    """Of a hot stream's connections those move whose bucket is another shard's, whoever owns the slot."""
+    for _ in range(20):
+        machine.connect(("a",), "now")
+    machine.calm()
+    spread = ("", "/other.sock") * (BUCKETS // 2)
+    expected = {fd for fd in (10, *range(12, 32)) if spread[bucket(f"peer:{fd}")]}
+    assert 0 < len(expected) < 21
+    machine.tell(Assign("1", {slot("a"): "/owner.sock", slot("b"): "/owner.sock"}, frozenset("a"), spread))
+    assert machine.dispatcher.moves.targets == {"/other.sock": len(expected), "/owner.sock": 1}
+    machine.dispatcher.settle_up()
+    assert {parcel.fd for parcel in machine.parcels} == expected | {11}
+
+
+def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMachine) -> None:
+    """A client that was placed here since its own shard was full is not sent there by the next assignment."""
+    owner = {slot("a"): "/other.sock"}
+    machine.tell(Assign("1", owner))
+    machine.calm_but_for_parcels()
+    machine.parcels.clear()
+    machine.connect(("a",), "now", guest=True)
+    machine.calm_but_for_parcels()
+    machine.tell(Assign("2", owner | {slot("b"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [11]
+    for number, assignment in enumerate((Assign("3", {slot("a"): "/third.sock"}), Assign("4", owner, everybody=True))):
+        machine.tell(assignment)
+        machine.dispatcher.settle_up()
+        assert machine.parcels.pop().fd == 12 + number
+        machine.connect(("a",), "now", guest=True)
+        machine.calm_but_for_parcels()
 
 
 def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> None:

@@ -7,6 +7,7 @@ which they answer, how much each socket takes, and which notifications are lost.
 import json
 import os
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from headrace.event import Event, Frame
 from headrace.handoff import Handoff, decode, encode
+from headrace.placement import BUCKETS
 from headrace.settings import Settings
 from headrace.stream import slot
 from headrace.tokens import Context
@@ -235,14 +237,16 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(
         streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]),
         back=st.sampled_from(["now", "all", 0, 1, 4, 50]),
+        guest=st.booleans(),
     )
-    def connect(self, streams: tuple[str, ...], back: str | int) -> None:
+    def connect(self, streams: tuple[str, ...], back: str | int, guest: bool = False) -> None:
         fd = len(self.clients) + 10
         starts = [back if isinstance(back, str) else max(0, self.log.head(name) - back) for name in streams]
         positions = [start if isinstance(start, int) else None for start in starts]
         self.clients[fd] = Client(streams, positions)
         context = Context(user=None, audiences=frozenset({"mine"}))
-        self.tell(Connect(fd, Handoff(tuple(zip(streams, starts, strict=True)), context, str(fd), "peer")))
+        asked = tuple(zip(streams, starts, strict=True))
+        self.tell(Connect(fd, Handoff(asked, context, str(fd), f"peer:{fd}", guest=guest)))
 
     @precondition(lambda self: self.clients)
     @rule(stream=st.sampled_from(STREAMS), count=st.integers(1, 4), rooms=st.lists(ROOM, min_size=3, max_size=3))
@@ -332,10 +336,12 @@ class DispatcherMachine(RuleBasedStateMachine):
         if connection is not None:
             self.dispatcher.delivery.close(connection, "peer gone")
 
-    @rule(streams=st.sets(st.sampled_from(STREAMS)))
-    def assign(self, streams: set[str]) -> None:
-        """Connections that begin with one of the streams belong to another shard from now on."""
-        self.tell(Assign(repr(streams), {slot(name): "/other.sock" for name in streams}))
+    @rule(streams=st.sets(st.sampled_from(STREAMS)), hot=st.sets(st.sampled_from(STREAMS)), everybody=st.booleans())
+    def assign(self, streams: set[str], hot: AbstractSet[str] = frozenset(), everybody: bool = False) -> None:
+        """Connections that begin with one of the streams, or are of a hot one, belong to another shard from now on."""
+        paths = {slot(name): "/other.sock" for name in streams}
+        spread = ("", "/other.sock") * (BUCKETS // 2)
+        self.tell(Assign(repr(streams), paths, frozenset(hot), spread, everybody))
         self.dispatcher.settle_up()
 
     @precondition(lambda self: self.parcels)
@@ -345,11 +351,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         parcel = self.parcels.pop(0)
         assert parcel.fd not in self.ready
         if taken:
-            self.tell(Delivered())
+            self.tell(Delivered("/other.sock"))
             again = decode(encode(parcel.handoff))
             self.tell(Connect(parcel.fd, again, parcel.unsent))
         else:
-            self.tell(Delivered(parcel, "refused"))
+            self.tell(Delivered("/other.sock", parcel, "refused"))
         # A socket that can be written to is told of when it is registered.
         if self.clients[parcel.fd].room:
             self.ready.add(parcel.fd)

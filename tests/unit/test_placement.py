@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from headrace.placement import rendezvous
+from headrace.placement import BUCKETS, bucket, overloaded, rendezvous, spread
 from headrace.stream import SLOTS
 
 IDS = [f"n1-{number}" for number in range(8)]
@@ -36,3 +36,23 @@ def test_slots_spread_evenly() -> None:
     counts = Counter(rendezvous(slot, IDS)[0] for slot in range(SLOTS))
     assert min(counts.values()) > 90
     assert max(counts.values()) < 170
+
+
+def test_a_hot_stream_is_spread_evenly() -> None:
+    """Every shard takes the same share of the buckets, and most keep theirs when a shard goes."""
+    before, after = spread("abcd"), spread("abc")
+    assert set(Counter(before).values()) == {BUCKETS // 4}
+    assert max(Counter(after).values()) - min(Counter(after).values()) <= 2
+    kept = sum(then == now for then, now in zip(before, after, strict=True))
+    assert kept > BUCKETS // 2
+    peers = Counter(before[bucket(f"127.0.0.1:{port}")] for port in range(40_000, 42_000))
+    assert all(400 <= count <= 600 for count in peers.values())
+
+
+def test_who_has_too_many() -> None:
+    """A shard is above its fair share only by the factor and by more than a few, and never are all."""
+    assert overloaded({}, 1.5) == ()
+    assert overloaded({"a": 30, "b": 0}, 1.5) == set()
+    assert overloaded({"a": 600, "b": 200, "c": 300}, 1.5) == {"a"}
+    assert overloaded({"a": 500, "b": 300, "c": 300}, 1.5) == set()
+    assert overloaded({"a": 5000, "b": 5000}, 1.05) == set()

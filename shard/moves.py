@@ -1,0 +1,103 @@
+"""The connections that belong to other shards, and how they leave: decided between two messages of the dispatcher.
+
+    Assign ─► who is called away ─► leaving ─► detach, a bounded number at a time ─► transfer
+                                        ▲                                              │
+                                        └── open again ◄── given back ◄── Delivered ◄──┘
+
+A connection leaves only when it is settled, and with no read outstanding that it would need: what it is owed is its
+cursors. Whatever goes wrong it is either here, or the other shard's, or shut down; see `shard/transfer.py`.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from headrace.placement import bucket
+from shard.connection import Connection
+from shard.delivery import Delivery
+from shard.messages import Assign, Delivered
+from shard.ports import Transfer
+
+MAX_UNDER_WAY: Final = 64
+"""Connections on their way to other shards at a time: each is silent meanwhile."""
+
+
+class Moves:
+    """Sends off who belongs elsewhere, and takes back who was refused there.
+
+    Owned by the dispatcher greenlet. adopt is called with a connection that was given back. settled_epoch names the
+    last assignment that is carried out; moved counts connections that have left.
+    """
+
+    def __init__(self, delivery: Delivery, transfer: Transfer, adopt: Callable[[Connection], None]) -> None:
+        self.moved = 0
+        self.settled_epoch = ""
+        self.last_error = ""
+        self._delivery = delivery
+        self._transfer = transfer
+        self._adopt = adopt
+        self._assigned = Assign("", {})
+        self._leaving: deque[Connection] = deque()
+        self._under_way: Counter[str] = Counter()
+
+    @property
+    def pending(self) -> int:
+        """Connections that are to leave or on their way."""
+        return len(self._leaving) + self._under_way.total()
+
+    @property
+    def targets(self) -> Mapping[str, int]:
+        """How many connections are yet to reach each hand-off socket."""
+        return +self._under_way + Counter(filter(None, map(self._elsewhere, self._leaving)))
+
+    def assign(self, message: Assign) -> None:
+        """Begin to carry out where connections belong; an earlier assignment is forgotten."""
+        before, self._assigned = self._assigned, message
+        self._leaving = deque(c for c in self._delivery.registry if self._called_away(c, before))
+        self._note_settled()
+
+    def step(self) -> None:
+        """Send connections off, a bounded number at a time, so that delivery goes on between them."""
+        for _ in range(min(len(self._leaving), MAX_UNDER_WAY)):
+            if self._under_way.total() >= MAX_UNDER_WAY:
+                break
+            connection = self._leaving.popleft()
+            path = self._elsewhere(connection)
+            if connection.dead or not path:
+                continue
+            if not connection.settled:
+                self._leaving.append(connection)
+                continue
+            self._under_way[path] += 1
+            self._transfer.submit(self._delivery.detach(connection), path)
+        self._note_settled()
+
+    def delivered(self, message: Delivered) -> None:
+        """A connection was taken, was lost, or comes back."""
+        self._under_way[message.path] -= 1
+        if message.given_back is None:
+            self.moved += not message.reason
+        else:
+            parcel = message.given_back
+            self.last_error = f"a connection could not be moved: {message.reason}"
+            self._adopt(self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent))
+        self._note_settled()
+
+    def _called_away(self, connection: Connection, before: Assign) -> bool:
+        if not self._elsewhere(connection):
+            return False
+        lead = connection.subscriptions[0].stream
+        if not connection.guest or self._assigned.everybody or lead.name in self._assigned.hot:
+            return True
+        # Sent here because its own shard was full, which may not have changed; but an operator's word counts.
+        return self._assigned.paths.get(lead.slot) != before.paths.get(lead.slot)
+
+    def _elsewhere(self, connection: Connection) -> str:
+        lead = connection.subscriptions[0].stream
+        if lead.name in self._assigned.hot:
+            return self._assigned.spread[bucket(connection.peer)]
+        return self._assigned.paths.get(lead.slot, "")
+
+    def _note_settled(self) -> None:
+        if not self.pending:
+            self.settled_epoch = self._assigned.epoch
