@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast, get_args
@@ -36,8 +36,11 @@ class ShardEntry:
 
     path is its hand-off socket on its node; capacity and connections count clients; streams counts those with
     a subscriber here; lag_s is how far its delivery is behind the log; last_error is a sentence, empty when
-    well. started_ms is the age of the machine, since the boot named by its random id, when the process started: unlike
-    wall time it never goes back.
+    well. born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
+    unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
+    started_ms is wall time, for processes of version 0.1, which know no other.
+
+    Versions read each other's entries: a further field MUST have a default, which stands for it in an older entry.
     """
 
     id: str
@@ -53,7 +56,7 @@ class ShardEntry:
     last_error: str = ""
     moving: int = 0
     settled: str = ""
-    boot: str = ""
+    born: str = ""
     started_ms: int = 0
 
 
@@ -193,16 +196,18 @@ class Directory:
 
 
 _FIELDS: Final = tuple(f.name for f in fields(ShardEntry) if f.name != "id")
+_OPTIONAL: Final = frozenset(f.name for f in fields(ShardEntry) if f.default is not MISSING)
 
 
 def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
-    """The entry of a hash, or None for one that is not of this version or was written by another hand."""
+    """The entry of a hash, or None for one that a later version, or another hand, has written in a way unknown here."""
     try:
         if values["state"] not in get_args(State):
             return None
         kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
         kinds = {**kinds, "streams": int, "lag_s": float, "moving": int, "started_ms": int}
-        return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in _FIELDS})
+        told = [name for name in _FIELDS if name in values or name not in _OPTIONAL]
+        return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in told})
     except (KeyError, ValueError):
         return None
 

@@ -44,6 +44,10 @@ class HandoffError(HeadraceError):
     """a hand-off message could not be understood; run routers and shards of the same version."""
 
 
+class HandoffVersionError(HandoffError):
+    """a hand-off message is of another version; restart the older of the two processes with the newer program."""
+
+
 class UnavailableError(HeadraceError):
     """a server that headrace needs is away; start it or correct its URL, then try again."""
 
@@ -58,6 +62,10 @@ class DatabaseVersionError(UsageError):
 
 class SchemaError(UsageError):
     """the database does not have this version's schema; run `headrace migrate`."""
+
+
+class MigrationBlockedError(UnavailableError):
+    """an open transaction kept the migration from its locks; end it, or try again, nothing was changed."""
 
 
 class ListenError(UnavailableError):

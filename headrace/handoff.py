@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.cursor import MAX_ID, Start
-from headrace.errors import HandoffError, StreamNameError
+from headrace.errors import HandoffError, HandoffVersionError, StreamNameError
 from headrace.stream import check_name
 from headrace.tokens import Context
 
@@ -89,24 +89,30 @@ def encode(handoff: Handoff) -> bytes:
 
 
 def decode(data: bytes) -> Handoff:
-    """Read a message. Raises HandoffError for another version and for anything that is not one."""
+    """Read a message, whatever it has besides what is known here.
+
+    Raises HandoffVersionError for another version and HandoffError for anything that is not a message.
+    """
     message = _load(data)
-    if message.get("v") != VERSION:
-        raise HandoffError(f"hand-off message of version {message.get('v')!r}; this process speaks {VERSION}")
+    version = message.get("v")
+    if type(version) is not int:
+        raise HandoffError(f"hand-off message without a version: {data[:80]!r}")
+    if version != VERSION:
+        raise HandoffVersionError(f"hand-off message of version {version}; this process speaks {VERSION}")
     try:
-        user, audiences, issued_ms, expires_ms = message["context"]
+        user, audiences, issued_ms, expires_ms, *_ = message["context"]
         read = Handoff(
-            streams=tuple((check_name(name), _start(start)) for name, start in message["streams"]),
+            streams=tuple((check_name(name), _start(start)) for name, start, *_ in message["streams"]),
             context=Context(
                 None if user is None else _text(user),
                 frozenset(map(_text, audiences)),
                 _number(issued_ms),
                 None if expires_ms is None else _number(expires_ms),
             ),
-            request_id=_text(message["request_id"]),
-            peer=_text(message["peer"]),
-            headers=tuple((_line(name), _line(value)) for name, value in message["headers"]),
-            moved=_moved(message["moved"]),
+            request_id=_text(message.get("request_id", "")),
+            peer=_text(message.get("peer", "")),
+            headers=tuple((_line(name), _line(value)) for name, value in message.get("headers", ())),
+            moved=_moved(message.get("moved")),
             guest=message.get("guest") is True,
         )
     except (KeyError, TypeError, ValueError, StreamNameError) as error:
@@ -191,7 +197,7 @@ def read_unsent(descriptor: int, size: int) -> bytes:
 def _moved(value: Any) -> Moved | None:
     if value is None:
         return None
-    unsent, owed = value
+    unsent, owed, *_ = value
     if type(owed) is not bool:
         raise TypeError(f"{owed!r} is not true or false")
     return Moved(_number(unsent), owed)

@@ -1,11 +1,27 @@
-"""The SQL schema: bringing a database up to this version's, and refusing to work with any other.
+"""The SQL schema: bringing a database up to this version's, and refusing to work with one that will not do.
 
 The migrations are the numbered files of `headrace/sql/`; what they create is described there. Their record:
 
-    headrace.migration(version int primary key, applied_at timestamptz)    one row per applied file
+    headrace.migration(version int primary key, applied_at timestamptz, oldest int)    one row per applied file
+
+An upgrade migrates first and replaces processes afterwards, so programs of the version before work on a schema that is
+newer than they are, with clients connected. Rules for a migration, which runs beside publishers and shards:
+
+    It only adds: tables, columns with a constant default, functions, arguments with defaults behind the others. What
+    releases call keeps its name, its arguments and what it returns; `create or replace` holds up nobody.
+    What is removed was unused by the release before. Then the file's first line is `-- oldest: N`: programs that know
+    fewer than N migrations refuse this schema from then on, and where they run already, they no longer work.
+    It is short, for what it locks it holds to the end: a rewrite, or an index of events, holds up all publishers.
+    It locks tables in the order in which publishing does: stage, stream, event.
+    A released file never changes.
+
+A lock on a table waits for all open transactions that have used it, and whoever comes meanwhile waits behind. So no
+lock is waited for longer than LOCK_TIMEOUT_S; then all is rolled back, publishers go on, and it is tried again.
 """
 
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,10 +29,22 @@ from typing import Any
 
 import psycopg
 
-from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, SchemaError, UsageError
+from headrace.errors import (
+    DatabaseUnavailableError,
+    DatabaseVersionError,
+    MigrationBlockedError,
+    SchemaError,
+    UsageError,
+)
 
 OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
+LOCK_TIMEOUT_S = 0.5
+"""Below PostgreSQL's deadlock_timeout of 1 s, so that a migration gives way before anybody is made a victim."""
+PATIENCE_S = 60.0
+"""How long a migration tries to get its locks."""
+PAUSE_S = 1.0
+"""Between two tries, for those who had to wait."""
 
 # Any constant will do that no other program uses in the same database; this spells "headrac" and "m" for
 # migrate.
@@ -25,10 +53,19 @@ MIGRATION_LOCK = 0x686561647261636D
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file of `headrace/sql/`, named `<version, four digits>_<what>.sql`."""
+    """One file of `headrace/sql/`, named `<version, four digits>_<what>.sql`.
+
+    Programs that know fewer than `oldest` migrations do not work any more when this one is applied.
+    """
 
     version: int
     sql: bytes
+
+    @property
+    def oldest(self) -> int:
+        """What its first line says, else 0."""
+        found = re.match(rb"-- oldest: (\d+)\n", self.sql)
+        return int(found.group(1)) if found else 0
 
 
 def migrations() -> list[Migration]:
@@ -41,25 +78,38 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
-def migrate(database_url: str) -> list[int]:
+def migrate(
+    database_url: str, *, patience_s: float = PATIENCE_S, say: Callable[[str], None] = lambda line: None
+) -> list[int]:
     """Create the schema, or bring it up to this version; return the versions that were applied, in order.
 
     Idempotent, and safe when run twice at once: the second waits for the first and finds nothing to do. All
-    happens in one transaction, so a failure leaves the database as it was.
+    happens in one transaction, so a failure leaves the database as it was. On a schema that a newer headrace has
+    made, and that this one can use, there is nothing to do. Publishers and shards may work meanwhile; say is told
+    when their open transactions hold up a lock.
 
     Raises DatabaseUnavailableError when the server cannot be reached, DatabaseVersionError when it is too
-    old, SchemaError when a newer headrace has migrated it, and UsageError when its encoding is not UTF8 or
+    old, MigrationBlockedError when there was no getting a lock for patience_s, SchemaError when a newer headrace has
+    migrated the database beyond what this one can use, and UsageError when its encoding is not UTF8 or
     the user may not create what is needed.
     """
+    give_up = time.monotonic() + patience_s
     with _connected(database_url) as connection:
         require_server(connection)
-        try:
-            return _migrate(connection)
-        except psycopg.errors.InsufficientPrivilege as error:
-            hint = error.diag.message_hint or (
-                "migrate as a user that may create a schema in this database, or that owns the schema headrace"
-            )
-            raise UsageError(f"{error.diag.message_primary}; {hint}") from error
+        while True:
+            try:
+                return _migrate(connection)
+            except psycopg.errors.InsufficientPrivilege as error:
+                hint = error.diag.message_hint or (
+                    "migrate as a user that may create a schema in this database, or that owns the schema headrace"
+                )
+                raise UsageError(f"{error.diag.message_primary}; {hint}") from error
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
+                holder = _holder(connection)
+                if time.monotonic() >= give_up:
+                    raise MigrationBlockedError(f"{MigrationBlockedError.__doc__} ({holder})") from error
+                say(f"an open transaction holds up the migration, trying again: {holder}")
+                time.sleep(PAUSE_S)
 
 
 def check(database_url: str) -> None:
@@ -90,7 +140,7 @@ def require_server_version(number: int) -> None:
 
 
 def require_current(connection: psycopg.Connection[Any]) -> None:
-    """Raise SchemaError unless the database has exactly this version's schema.
+    """Raise SchemaError unless the database has this version's schema, or a newer one that this version can use.
 
     Leaves the connection as it is: it begins a transaction if the connection is not in autocommit, and never
     makes one fail.
@@ -99,28 +149,43 @@ def require_current(connection: psycopg.Connection[Any]) -> None:
     known = {migration.version for migration in migrations()}
     if not applied:
         raise SchemaError("the database has no schema of headrace; run `headrace migrate`")
-    if newer := applied - known:
-        raise SchemaError(_newer(newer, known))
-    if missing := known - applied:
+    _require_usable(applied, known)
+    if missing := known - applied.keys():
         raise SchemaError(
             f"the database's schema has version {max(applied)} and lacks version {min(missing)}; run `headrace migrate`"
         )
 
 
-def _newer(newer: set[int], known: set[int]) -> str:
-    return (
-        f"the database's schema has version {max(newer)}, newer than this headrace's {max(known)}; "
-        "install the headrace that migrated it"
-    )
+def _require_usable(applied: dict[int, int], known: set[int]) -> None:
+    """Raise SchemaError if what a newer headrace has applied leaves nothing for one that knows these versions."""
+    if max(applied.values(), default=0) > max(known):
+        raise SchemaError(
+            f"the database's schema has version {max(applied)}, newer than this headrace's {max(known)}, "
+            "which it does not work with; install the headrace that migrated it"
+        )
 
 
-def _applied(connection: psycopg.Connection[Any]) -> set[int]:
+def _applied(connection: psycopg.Connection[Any]) -> dict[int, int]:
+    """The applied versions, each with the oldest version of a program that works on it; empty without a schema."""
     with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         cursor.execute("select to_regclass('headrace.migration') is not null")
         if cursor.fetchone() != (True,):
-            return set()
-        cursor.execute("select version from headrace.migration")
-        return {version for (version,) in cursor}
+            return {}
+        # As JSON, since version 0.1 made the table without the column; its own migrations broke nothing.
+        cursor.execute("select version, coalesce((to_jsonb(m) ->> 'oldest')::int, 0) from headrace.migration m")
+        return dict(cursor)
+
+
+def _holder(connection: psycopg.Connection[Any]) -> str:
+    """In words, the transaction that has locks on the schema's tables for the longest."""
+    row = connection.execute(
+        "select a.pid, extract(epoch from clock_timestamp() - a.xact_start)::int, a.state, left(a.query, 80)"
+        " from pg_catalog.pg_locks l"
+        " join pg_catalog.pg_class c on c.oid = l.relation and c.relnamespace = to_regnamespace('headrace')"
+        " join pg_catalog.pg_stat_activity a on a.pid = l.pid and a.datname = current_database()"
+        " where a.pid <> pg_backend_pid() order by a.xact_start limit 1"
+    ).fetchone()
+    return "pid {}, open for {} s, {}, last query {!r}".format(*row) if row else "it has just ended"
 
 
 def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
@@ -129,6 +194,7 @@ def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
         # holder did.
         connection.execute("set transaction isolation level read committed")
         connection.execute("select pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
+        connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'")
         connection.execute("create schema if not exists headrace")
         connection.execute(
             "create table if not exists headrace.migration"
@@ -136,13 +202,16 @@ def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
         )
         applied = _applied(connection)
         known = migrations()
-        versions = {migration.version for migration in known}
-        if newer := applied - versions:
-            raise SchemaError(_newer(newer, versions))
+        _require_usable(applied, {migration.version for migration in known})
         pending = [migration for migration in known if migration.version not in applied]
+        if pending:
+            connection.execute("alter table headrace.migration add column if not exists oldest int not null default 0")
         for migration in pending:
             connection.execute(migration.sql)
-            connection.execute("insert into headrace.migration (version) values (%s)", [migration.version])
+            connection.execute(
+                "insert into headrace.migration (version, oldest) values (%s, %s)",
+                [migration.version, migration.oldest],
+            )
     return [migration.version for migration in pending]
 
 

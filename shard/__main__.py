@@ -9,10 +9,14 @@ import os
 import sys
 
 import click
+import gevent
 
-from headrace.errors import HeadraceError
+from headrace import schema
+from headrace.errors import DatabaseUnavailableError, HeadraceError
 from headrace.settings import Settings, environ_with_file
 from shard.process import Process
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -m shard --id web1-0")
@@ -27,9 +31,22 @@ def main(shard_id: str) -> None:
             stream=sys.stderr,
         )
         process = Process(settings, shard_id)
+        _check_schema(settings)
     except HeadraceError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(process.run())
+
+
+def _check_schema(settings: Settings) -> None:
+    """Raise SchemaError where this shard could read nothing, before it takes clients from one that can. Yields.
+
+    A server that is away is none of a shard's reasons not to start.
+    """
+    try:
+        with gevent.Timeout(settings.read_deadline_s):
+            schema.check(settings.database_url)
+    except (DatabaseUnavailableError, gevent.Timeout) as error:
+        logger.warning("starting without having seen the schema: %s", error)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import gevent
 from gevent import socket as gsocket
 
 from headrace import handoff
-from headrace.errors import HandoffError
+from headrace.errors import HandoffError, HandoffVersionError
 from headrace.settings import Settings
 from shard.inbox import Inbox
 from shard.messages import Connect, Message
@@ -163,7 +163,7 @@ class Intake:
             refused = self._refusal()
         except (HandoffError, OSError) as error:
             logger.error("a hand-off was refused: %s", error)
-            refused = "unreadable"
+            refused = "version" if isinstance(error, HandoffVersionError) else "unreadable"
         if not refused:
             try:
                 channel.send(handoff.encode_answer(handoff.Answer()))

@@ -87,9 +87,10 @@ class Process:
         directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
         self._registration = Registration(directory, self._entry, self._placed, settings.directory_interval_s)
         self._assigned = Assign("", {})
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Not wall time: with the clock set back in between, a successor would look older than whom it succeeds.
-        self._started_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        self._born = f"{os.getpid()} {boot} {time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000}"
+        self._started_ms = time.time_ns() // 1_000_000
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until a part dies; returns the exit status. Yields."""
@@ -187,6 +188,6 @@ class Process:
             last_error=self._listener.last_error or self.dispatcher.last_error or self.dispatcher.moves.last_error,
             moving=self.dispatcher.moves.pending,
             settled=self.dispatcher.moves.settled_epoch,
-            boot=self._boot,
+            born=self._born,
             started_ms=self._started_ms,
         )

@@ -94,13 +94,28 @@ class Registration:
 def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
     """The entry of a younger process with the same id on this machine, if there is one.
 
-    Connections are handed over within one machine only, and only within one boot of it do ages compare.
+    Connections are handed over within one machine only, and only within one boot of it do ages compare. A process of
+    version 0.1 tells, and compares, wall time alone: it succeeds, and is succeeded, unless the clock was set back.
     """
     for other in snapshot.shards:
-        same = other.id == entry.id and other.boot == entry.boot
-        if same and other.pid != entry.pid and other.started_ms >= entry.started_ms:
+        if other.id == entry.id and other.pid != entry.pid and _younger(other, entry):
             return other
     return None
+
+
+def _younger(other: ShardEntry, entry: ShardEntry) -> bool:
+    boot, age_ms = _birth(entry)
+    other_boot, other_age_ms = _birth(other)
+    if not boot or not other_boot:
+        return other.started_ms >= entry.started_ms
+    return other_boot == boot and other_age_ms >= age_ms
+
+
+def _birth(entry: ShardEntry) -> tuple[str, int]:
+    """(the boot, the machine's age in ms), or ("", 0) if the process does not tell."""
+    parts = entry.born.split(" ")
+    told = len(parts) == 3 and parts[0] == str(entry.pid) and parts[2].isdecimal()
+    return (parts[1], int(parts[2])) if told else ("", 0)
 
 
 def elsewhere(snapshot: Snapshot, entry: ShardEntry) -> Mapping[int, str]:

@@ -7,15 +7,19 @@ import psycopg
 
 import headrace
 from headrace import schema
-from headrace.cli.command import connect, main, read_settings
+from headrace.cli.command import connect, main, progress, read_settings
 from headrace.errors import DatabaseUnavailableError, EventError
 from headrace.stream import check_name
 
 
 @main.command(epilog="Example: HEADRACE_DATABASE_URL=postgresql://… headrace migrate")
 def migrate() -> None:
-    """Create or upgrade the SQL schema. Safe to repeat, and to run twice at once."""
-    applied = schema.migrate(read_settings("database_url").database_url)
+    """Create or upgrade the SQL schema. Safe to repeat, to run twice at once, and beside publishers and shards.
+
+    In an upgrade it comes first, before processes are replaced: those of the version before go on working. A lock that
+    open transactions hold up is tried for again and again for a minute; publishers never wait longer than 0.5 s for it.
+    """
+    applied = schema.migrate(read_settings("database_url").database_url, say=progress)
     click.echo(f"applied {', '.join(map(str, applied))}" if applied else "the schema is up to date")
 
 

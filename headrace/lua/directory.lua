@@ -7,7 +7,7 @@
 --   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
---                                   last_error, moving, settled, boot, started_ms (all text). Expires: each register() is one
+--                                   last_error, moving, settled, born, started_ms (all text). Expires: each register() is one
 --                                   heartbeat
 --   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
 --                                   the node's last claim, since nodes may have a new name each time
@@ -103,6 +103,8 @@ local function register()
   -- Without its id or an epoch beside a living entry the directory is damaged; registering mends it.
   local listed = redis.call("HSET", "headrace:shards", id, given.node) == 0
   local begun = redis.call("EXISTS", "headrace:epoch") == 1
+  -- Whole: no field stays of another process that knows more of them.
+  redis.call("DEL", key)
   redis.call("HSET", key, unpack(ARGV, 5))
   redis.call("PEXPIRE", key, expiry_ms)
   if same and listed and begun then

@@ -219,6 +219,18 @@ def test_a_damaged_entry_is_passed_over(directory: Directory, redis_server: Redi
     assert [shard.id for shard in directory.read().shards] == ["s1"]
 
 
+def test_entries_of_other_versions_are_read(directory: Directory, redis_server: RedisServer) -> None:
+    """An entry without what was added since, or with what is added later, is read; the next registration is whole."""
+    made = entry("s1")
+    directory.register(dataclasses.replace(made, born="1 b 2"))
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.hdel("headrace:shard:s1", "born", "moving")
+        raw.hset("headrace:shard:s1", "mood", "gay")
+        assert directory.read().shards == (made,)
+        directory.register(made)
+        assert raw.hget("headrace:shard:s1", "mood") is None
+
+
 def test_watchers_hear_of_changes_only(directory: Directory, redis_server: RedisServer) -> None:
     """A watcher is told at once of a change, and otherwise after its timeout that there was none."""
     watcher = Directory(redis_server.url, expiry_s=30)

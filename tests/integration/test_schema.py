@@ -10,7 +10,7 @@ import pytest
 from headrace.embedded.port import choose
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, SchemaError, UsageError
-from headrace.schema import check, migrate, migrations, require_current, require_server_version
+from headrace.schema import Migration, check, migrate, migrations, require_current, require_server_version
 from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.waiting import wait_until
 
@@ -85,16 +85,32 @@ def test_a_migration_that_fails_changes_nothing(empty_database_url: str, monkeyp
         check(empty_database_url)
 
 
-def test_older_and_newer_schemas_are_refused(database_url: str) -> None:
-    """A schema that lacks a version, or has one that this headrace does not know, is refused with the fix."""
+def test_an_older_schema_is_refused(database_url: str) -> None:
+    """A schema that lacks a version is refused with the fix."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("insert into headrace.migration (version) values (9999)")
-        for call in (lambda: require_current(connection), lambda: migrate(database_url)):
-            with pytest.raises(SchemaError, match="9999, newer than this headrace's"):
-                call()
-        connection.execute("delete from headrace.migration where version = 9999 or version = %s", [VERSIONS[-1]])
+        connection.execute("delete from headrace.migration where version = %s", [VERSIONS[-1]])
         with pytest.raises(SchemaError, match="headrace migrate"):
             require_current(connection)
+
+
+def test_a_newer_schema_is_used_unless_it_says_otherwise(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer headrace's migration leaves this version working, until one says that it does not."""
+    known, following = migrations(), VERSIONS[-1] + 1
+    adding = Migration(following, b"create table headrace.later (x int)")
+    breaking = Migration(following + 1, b"-- oldest: %d\ndrop table headrace.later" % following)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, adding])
+        assert migrate(database_url) == [adding.version]
+        monkeypatch.undo()
+        require_current(connection)
+        assert migrate(database_url) == []
+        monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, adding, breaking])
+        assert migrate(database_url) == [breaking.version]
+        require_current(connection)
+        monkeypatch.undo()
+        for call in (lambda: require_current(connection), lambda: migrate(database_url)):
+            with pytest.raises(SchemaError, match=f"version {breaking.version}, newer than this headrace's"):
+                call()
 
 
 def test_a_user_without_rights(postgres: EmbeddedPostgres, empty_database_url: str) -> None:

@@ -87,13 +87,15 @@ def exchange_good(shard: Shard, channel: socket.socket) -> str:
     return refused
 
 
-@pytest.mark.parametrize("data", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_message_that_cannot_be_read_is_refused(calm_shard: Shard, channel: socket.socket, data: bytes) -> None:
-    """The router hears that the message was unreadable, the client gets nothing, and the channel goes on."""
+@pytest.mark.parametrize(("what", "data"), UNREADABLE.items(), ids=UNREADABLE)
+def test_a_message_that_cannot_be_read_is_refused(
+    calm_shard: Shard, channel: socket.socket, what: str, data: bytes
+) -> None:
+    """The router hears that it was unreadable or of another version, the client gets nothing, the channel goes on."""
     assert not exchange_good(calm_shard, channel)
     before = calm_shard.descriptors()
     client, refused = offer(calm_shard, channel, data)
-    assert refused == "unreadable"
+    assert refused == ("version" if what == "another version" else "unreadable")
     client.wait_for_end()
     assert not client.raw
     wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")

@@ -1,0 +1,110 @@
+"""headrace/handoff.py between versions: what older ones send is understood, and they understand what is sent now."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from headrace import handoff
+from headrace.errors import HandoffError, HandoffVersionError
+from headrace.handoff import Answer, Handoff, Moved
+from headrace.tokens import Context
+from tests.fixtures.releases import RELEASES, Release
+
+ISSUED_MS = 1700000000000
+NEW = Handoff(
+    (("room:1", 17), ("ж", "now"), ("c", "all")),
+    Context("ada", frozenset({"staff", "ops"}), ISSUED_MS, ISSUED_MS + 360000),
+    "r-1",
+    "192.0.2.7:51234",
+    (("Access-Control-Allow-Origin", "https://a.example"), ("Vary", "Origin")),
+)
+MOVED = Handoff(
+    (("room:1", 3), ("c", 0)), Context(None, frozenset(), ISSUED_MS), "r-2", "192.0.2.7:51235", (), Moved(812, True)
+)
+SENT = [
+    # 0.1.0, a router's and a shard's
+    (
+        '{"v":1,"streams":[["room:1",17],["ж","now"],["c","all"]],'
+        '"context":["ada",["ops","staff"],1700000000000,1700000360000],"request_id":"r-1","peer":"192.0.2.7:51234",'
+        '"headers":[["Access-Control-Allow-Origin","https://a.example"],["Vary","Origin"]],"moved":null}',
+        NEW,
+    ),
+    (
+        '{"v":1,"streams":[["room:1",3],["c",0]],"context":[null,[],1700000000000,null],"request_id":"r-2",'
+        '"peer":"192.0.2.7:51235","headers":[],"moved":[812,true]}',
+        MOVED,
+    ),
+]
+# What a release's decoder finds in the message of its argument.
+FOUND = """
+import json, sys
+from headrace.handoff import decode
+found = decode(sys.argv[1].encode())
+context = [found.context.user, sorted(found.context.audiences), found.context.issued_ms, found.context.expires_ms]
+moved = found.moved and [found.moved.unsent, found.moved.owed]
+print(json.dumps([found.streams, context, found.request_id, found.peer, found.headers, moved]))
+"""
+
+
+def with_fields(sent: str, **fields: Any) -> bytes:
+    return json.dumps(json.loads(sent) | fields).encode()
+
+
+@pytest.mark.parametrize(("sent", "meant"), SENT)
+def test_what_was_sent_by_releases_is_understood(sent: str, meant: Handoff) -> None:
+    """The bytes of each released version mean what they meant."""
+    assert handoff.decode(sent.encode()) == meant
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
+@pytest.mark.parametrize("message", [NEW, MOVED, replace(NEW, moved=Moved())])
+def test_releases_understand_what_is_sent(release: Release, message: Handoff) -> None:
+    """A process of each released version takes the clients that this one gives."""
+    context = message.context
+    assert release.evaluate(FOUND, handoff.encode(message).decode()) == [
+        [list(stream) for stream in message.streams],
+        [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
+        message.request_id,
+        message.peer,
+        [list(header) for header in message.headers],
+        [message.moved.unsent, message.moved.owed] if message.moved else None,
+    ]
+
+
+@pytest.mark.parametrize(("sent", "meant"), SENT)
+def test_what_is_unknown_is_overlooked(sent: str, meant: Handoff) -> None:
+    """Fields that a later version adds, and values behind those known in an array, do no harm."""
+    known = json.loads(sent)
+    assert handoff.decode(with_fields(sent, colour="red", more={"a": [1]})) == meant
+    assert handoff.decode(with_fields(sent, context=[*known["context"], "later"])) == meant
+    assert handoff.decode(with_fields(sent, streams=[[*pair, 9] for pair in known["streams"]])) == meant
+    if known["moved"]:
+        assert handoff.decode(with_fields(sent, moved=[*known["moved"], 1])) == meant
+
+
+def test_what_is_missing_has_a_default() -> None:
+    """A giver may leave out all but version, streams and context."""
+    least = {name: json.loads(SENT[0][0])[name] for name in ("v", "streams", "context")}
+    assert handoff.decode(json.dumps(least).encode()) == Handoff(NEW.streams, NEW.context, "", "")
+    for name in least:
+        with pytest.raises(HandoffError):
+            handoff.decode(json.dumps({key: value for key, value in least.items() if key != name}).encode())
+
+
+@pytest.mark.parametrize("version", [0, 2, 17])
+def test_another_version_is_told_from_garbage(version: int) -> None:
+    """A message that this process must not read is refused for its version, whatever else is in it."""
+    with pytest.raises(HandoffVersionError, match=f"version {version}; this process speaks 1"):
+        handoff.decode(json.dumps({"v": version}).encode())
+    for value in (None, True, "1", 1.0):
+        with pytest.raises(HandoffError) as raised:
+            handoff.decode(with_fields(SENT[0][0], v=value))
+        assert not isinstance(raised.value, HandoffVersionError)
+
+
+def test_an_answer_may_say_more() -> None:
+    """A taker's answer is understood with whatever a later version adds, and a reason that is new is a refusal."""
+    assert handoff.decode_answer(b'{"ok": true, "load": 3}') == Answer()
+    assert handoff.decode_answer(b'{"refused": "version", "speaks": 2}') == Answer("version")
