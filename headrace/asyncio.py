@@ -1,0 +1,64 @@
+"""Publishing over asynchronous connections: the functions of `headrace`, to be awaited, with the same arguments.
+
+A connection is any of
+
+    psycopg's AsyncConnection or AsyncCursor
+    asyncpg's Connection, or what its pool gives out
+    SQLAlchemy's AsyncSession, async_scoped_session or AsyncConnection, over either driver
+
+Everything runs in the connection's own transaction and never commits. None of these libraries is imported. What the
+functions mean, and what they raise, is said in `headrace.publish`; a connection that is none of these is a UsageError.
+"""
+
+from collections.abc import Sequence
+from inspect import iscoroutinefunction
+from typing import Any
+
+from headrace import calls, statement
+from headrace.calls import Call
+from headrace.errors import UsageError
+
+
+async def publish(
+    connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
+) -> None:
+    """Publish data to the stream when, and only if, the connection's transaction commits."""
+    await _execute(connection, calls.publish(stream, data, event, visible_to))
+
+
+async def publish_now(
+    connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
+) -> int:
+    """Publish like `publish`, but number at once and return the id; for a transaction of its own."""
+    return int(await _execute(connection, calls.publish_now(stream, data, event, visible_to)))
+
+
+async def publish_many(
+    connection: Any,
+    streams: Sequence[str],
+    data: Sequence[str],
+    *,
+    events: Sequence[str | None] | None = None,
+    visible_to: Sequence[str | None] | None = None,
+) -> None:
+    """Publish one event per position of the sequences, in their order, in one round trip."""
+    call = calls.publish_many(streams, data, events, visible_to)
+    if call is not None:
+        await _execute(connection, call)
+
+
+async def head(connection: Any, stream: str) -> int:
+    """The newest id of the stream, 0 if there is none; under READ COMMITTED read it before the page's data."""
+    return int(await _execute(connection, calls.head(stream)))
+
+
+async def _execute(connection: Any, call: Call) -> Any:
+    """Execute on what the kinds of connections have in common; returns the single column of the single row."""
+    if hasattr(connection, "fetchval"):  # asyncpg
+        return await connection.fetchval(statement.numbered(call.sql), *call.parameters)
+    if hasattr(connection, "run_sync"):  # SQLAlchemy
+        return await connection.run_sync(statement.fetch, call)
+    if iscoroutinefunction(getattr(connection, "execute", None)):  # psycopg's connection or cursor
+        cursor = await connection.execute(*call)
+        return statement.single(await cursor.fetchone())
+    raise UsageError(f"{connection!r} is no asynchronous database connection; for others there is `headrace`")

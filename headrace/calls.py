@@ -1,0 +1,103 @@
+"""The calls of the SQL functions, checked: what `headrace.publish` and `headrace.asyncio` send over a connection.
+
+What can be seen to be wrong is refused here, before anything is sent, since an error in SQL makes the application's
+whole transaction fail. Nothing here touches a connection.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from headrace.errors import EventError, UsageError
+from headrace.event import check_type
+from headrace.stream import check_name
+
+# The SQL functions refuse longer event types, audience labels and patterns.
+MAX_WORD_BYTES = 512
+
+
+class Call(NamedTuple):
+    """One statement with `%s` for each of its parameters, whose single row has the single column `id`."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def publish(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+    """Publish one event. Raises StreamNameError and EventError."""
+    _check(stream, data, event, visible_to)
+    return Call("select headrace.publish(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+
+
+def publish_now(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+    """Publish one event and return its id. Raises StreamNameError and EventError."""
+    _check(stream, data, event, visible_to)
+    return Call("select headrace.publish_now(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+
+
+def publish_many(
+    streams: Sequence[str],
+    data: Sequence[str],
+    events: Sequence[str | None] | None,
+    visible_to: Sequence[str | None] | None,
+) -> Call | None:
+    """Publish one event per position; None where there is none. Raises StreamNameError and EventError."""
+    for name, values in (("streams", streams), ("data", data), ("events", events), ("visible_to", visible_to)):
+        if isinstance(values, str):
+            raise EventError(f"{name} is one text; publish_many takes a sequence with one entry per event")
+    events = [None] * len(streams) if events is None else events
+    visible_to = [None] * len(streams) if visible_to is None else visible_to
+    if not len(streams) == len(data) == len(events) == len(visible_to):
+        raise EventError(
+            f"the sequences must have the same length: {len(streams)} streams, {len(data)} data, "
+            f"{len(events)} events, {len(visible_to)} visible_to"
+        )
+    if not streams:
+        return None
+    for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True):
+        _check(stream, payload, "message" if event is None else event, label)
+    return Call(
+        "select headrace.publish_many(%s::text[], %s::text[], %s::text[], %s::text[]) as id",
+        (list(streams), list(data), list(events), list(visible_to)),
+    )
+
+
+def head(stream: str) -> Call:
+    """Return the newest id of a stream. Raises StreamNameError."""
+    return Call("select headrace.head(%s) as id", (check_name(stream),))
+
+
+def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) -> Call:
+    """Set or remove the rule for a pattern. Raises UsageError."""
+    _check_text("pattern", pattern, MAX_WORD_BYTES, UsageError)
+    if keep is not None and not isinstance(keep, timedelta):
+        raise UsageError(f"keep must be a timedelta or None, not {keep!r}")
+    if keep is not None and keep <= timedelta(0):
+        raise UsageError(f"events must be kept for more than nothing, not for {keep!r}")
+    if keep_count is not None and (keep is None or keep_count < 1):
+        raise UsageError(f"keep_count needs a keep and must be at least 1 event, not {keep_count!r}")
+    interval = None if keep is None else f"{keep // timedelta(microseconds=1)} microseconds"
+    return Call("select headrace.set_retention(%s, %s::interval, %s::bigint) as id", (pattern, interval, keep_count))
+
+
+def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:
+    check_name(stream)
+    _check_text("data", data)
+    check_type(event)
+    _check_text("event", event, MAX_WORD_BYTES)
+    if visible_to is not None:
+        _check_text("visible_to", visible_to, MAX_WORD_BYTES)
+
+
+def _check_text(name: str, value: object, most: int | None = None, error: type[UsageError] = EventError) -> None:
+    """Refuse what PostgreSQL's text cannot hold, and if most is given, what has not 1 to so many bytes."""
+    if not isinstance(value, str):
+        raise error(f"{name} must be text, not {value!r}")
+    if "\0" in value:
+        raise error(f"{name} has a NUL; PostgreSQL cannot store it")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise error(f"{name} has a lone surrogate; it must be valid Unicode") from None
+    if most is not None and not 1 <= size <= most:
+        raise error(f"{name} has {size} bytes; 1 to {most} are allowed")

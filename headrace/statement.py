@@ -1,0 +1,67 @@
+"""One statement over any kind of connection that an application may have, in the transaction that it is in.
+
+    a DB-API connection (psycopg 3, psycopg2, …), or a cursor of one
+    Django's `connection`
+    SQLAlchemy's Connection, Session or scoped_session
+
+None of these libraries is imported; errors that the database raises are the driver's own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from inspect import iscoroutinefunction
+from itertools import count
+from typing import Any
+
+from headrace.calls import Call
+from headrace.errors import UsageError
+
+
+def execute(connection: Any, call: Call) -> None:
+    """Execute a call that returns nothing. Raises UsageError for what is no connection, or an asynchronous one."""
+    with _executed(connection, call):
+        pass
+
+
+def fetch(connection: Any, call: Call) -> Any:
+    """Execute a call and return the single column, `id`, of its single row. Raises like `execute`."""
+    with _executed(connection, call) as result:
+        return single(result.fetchone())
+
+
+def single(row: Any) -> Any:
+    """The single column, `id`, of a row, whatever kind of row the connection makes."""
+    if isinstance(row, Mapping):
+        return row["id"]
+    if isinstance(row, Sequence) and not isinstance(row, str):
+        return row[0]
+    return getattr(row, "id", row)
+
+
+def numbered(sql: str) -> str:
+    """The statement with `$1`, `$2` … for its `%s`, as PostgreSQL itself and asyncpg have it."""
+    first, *rest = sql.split("%s")
+    return first + "".join(f"${number}{part}" for number, part in zip(count(1), rest, strict=False))
+
+
+@contextmanager
+def _executed(connection: Any, call: Call) -> Iterator[Any]:
+    """Execute on what the kinds of connections have in common, and yield what has `fetchone`."""
+    # In a coroutine that nobody awaits the event would be lost without a word.
+    if any(iscoroutinefunction(getattr(connection, name, None)) for name in ("execute", "commit")):
+        raise UsageError(f"{connection!r} is asynchronous; await the function of this name in `headrace.asyncio`")
+    if not hasattr(connection, "exec_driver_sql") and callable(getattr(connection, "connection", None)):
+        # SQLAlchemy's Session and scoped_session
+        connection = connection.connection()
+    if hasattr(connection, "exec_driver_sql"):  # SQLAlchemy's Connection
+        dollars = "dollar" in connection.dialect.paramstyle
+        yield connection.exec_driver_sql(numbered(call.sql) if dollars else call.sql, call.parameters)
+    elif hasattr(connection, "cursor"):  # DB-API, Django
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(*call)
+            yield cursor
+    elif hasattr(connection, "execute"):  # a cursor
+        result = connection.execute(*call)
+        yield connection if result is None else result
+    else:
+        raise UsageError(f"{connection!r} is no database connection")
