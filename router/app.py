@@ -28,6 +28,7 @@ from router.metrics import Metrics
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_error
+from router.scrape import Scrape
 from router.static import StaticFile
 from router.streams import Streams
 
@@ -135,6 +136,7 @@ def create_application() -> Application:
         hold_s=settings.directory_expiry_s,
         found=lambda: sockets_in(settings.runtime_dir),
     )
+    metrics.watch(placement)
     directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
     follower = Follower(
         directory,
@@ -150,15 +152,17 @@ def create_application() -> Application:
         metrics=metrics,
     )
 
+    scrape = Scrape(metrics, placement, settings.runtime_dir)
+    scrape.start()
+
     def close() -> None:
+        scrape.stop()
         channels.close()
         directory.close()
 
-    metrics.watch("directory_away", lambda: float(placement.directory_away))
-    metrics.watch("shards", lambda: float(len(placement.shards())))
     return Application(
         stream=Route(streams, ("GET",)),
-        routes=_routes(settings, Health(placement, channels, metrics)),
+        routes=_routes(settings, Health(placement, channels), scrape),
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
         follow=follower.run,
@@ -166,11 +170,11 @@ def create_application() -> Application:
     )
 
 
-def _routes(settings: Settings, health: Health) -> dict[str, Route]:
+def _routes(settings: Settings, health: Health, scrape: Scrape) -> dict[str, Route]:
     routes = {
         "/healthz": Route(health.healthz),
         "/readyz": Route(health.readyz),
-        "/metrics": Route(health.metrics),
+        "/metrics": Route(scrape),
         "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
     }
     if settings.demo:

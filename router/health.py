@@ -1,11 +1,8 @@
-"""`/healthz`, `/readyz` and `/metrics`."""
+"""`/healthz` and `/readyz`."""
 
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST
-
 from headrace.passing import Channels
-from router.metrics import Metrics
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_json
@@ -14,10 +11,9 @@ from router.response import Headers, Response, as_json
 class Health:
     """Tells how this process and what it needs are. Called by any request greenlet; keeps nothing."""
 
-    def __init__(self, placement: Placement, channels: Channels, metrics: Metrics) -> None:
+    def __init__(self, placement: Placement, channels: Channels) -> None:
         self._placement = placement
         self._channels = channels
-        self._metrics = metrics
 
     def healthz(self, request: Request, headers: Headers) -> Response:
         """200 as long as this process serves requests."""
@@ -61,7 +57,3 @@ class Health:
         well = not errors and not self._placement.directory_away and len(reached) == len(paths)
         status = "unavailable" if not reached else "ok" if well else "degraded"
         return as_json(200 if reached else 503, {"status": status, **parts})
-
-    def metrics(self, request: Request, headers: Headers) -> Response:
-        """This worker's numbers for Prometheus."""
-        return Response(200, self._metrics.render(), (("Content-Type", CONTENT_TYPE_LATEST),))

@@ -1,48 +1,41 @@
-"""The router's numbers, in Prometheus' terms.
+"""A router process's numbers, in Prometheus' terms. The label `process` is added to each where they are rendered."""
 
-Each worker process answers a scrape for itself alone, and which one a scrape reaches is the kernel's choice.
-Every series carries the label `worker` (its pid), so that no two are mixed; sums over workers lag by a few scrapes.
-"""
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
 
-import os
-from collections.abc import Callable
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from router.placement import Placement
 
 
-class Metrics:
-    """One process's registry. Any greenlet may count."""
+class Metrics(Collector):
+    """What one process has counted, and how its placement is at the moment. Any greenlet may count."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        worker = str(os.getpid())
         self._handoffs = Counter(
             "headrace_router_handoffs",
             "Clients offered to a shard, by how the exchange ended.",
-            ["worker", "outcome"],
+            ["outcome"],
             registry=self._registry,
         )
         self._responses = Counter(
             "headrace_router_responses",
             "Responses by the router itself, by status; hand-offs are not among them.",
-            ["worker", "status"],
+            ["status"],
             registry=self._registry,
         )
         self._seconds = Histogram(
             "headrace_router_handoff_seconds",
             "Time from the first offer of a client until a shard had it.",
-            ["worker"],
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=self._registry,
-        ).labels(worker)
-        self._gauges = {
-            name: Gauge(f"headrace_router_{name}", help_, ["worker"], registry=self._registry).labels(worker)
-            for name, help_ in (
-                ("directory_away", "1 while Redis cannot be read and the last known shards are used."),
-                ("shards", "Shards of this node that are known."),
-            )
-        }
-        self._worker = worker
+        )
+        self._placement: Callable[[], Placement | None] = lambda: None
 
     def handed_off(self, seconds: float) -> None:
         """A shard took a client after that long."""
@@ -50,16 +43,24 @@ class Metrics:
 
     def offered(self, outcome: str) -> None:
         """One exchange with a shard ended."""
-        self._handoffs.labels(self._worker, outcome).inc()
+        self._handoffs.labels(outcome).inc()
 
     def responded(self, status: int) -> None:
         """The router answered by itself."""
-        self._responses.labels(self._worker, str(status)).inc()
+        self._responses.labels(str(status)).inc()
 
-    def watch(self, name: str, value: Callable[[], float]) -> None:
-        """Ask for the gauge's value at each scrape."""
-        self._gauges[name].set_function(value)
+    def watch(self, placement: Placement) -> None:
+        """Ask this placement at each scrape what is known."""
+        self._placement = lambda: placement
 
-    def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self._registry)
+    def collect(self) -> Iterator[Metric]:
+        """The families, as Prometheus' library wants them."""
+        yield from self._registry.collect()
+        if (placement := self._placement()) is not None:
+            redis = "1 while the directory in Redis can be used."
+            yield GaugeMetricFamily("headrace_redis_up", redis, float(not placement.directory_away))
+            shards = GaugeMetricFamily("headrace_router_shards", "Shards of this node by state.", labels=["state"])
+            found = Tally(entry.state for entry in placement.shards())
+            for state in ("up", "draining", "drained", "stopping"):
+                shards.add_metric([state], found[state])
+            yield shards

@@ -52,7 +52,7 @@ class Delivery:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
-        self.counters = Counters()
+        self.counters = Counters(clock)
         self.dirty: dict[Stream, None] = {}
         self.wanting_log: dict[Stream, None] = {}
         self.blocked: dict[Connection, None] = {}
@@ -68,6 +68,11 @@ class Delivery:
     def busy(self) -> bool:
         """Whether somebody behind could be written to at once."""
         return bool(self._turns)
+
+    @property
+    def turns(self) -> int:
+        """Connections behind that wait for their turn to be written to from the rings."""
+        return len(self._turns)
 
     # -- a connection's life
 
@@ -207,7 +212,7 @@ class Delivery:
         self.blocked.pop(connection, None)
         self.emptied += self.registry.leave(connection, self._clock())
         self._sockets.close(connection.fd)
-        self.counters.closed[reason] = self.counters.closed.get(reason, 0) + 1
+        self.counters.closed.add(reason)
         logger.debug("%s closed: %s", connection.request_id, reason)
 
     # -- live
@@ -374,6 +379,7 @@ class Delivery:
         connection = subscription.connection
         connection.cut(frames[index].bytes, begun, self._clock())
         self.blocked[connection] = None
+        self.counters.stalls += 1
         done = index + (1 if begun else 0)
         if done:
             subscription.position = frames[done - 1].id
@@ -427,10 +433,12 @@ class Delivery:
         return connection.verdicts[key]
 
     def _gap(self, subscription: Subscription, missed_to: int) -> None:
+        self.counters.gaps += 1
         name, missed_from = subscription.stream.name, subscription.position + 1
         self._tell(subscription, event.gap_frame(name, missed_from, missed_to), missed_to)
 
     def _reset(self, subscription: Subscription, head: int) -> None:
+        self.counters.resets += 1
         self._tell(subscription, event.reset_frame(subscription.stream.name, head), head)
 
     def _tell(self, subscription: Subscription, sentinel: bytes, position: int) -> None:
@@ -456,6 +464,7 @@ class Delivery:
         self.counters.bytes += sum(map(len, frames[:done]))
         if connection.blocked_at is not None:
             self.blocked[connection] = None
+            self.counters.stalls += 1
             # Rule 3: none of its subscriptions may be written to as if it were live.
             for subscription in connection.subscriptions:
                 if subscription.state is State.LIVE:

@@ -344,6 +344,7 @@ class Dispatcher:
         read = message.read
         self._busy[read.kind] = False
         self._suspects.difference_update(read.streams)
+        self.delivery.counters.begin(message.asked_at)
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
                 continue
@@ -370,6 +371,7 @@ class Dispatcher:
                 stream.ring.append(page.frames)
                 self._rings.settle(stream.ring)
                 self.delivery.fan_out(stream, page.frames, gap)
+                self.delivery.counters.written(page.ages)
         if stream.head is not None and stream.head < page.head:
             self.delivery.dirty[stream] = None
         settling, stream.settling = stream.settling, []

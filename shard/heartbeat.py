@@ -6,6 +6,7 @@ import time
 import gevent
 
 from headrace.settings import Settings
+from shard.counters import SECONDS, Histogram
 from shard.inbox import Inbox
 from shard.messages import Message, Sweep, Tick
 
@@ -18,6 +19,7 @@ class Heartbeat:
     """
 
     def __init__(self, settings: Settings, inbox: Inbox[Message]) -> None:
+        self.lag = Histogram(SECONDS)
         self._settings = settings
         self._inbox = inbox
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -35,7 +37,10 @@ class Heartbeat:
     def _run(self) -> None:
         sweep_at = self._next_sweep()
         while True:
+            due = time.monotonic() + self._settings.tick_interval_s
             gevent.sleep(self._settings.tick_interval_s)
+            # Only the dispatcher works for long without a pause: so late would anything have been that came meanwhile.
+            self.lag.observe(max(0.0, time.monotonic() - due))
             self._inbox.put_once(Tick())
             if time.monotonic() >= sweep_at:
                 self._inbox.put_once(Sweep())

@@ -21,6 +21,7 @@ from gevent import socket as gsocket
 from headrace import handoff
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.settings import Settings
+from shard.counters import Tally
 from shard.inbox import Inbox
 from shard.messages import Connect, Message
 
@@ -38,7 +39,8 @@ class Intake:
 
     def __init__(self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[], str]) -> None:
         self.accepted = 0
-        self.refused: dict[str, int] = {}
+        self.moved_here = 0
+        self.refused = Tally(("full", "unreadable"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
@@ -171,11 +173,12 @@ class Intake:
                 refused = "router gone"
             else:
                 self.accepted += 1
+                self.moved_here += message.moved is not None
                 self._inbox.put(Connect(descriptors.pop(0), message, unsent))
         else:
             self._answer(channel, refused)
         if refused:
-            self.refused[refused] = self.refused.get(refused, 0) + 1
+            self.refused.add(refused)
 
     def _answer(self, channel: gsocket.socket, refused: str) -> None:
         with contextlib.suppress(OSError):

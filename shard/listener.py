@@ -42,6 +42,7 @@ class Listener:
 
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
         self.reconnects = 0
+        self.notifications = 0
         self.connected = False
         self.last_error = ""
         self._settings = settings
@@ -165,6 +166,7 @@ class Listener:
             head, space, stream = payload.partition(" ")
             # Anybody may NOTIFY, without any privilege: what int() refuses MUST NOT get there.
             if space and head.isascii() and head.isdigit() and len(head) <= MAX_HEAD_DIGITS:
+                self.notifications += 1
                 self._inbox.put(Wake(stream, int(head)))
         elif channel == self._proof:
             self._proven = True

@@ -15,7 +15,8 @@ from shard.messages import Page
 logger = logging.getLogger(__name__)
 
 READ_AFTER: Final = """
-    select ordinal, head, trimmed_to, jumps, id, type, data, visible_to
+    select ordinal, head, trimmed_to, jumps, id, type, data, visible_to,
+           extract(epoch from statement_timestamp() - created_at)::float8
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
 
 
@@ -69,10 +70,10 @@ def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
     pairs = tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
     frames = [
         Frame(Event(id_, data, type_ or DEFAULT_TYPE, visible_to))
-        for _, _, _, _, id_, type_, data, visible_to in rows
+        for _, _, _, _, id_, type_, data, visible_to, _ in rows
         if id_ is not None
     ]
-    page = Page(head, trimmed_to, pairs, frames)
+    page = Page(head, trimmed_to, pairs, frames, [row[8] for row in rows] if frames else ())
     if after is not None and not frames and max(after, trimmed_to) < head and not page.foreign(after):
         # Somebody has deleted events by hand: without a mark, clients would wait for them for ever.
         logger.error("stream %r has a head of %d and no event after %d", stream, head, max(after, trimmed_to))

@@ -1,7 +1,7 @@
 """The messages of the dispatcher: all that can happen to a shard."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.event import Frame
@@ -65,13 +65,15 @@ class Page:
 
     head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the recorded
     ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; they reach the
-    head unless the page is full.
+    head unless the page is full. ages says how many seconds each event had its id when PostgreSQL was asked, by its own
+    clock; it may be a little below 0, and is empty where nobody measures.
     """
 
     head: int
     trimmed_to: int
     jumps: tuple[tuple[int, int], ...] = ()
     frames: list[Frame] = field(default_factory=list)
+    ages: Sequence[float] = ()
 
     def foreign(self, position: int) -> bool:
         """Whether a client that says it has seen position cannot have it from this log."""
@@ -80,10 +82,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A read has answered, with a page per stream in the order of the request."""
+    """A read has answered, with a page per stream in the order of the request. asked_at is when (monotonic clock)."""
 
     read: Read
     pages: tuple[Page, ...]
+    asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ listener ──► Wake … ──────┤            ┌─► readers �
 intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┘
-registration ─► Redis        pruner ─► PostgreSQL
+registration ─► Redis        pruner ─► PostgreSQL        metrics ─► routers
 """
 
 import gc
@@ -30,6 +30,7 @@ from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
 from shard.messages import Assign, Message, Ready, Stop
+from shard.metrics import Metrics, Parts
 from shard.poller import Poller
 from shard.pruner import Pruner
 from shard.readers import Readers
@@ -86,6 +87,11 @@ class Process:
         self._intake = Intake(settings, self.path, self._inbox, self._refusal)
         directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
         self._registration = Registration(directory, self._entry, self._placed, settings.directory_interval_s)
+        parts = Parts(
+            self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner, self._transfer,
+            self._intake, self._registration, self._version, self._limit,
+        )  # fmt: skip
+        self._metrics = Metrics(shard_id, self.path, parts)
         self._assigned = Assign("", {})
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Not wall time: with the clock set back in between, a successor would look older than whom it succeeds.
@@ -100,7 +106,7 @@ class Process:
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
             self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._transfer,
-            self._intake, self._registration,
+            self._metrics, self._intake, self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -129,6 +135,7 @@ class Process:
         self._filters.stop()
         self._readers.stop()
         self._poller.stop()
+        self._metrics.stop()
         logger.info("shard %s has ended", self.shard_id)
 
     def _watch(self, greenlet: "gevent.Greenlet[..., None]", name: str) -> None:

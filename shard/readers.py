@@ -16,10 +16,34 @@ from gevent.queue import SimpleQueue
 from headrace.settings import Settings
 from shard import log
 from shard.backoff import Backoff
+from shard.counters import SECONDS, SIZES, Histogram
 from shard.inbox import Inbox
 from shard.messages import Message, Read, ReadFailed, ReadKind, Rows
 
 logger = logging.getLogger(__name__)
+
+
+class Reads:
+    """The numbers of one kind of read. asked_at is when the one that is outstanding was asked for, None without one."""
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(SECONDS)
+        self.streams = Histogram(SIZES)
+        self.events = Histogram(SIZES)
+        self.failures = 0
+        self.asked_at: float | None = None
+
+    def answered(self, seconds: float, streams: int, events: int) -> None:
+        """PostgreSQL has answered."""
+        self.asked_at = None
+        self.seconds.observe(seconds)
+        self.streams.observe(streams)
+        self.events.observe(events)
+
+    def refused(self) -> None:
+        """PostgreSQL has refused the read."""
+        self.asked_at = None
+        self.failures += 1
 
 
 class Readers:
@@ -29,9 +53,8 @@ class Readers:
     """
 
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
-        self.reads = 0
+        self.reads = {kind: Reads() for kind in ReadKind}
         self.away_since: float | None = None
-        self.last_read_s = 0.0
         self._settings = settings
         self._inbox = inbox
         self._shard_id = shard_id
@@ -52,6 +75,7 @@ class Readers:
 
     def submit(self, read: Read) -> None:
         """Queue a read. Never switches greenlets."""
+        self.reads[read.kind].asked_at = time.monotonic()
         (self._live if read.kind is ReadKind.LIVE else self._rest).put(read)
 
     def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
@@ -91,10 +115,10 @@ class Readers:
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise
         except psycopg.Error as error:
+            self.reads[read.kind].refused()
             return ReadFailed(read, f"{type(error).__name__}: {error}")
-        self.reads += 1
-        self.last_read_s = time.monotonic() - started
-        return Rows(read, pages)
+        self.reads[read.kind].answered(time.monotonic() - started, len(pages), sum(len(page.frames) for page in pages))
+        return Rows(read, pages, started)
 
     def _away(self, error: BaseException) -> None:
         if self.away_since is None:

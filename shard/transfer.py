@@ -21,6 +21,7 @@ from gevent.queue import SimpleQueue
 from headrace import handoff
 from headrace.errors import HandoffError
 from headrace.passing import Channels, Outcome, Passed
+from shard.counters import Tally
 from shard.inbox import Inbox
 from shard.messages import Delivered, Message, Parcel
 
@@ -36,6 +37,7 @@ class Transfer:
     """
 
     def __init__(self, deadline_s: float, inbox: Inbox[Message]) -> None:
+        self.outcomes = Tally(outcome.value for outcome in Outcome)
         self._channels = Channels(deadline_s=deadline_s)
         self._inbox = inbox
         self._queue: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
@@ -61,6 +63,7 @@ class Transfer:
         while True:
             parcel, path = self._queue.get()
             passed = self._give(parcel, path)
+            self.outcomes.add(passed.outcome.value)
             if passed.outcome in (Outcome.ACCEPTED, Outcome.SILENT):
                 _close(parcel.fd)
                 if passed.outcome is Outcome.SILENT:

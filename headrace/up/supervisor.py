@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 
+from headrace import exposition
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.publish import set_retention
@@ -121,7 +122,7 @@ def up(
                 supervision.run()
                 return 0
         finally:
-            home.remove_sockets(sorted(runtime_dir.glob(f"{own.node}-*.sock")))
+            home.remove_sockets(_sockets(runtime_dir, own.node))
             console.close()
 
 
@@ -143,6 +144,12 @@ def _embedded(supervision: Supervision, own: Settings, home: Home) -> list[Embed
         )
         supervision.add(unit, stage)
     return [server for server, _ in servers]
+
+
+def _sockets(runtime_dir: Path, node: str) -> list[Path]:
+    """What shards and router workers keep in the runtime directory, and leave there when they are killed."""
+    patterns = (f"{node}-*.sock", f"{node}-*{exposition.SUFFIX}", f"router-*{exposition.SUFFIX}", "router-*.lock")
+    return sorted(path for pattern in patterns for path in runtime_dir.glob(pattern))
 
 
 def _kept_environ(

@@ -1,7 +1,6 @@
 """deploy/: what the units start serves clients, alone and behind nginx, and systemd finds nothing to complain about."""
 
 import ctypes
-import os
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from headrace.settings import Settings
 from headrace.stream import slot
 from tests.fixtures.client import Client
 from tests.fixtures.postgres import TEMPLATE, execute
+from tests.fixtures.programs import tool
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import wait_until
@@ -31,15 +31,6 @@ UNITS = ("headrace-router.service", "headrace-shard@.service")
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 STREAMS = [f"room:{number}" for number in range(24)]
-
-
-def tool(name: str) -> str:
-    """A program that a test needs: without it the test is skipped, and fails in CI."""
-    if found := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
-        return found
-    if os.environ.get("CI"):
-        pytest.fail(f"there is no {name} here; .ci/run installs it")
-    pytest.skip(f"there is no {name} here")
 
 
 def free_port() -> int:
