@@ -40,7 +40,7 @@ class Intake:
     def __init__(self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[], str]) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "unreadable"))
+        self.refused = Tally(("full", "unreadable", "version"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path

@@ -176,7 +176,7 @@ class Numbers(Collector):
             parts.transfer.outcomes.counts,
         )
         yield _counter("moves_here", "Connections taken over from other shards.", parts.intake.moved_here)
-        yield _gauge("moving", "Connections that are to leave or on their way.", parts.dispatcher.moving)
+        yield _gauge("moving", "Connections that are to leave or on their way.", parts.dispatcher.moves.pending)
         yield _gauge("redis_up", "1 while the directory in Redis can be used.", not parts.registration.away)
 
     def _loop(self) -> Iterator[Metric]:
