@@ -12,7 +12,6 @@ types and comments with a line break are refused. The parts that travel:
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.errors import EventError
@@ -22,37 +21,26 @@ RESERVED_PREFIX: Final = "headrace:"
 _BREAK = re.compile("\r\n|\r|\n")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One committed event. id counts from 1 in its stream; visible_to is an audience label or None for all."""
-
-    id: int
-    data: str
-    type: str = DEFAULT_TYPE
-    visible_to: str | None = None
-
-
 class Frame:
-    """An event encoded once for all its receivers.
+    """One committed event, encoded once for all its receivers.
 
-    bytes is the whole frame for a connection of one stream; body is what follows its `id:` line, for
-    connections whose ids differ. Immutable; shared by the ring and every write that is under way.
+    id counts from 1 in its stream; label is the audience that may see it, None for everybody. bytes is the whole frame
+    for a connection of one stream. Immutable; shared by the ring and every write that is under way.
     """
 
-    __slots__ = ("body", "bytes", "id", "label")
+    __slots__ = ("bytes", "id", "label")
 
-    def __init__(self, event: Event) -> None:
-        self.id = event.id
-        self.label = event.visible_to
-        self.body = _fields(event.type, event.data)
-        self.bytes = b"id: %d\n%b" % (event.id, self.body)
+    def __init__(self, id_: int, data: str, type_: str = DEFAULT_TYPE, label: str | None = None) -> None:
+        self.id = id_
+        self.label = label
+        self.bytes = f"id: {id_}\n{_fields(type_, data)}".encode()
 
     def __repr__(self) -> str:
         return f"<Frame {self.id} {len(self.bytes)} bytes label={self.label!r}>"
 
     def with_id(self, text: str) -> bytes:
         """The frame with another `id:` line, as for a connection of several streams."""
-        return b"id: %b\n%b" % (text.encode("ascii"), self.body)
+        return b"id: %b%b" % (text.encode("ascii"), self.bytes[self.bytes.index(b"\n") :])
 
 
 def check_type(type_: object) -> str:
@@ -95,12 +83,15 @@ HEARTBEAT: Final = b": heartbeat\n\n"
 
 
 def _sentinel(kind: str, value: dict[str, Any]) -> bytes:
-    return _fields(RESERVED_PREFIX + kind, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return _fields(RESERVED_PREFIX + kind, json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()
 
 
-def _fields(type_: str, data: str) -> bytes:
+def _fields(type_: str, data: str) -> str:
+    """All of a frame but its `id:` line."""
+    if "\r" in data or "\n" in data:
+        data = "\ndata: ".join(_BREAK.split(data))
+    if type_ == DEFAULT_TYPE:
+        return f"data: {data}\n\n"
     if "\r" in type_ or "\n" in type_:
         raise EventError(f"event type {type_!r} has a line break; use a plain word")
-    lines = _BREAK.split(data) if "\r" in data or "\n" in data else (data,)
-    head = "" if type_ == DEFAULT_TYPE else f"event: {type_}\n"
-    return (head + "".join(["data: " + line + "\n" for line in lines]) + "\n").encode()
+    return f"event: {type_}\ndata: {data}\n\n"

@@ -5,7 +5,8 @@ Rules, each of which nothing below may break:
 1. Frames of a stream reach a client in id order: a live subscription is written to only by `fan_out`, any other
    only by `_advance`, and both move its position past exactly the frames that the kernel or `unsent` has.
 2. A subscription becomes live only when its position is the stream's head, in the same breath in which that is
-   found out; so whatever is read next reaches it.
+   found out; so whatever is read next reaches it. While it is live its position is the head, and nothing else: who
+   does not take everything of a fan-out stops being live, at the position from before it.
 3. A socket that did not take everything is never written to before it is writable and its cut frame is finished.
 4. Nothing here waits, and nothing here yields.
 """
@@ -22,7 +23,7 @@ from typing import Final
 from headrace import event
 from headrace.event import Frame
 from headrace.handoff import Handoff, Moved
-from shard.connection import Connection, State, Subscription, Wire
+from shard.connection import GONE, Connection, State, Subscription, Wire
 from shard.counters import Counters
 from shard.messages import Page, Parcel
 from shard.ports import Predicates, Sockets
@@ -153,8 +154,7 @@ class Delivery:
         if stream.head is None or subscription.position > stream.head:
             self._want_read(subscription)
         elif subscription.position == stream.head:
-            subscription.state = State.LIVE
-            stream.live.add(subscription)
+            stream.begin_live(subscription)
         elif not connection.queued:
             connection.queued = True
             self._turns.append(connection)
@@ -225,69 +225,60 @@ class Delivery:
         """
         if not frames and gap is None:
             return
-        last = frames[-1].id if frames else gap[1] if gap else 0
+        before, last = stream.head, frames[-1].id if frames else gap[1] if gap else 0
+        assert before is not None
         stream.head = last
         self.counters.events += len(frames)
-        if not stream.live:
-            return
         if gap is not None or any(frame.label is not None for frame in frames):
-            for subscription in list(stream.live):
-                self._leave_live(subscription)
-                if gap is not None:
-                    self._gap(subscription, gap[1])
-                self._advance(subscription, frames)
-            return
+            others = stream.live
+        else:
+            others = list(stream.shared)
+            if stream.sole:
+                self._write_sole(stream, before, frames)
+        for subscription in others:
+            stream.end_live(subscription, before)
+        for subscription in others:
+            if gap is not None:
+                self._gap(subscription, gap[1])
+            self._advance(subscription, frames)
+
+    def _write_sole(self, stream: Stream, before: int, frames: Sequence[Frame]) -> None:
+        """Write frames that all may see to everybody who follows this stream alone; one call a client."""
         blob = frames[0].bytes if len(frames) == 1 else b"".join([frame.bytes for frame in frames])
         size = len(blob)
-        write = self._wire.write
-        cut: list[tuple[Subscription, int]] = []
-        gone: list[Connection] = []
-        several: list[Subscription] = []
-        for subscription in stream.live:
-            connection = subscription.connection
-            if len(connection.subscriptions) > 1:
-                several.append(subscription)
-                continue
-            try:
-                taken = write(connection.fd, blob)
-            except BlockingIOError:
-                taken = 0
-            except OSError:
-                gone.append(connection)
-                continue
-            if taken == size:
-                subscription.position = last
+        taken = self._wire.write_each(stream.sole, blob)
+        done = taken.count(size)
+        self.counters.writes += len(taken)
+        self.counters.deliveries += done * len(frames)
+        self.counters.bytes += done * size
+        if done == len(taken):
+            return
+        short = [(subscription, n) for subscription, n in zip(stream.sole.values(), taken, strict=True) if n != size]
+        for subscription, _ in short:
+            stream.end_live(subscription, before)
+        for subscription, n in short:
+            if n == GONE:
+                self.close(subscription.connection, "peer gone")
             else:
-                cut.append((subscription, taken))
-        written = len(stream.live) - len(several) - len(gone)
-        self.counters.writes += written
-        self.counters.deliveries += (written - len(cut)) * len(frames)
-        self.counters.bytes += (written - len(cut)) * size
-        for subscription, taken in cut:
-            self._cut(subscription, frames, taken)
-        for subscription in several:
-            self._leave_live(subscription)
-            self._advance(subscription, frames)
-        for connection in gone:
-            self.close(connection, "peer gone")
+                self._cut(subscription, frames, n)
 
     def reset(self, stream: Stream, head: int) -> None:
         """The log is not the one that the head here came from: every live client is told and goes on at head."""
+        subscriptions = stream.live
+        for subscription in subscriptions:
+            stream.end_live(subscription, subscription.position)
         stream.head = head
         stream.ring.reset(head)
-        for subscription in list(stream.live):
-            self._leave_live(subscription)
+        for subscription in subscriptions:
             self._reset(subscription, head)
             self.place(subscription)
 
     def mend(self, stream: Stream) -> None:
-        """After an unforeseen error: nobody stays live without everything up to the head, nor behind for ever."""
+        """After an unforeseen error: nobody stays behind for ever."""
         for connection in self.registry:
             for subscription in connection.subscriptions:
                 if subscription.stream is not stream:
                     continue
-                if subscription.state is State.LIVE and subscription.position != stream.head:
-                    self._leave_live(subscription)
                 self.place(subscription)
 
     # -- behind
@@ -361,18 +352,12 @@ class Delivery:
         subscription.stream.opening.append(subscription)
         self.dirty[subscription.stream] = None
 
-    def _leave_live(self, subscription: Subscription) -> None:
-        subscription.stream.live.discard(subscription)
-        if subscription.state is State.LIVE:
-            subscription.state = State.BEHIND
-
     def _leave_log(self, subscription: Subscription) -> None:
         subscription.stream.log.discard(subscription)
         subscription.state = State.BEHIND
 
     def _cut(self, subscription: Subscription, frames: Sequence[Frame], taken: int) -> None:
         """The socket took only so many bytes of the joined frames: keep the rest of the one that was cut."""
-        self._leave_live(subscription)
         ends = list(accumulate(len(frame.bytes) for frame in frames))
         index = bisect_left(ends, taken + 1)
         begun = taken - (ends[index - 1] if index else 0)
@@ -396,6 +381,9 @@ class Delivery:
         ids: list[int] = []
         examined = before = subscription.position
         waiting = False
+        if alone and all(frame.label is None for frame in frames):
+            out, ids = [frame.bytes for frame in frames], [frame.id for frame in frames]
+            examined, frames = (ids[-1] if ids else before), ()
         for frame in frames:
             visible = frame.label is None or self._visible(subscription, frame.label)
             if visible is None:
@@ -468,7 +456,7 @@ class Delivery:
             # Rule 3: none of its subscriptions may be written to as if it were live.
             for subscription in connection.subscriptions:
                 if subscription.state is State.LIVE:
-                    self._leave_live(subscription)
+                    subscription.stream.end_live(subscription, subscription.position)
         return done
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace.event import DEFAULT_TYPE, Event, Frame
+from headrace.event import DEFAULT_TYPE, Frame
 from shard.messages import Page
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
     _, head, trimmed_to, jumps, *_ = rows[0]
     pairs = tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
     frames = [
-        Frame(Event(id_, data, type_ or DEFAULT_TYPE, visible_to))
+        Frame(id_, data, type_ or DEFAULT_TYPE, visible_to)
         for _, _, _, _, id_, type_, data, visible_to, _ in rows
         if id_ is not None
     ]

@@ -11,20 +11,22 @@ class Stream:
     """A stream that somebody here is subscribed to.
 
     Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
-    live holds the subscriptions that have everything up to head; opening waits for a read yet to be asked for,
-    settling for the one that is outstanding; log waits for a page of the log.
+    sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
+    that follow this stream alone, whose frames are the same bytes for all, and the others. opening waits for a read yet
+    to be asked for, settling for the one that is outstanding; log waits for a page of the log.
     """
 
     __slots__ = (
         "dropped",
         "head",
-        "live",
         "log",
         "name",
         "opening",
         "ring",
         "settling",
+        "shared",
         "slot",
+        "sole",
         "subscribers",
     )
 
@@ -33,7 +35,8 @@ class Stream:
         self.slot = slot(name)
         self.head: int | None = None
         self.ring = Ring(0, ring_bytes)
-        self.live: set[Subscription] = set()
+        self.sole: dict[int, Subscription] = {}
+        self.shared: dict[Subscription, None] = {}
         self.opening: list[Subscription] = []
         self.settling: list[Subscription] = []
         self.log: set[Subscription] = set()
@@ -42,6 +45,26 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} head={self.head} live={len(self.live)} of {self.subscribers}>"
+
+    @property
+    def live(self) -> list[Subscription]:
+        """A snapshot of the live subscriptions."""
+        return [*self.sole.values(), *self.shared]
+
+    def begin_live(self, subscription: Subscription) -> None:
+        """A subscription has everything up to the head, and gets what follows. Its position MUST be the head."""
+        if len(subscription.connection.subscriptions) == 1:
+            self.sole[subscription.connection.fd] = subscription
+        else:
+            self.shared[subscription] = None
+        subscription.state = State.LIVE
+
+    def end_live(self, subscription: Subscription, position: int, state: State = State.BEHIND) -> None:
+        """A live subscription has got everything up to position, and no longer gets what follows."""
+        self.sole.pop(subscription.connection.fd, None)
+        self.shared.pop(subscription, None)
+        subscription.state = state
+        subscription.position = position
 
 
 class Registry:
@@ -101,7 +124,8 @@ class Registry:
         emptied = []
         for subscription in connection.subscriptions:
             stream = subscription.stream
-            stream.live.discard(subscription)
+            if subscription.state is State.LIVE:
+                stream.end_live(subscription, subscription.position)
             stream.log.discard(subscription)
             subscription.state = State.DEAD
             stream.subscribers -= 1

@@ -75,8 +75,8 @@ BREAKS: Final[dict[str, Break]] = {
     ),
     "resume-off-by-one": Break(
         "shard/connection.py",
-        "self.position = start if isinstance(start, int) else 0",
-        "self.position = max(0, start - 1) if isinstance(start, int) else 0",
+        "self._position = start if isinstance(start, int) else 0",
+        "self._position = max(0, start - 1) if isinstance(start, int) else 0",
     ),
     "gap-not-told": Break(
         "shard/delivery.py",

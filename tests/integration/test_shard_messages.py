@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.event import Event, Frame
+from headrace.event import Frame
 from headrace.handoff import Handoff
 from headrace.settings import Settings
 from headrace.tokens import Context
@@ -39,7 +39,7 @@ class Log:
         return False
 
     def publish(self, text: str) -> int:
-        self.frames.append(Frame(Event(len(self.frames) + 1, text)))
+        self.frames.append(Frame(len(self.frames) + 1, text))
         return len(self.frames)
 
     def answer(self, read: Read) -> Rows:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.event import Event, Frame
+from headrace.event import Frame
 from headrace.handoff import Handoff, decode, encode
 from headrace.placement import BUCKETS
 from headrace.settings import Settings
@@ -62,7 +62,7 @@ class Log:
         head, trimmed = self.head(stream), self.trimmed[stream]
         first = head if after is None else max(after, trimmed)
         ids = range(first + 1, min(head, first + PAGE) + 1)
-        frames = [Frame(Event(i, f"{stream}{i}", visible_to=self.labels[stream][i - 1])) for i in ids]
+        frames = [Frame(i, f"{stream}{i}", label=self.labels[stream][i - 1]) for i in ids]
         return Page(head, trimmed, (), frames)
 
     def visible(self, stream: str, after: int, upto: int) -> list[int]:

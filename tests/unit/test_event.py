@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from headrace import event
 from headrace.errors import EventError
-from headrace.event import Event, Frame
+from headrace.event import Frame
 from headrace.sse import Message, Parser
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -15,29 +15,29 @@ TYPE = TEXT.filter(lambda text: text and "\r" not in text and "\n" not in text a
 
 def test_plain_event() -> None:
     """An event of type message has an id and one data line."""
-    assert Frame(Event(17, "shipped")).bytes == b"id: 17\ndata: shipped\n\n"
+    assert Frame(17, "shipped").bytes == b"id: 17\ndata: shipped\n\n"
 
 
 def test_typed_event_with_lines() -> None:
     """Other types are named, and each line of the data is one data line, spaces kept."""
-    frame = Frame(Event(3, " a\nb\r\nc\rd\n", "order"))
+    frame = Frame(3, " a\nb\r\nc\rd\n", "order")
     assert frame.bytes == b"id: 3\nevent: order\ndata:  a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
 
 
 def test_empty_data() -> None:
     """Empty data is still an event."""
-    assert Frame(Event(1, "")).bytes == b"id: 1\ndata: \n\n"
+    assert Frame(1, "").bytes == b"id: 1\ndata: \n\n"
 
 
 def test_composite_id() -> None:
     """A connection of several streams gets the same frame under its own cursor."""
-    assert Frame(Event(4, "x", "t")).with_id("17.4.9/1") == b"id: 17.4.9/1\nevent: t\ndata: x\n\n"
+    assert Frame(4, "x", "t").with_id("17.4.9/1") == b"id: 17.4.9/1\nevent: t\ndata: x\n\n"
 
 
 @given(TEXT, TYPE, st.lists(st.integers(0, 400)))
 def test_round_trip(data: str, type_: str, cuts: list[int]) -> None:
     """Any data and type arrive unchanged, but for line ends, wherever the bytes are cut."""
-    raw = Frame(Event(9, data, type_)).bytes
+    raw = Frame(9, data, type_).bytes
     parser = Parser()
     places = sorted({cut for cut in cuts if cut < len(raw)})
     pieces = [raw[a:b] for a, b in zip([0, *places], [*places, len(raw)], strict=True)]
@@ -55,7 +55,7 @@ def test_refused_types(type_: object) -> None:
 def test_encoder_cannot_be_broken() -> None:
     """Even an unchecked type with a line break does not become a frame."""
     with pytest.raises(EventError):
-        Frame(Event(1, "x", "a\ndata: forged"))
+        Frame(1, "x", "a\ndata: forged")
 
 
 def test_sentinels_have_no_id() -> None:

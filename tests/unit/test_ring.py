@@ -1,13 +1,13 @@
 """shard/ring.py"""
 
-from headrace.event import Event, Frame
+from headrace.event import Frame
 from shard.ring import Ring, RingBudget
 
-SIZE = len(Frame(Event(1, "x")).bytes)
+SIZE = len(Frame(1, "x").bytes)
 
 
 def frames(*ids: int) -> list[Frame]:
-    return [Frame(Event(i, "x")) for i in ids]
+    return [Frame(i, "x") for i in ids]
 
 
 def ids(found: list[Frame] | None) -> list[int] | None:
