@@ -64,7 +64,8 @@ class Unsent:
     def stands_still(self) -> bool:
         """Whether there are some, and as many as the last twenty times."""
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-        self._seen += [int(row[4].split(":")[0], 16) for row in rows if row[2].endswith(self._port)]
+        # Only what is established (01): a socket that waits for its end may have had a peer with the same port.
+        self._seen += [int(row[4].split(":")[0], 16) for row in rows if row[2].endswith(self._port) and row[3] == "01"]
         return len(self._seen) > 20 and self._seen[-1] > 0 and len(set(self._seen[-20:])) == 1
 
 
