@@ -105,6 +105,7 @@ class Subscription:
 
     @position.setter
     def position(self, position: int) -> None:
+        """Move it; MUST NOT be done while it is live."""
         if self.state is State.LIVE:
             raise AssertionError(f"{self!r} is where the head is")
         self._position = position

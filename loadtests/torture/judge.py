@@ -334,7 +334,8 @@ def _is_owed(history: History, session: Session, owed: Owed) -> bool:
     if session.ending == "goodbye expired":
         return expired
     if session.ending == "goodbye shutdown":
-        return any(death.how == "stopped" and _hits(death, session, owed) for death in owed.deaths)
+        stops = [death for death in owed.deaths if death.how == "stopped"]
+        return any(_hits(death, session, owed) or _was_moving(death, history, session, owed) for death in stops)
     if session.ending != "cut":
         return False
     # A full socket takes no goodbye: it is just closed.
@@ -355,6 +356,16 @@ def _hits(death: Death, session: Session, owed: Owed) -> bool:
         return False
     under_way = session.shard in ("", death.shard) and session.asked_at > death.at - owed.handoff_deadline_s
     return session.port in death.ports or under_way
+
+
+def _was_moving(stop: Death, history: History, session: Session, owed: Owed) -> bool:
+    """Whether the connection may have been on its way to a shard that was told to stop.
+
+    A few are, when others give connections to it in that moment: it takes what is in its socket, and says goodbye.
+    """
+    ended_at = session.ended_at or session.asked_at
+    late = history.kind in ("slow", "stalling")  # who reads what it was told long after
+    return session.asked_at <= stop.at <= ended_at and (late or ended_at <= stop.at + owed.handoff_deadline_s)
 
 
 def _ending(history: History, session: Session, text: str) -> Violation:

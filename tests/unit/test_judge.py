@@ -179,6 +179,10 @@ def test_a_disconnect_that_is_owed_passes() -> None:
     goodbye = replace(cut, ending="goodbye shutdown")
     assert kinds(staff(goodbye), deaths=(death,)) == ["disconnected"]
     assert kinds(staff(goodbye), deaths=(replace(death, how="stopped"),)) == []
+    # On its way there, among the others that were moved.
+    stop = replace(death, how="stopped", ports=frozenset())
+    assert kinds(staff(goodbye), deaths=(replace(stop, at=goodbye.ended_at - 1),)) == []
+    assert kinds(staff(goodbye), deaths=(replace(stop, at=goodbye.ended_at - 3),)) == ["disconnected"]
     expired = staff(replace(cut, ending="goodbye expired"))
     assert kinds(expired) == ["disconnected"]
     expired.ttl_s = 10.0
