@@ -8,10 +8,23 @@ from collections.abc import Sequence
 
 from headrace import tokens
 from headrace.predicates import predicate
+from headrace.presence import member_count, members
 from headrace.publish import head, publish, publish_many, publish_now, set_retention
 from headrace.settings import Settings, environ_with_file
+from headrace.stream import presence_stream
 
-__all__ = ["head", "predicate", "publish", "publish_many", "publish_now", "set_retention", "sign"]
+__all__ = [
+    "head",
+    "member_count",
+    "members",
+    "predicate",
+    "presence_stream",
+    "publish",
+    "publish_many",
+    "publish_now",
+    "set_retention",
+    "sign",
+]
 
 
 def sign(
@@ -21,16 +34,19 @@ def sign(
     user: str | None = None,
     audiences: Sequence[str] = (),
     ttl_s: float | None = None,
+    presence: bool | Sequence[str] = False,
     secrets: Sequence[str] | None = None,
 ) -> str:
     """Return the path `/streams/<slot>.<token>?since=…` for a page's stream element or an EventSource.
 
     since is where the client begins: an id (as `headrace.head` gave it for the page's snapshot), `now`, `all`
     or a composite cursor; left out of the path when None, which means `now`. user, audiences and ttl_s (seconds,
-    None for ever) are signed into the token. secrets are those of HEADRACE_SECRET when None. Raises TokenError
-    without a secret, StreamNameError for a name that cannot be a stream.
+    None for ever) are signed into the token. presence makes the user present, as long as the connection lasts, on
+    those of the streams that it names; True means all but companion streams (`headrace.presence_stream`). secrets
+    are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
+    StreamNameError for a name that cannot be a stream.
     """
     if secrets is None:
         secrets = Settings.from_environ(environ_with_file(os.environ)).secret
-    token = tokens.sign(streams, secrets=secrets, user=user, audiences=audiences, ttl_s=ttl_s)
+    token = tokens.sign(streams, secrets=secrets, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
     return f"/streams/{token}" + ("" if since is None else f"?since={since}")

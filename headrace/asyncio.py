@@ -10,6 +10,7 @@ Everything runs in the connection's own transaction and never commits. None of t
 functions mean, and what they raise, is said in `headrace.publish`; a connection that is none of these is a UsageError.
 """
 
+import json
 from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from typing import Any
@@ -50,6 +51,17 @@ async def publish_many(
 async def head(connection: Any, stream: str) -> int:
     """The newest id of the stream, 0 if there is none; under READ COMMITTED read it before the page's data."""
     return int(await _execute(connection, calls.head(stream)))
+
+
+async def members(connection: Any, stream: str) -> list[str]:
+    """The users who are present on the stream, in the order in which they joined."""
+    users: list[str] = json.loads(await _execute(connection, calls.members(stream)))
+    return users
+
+
+async def member_count(connection: Any, stream: str) -> int:
+    """How many users are present on the stream; one row is read, however many they are."""
+    return int(await _execute(connection, calls.member_count(stream)))
 
 
 async def _execute(connection: Any, call: Call) -> Any:

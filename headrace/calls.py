@@ -80,6 +80,19 @@ def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) 
     return Call("select headrace.set_retention(%s, %s::interval, %s::bigint) as id", (pattern, interval, keep_count))
 
 
+def members(stream: str) -> Call:
+    """Return the users on a stream, in the order in which they joined, as JSON. Raises StreamNameError."""
+    return Call(
+        "select coalesce(json_agg(m.member order by m.since, m.member), '[]')::text as id from headrace.members(%s) m",
+        (check_name(stream),),
+    )
+
+
+def member_count(stream: str) -> Call:
+    """Return how many users are on a stream. Raises StreamNameError."""
+    return Call("select headrace.member_count(%s) as id", (check_name(stream),))
+
+
 def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:
     check_name(stream)
     _check_text("data", data)

@@ -9,6 +9,8 @@ on a channel, and the taker's answer comes before its first byte to the client:
 A connection that moves between shards brings `"moved": [unsent bytes, cursor owed]`; if there are unsent bytes, the
 rest of a frame that the giver has begun, they lie in a memfd, the second descriptor, since a message has no room.
 
+`"presence": [0]` has the indexes of the streams on which the connection makes its user present.
+
 A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
 On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
 later and there must never be two writers.
@@ -79,6 +81,7 @@ def encode(handoff: Handoff) -> bytes:
         "request_id": handoff.request_id,
         "peer": handoff.peer,
         "headers": handoff.headers,
+        "presence": [index for index, (name, _) in enumerate(handoff.streams) if name in context.presence],
         "moved": [handoff.moved.unsent, handoff.moved.owed] if handoff.moved else None,
         "guest": handoff.guest,
     }
@@ -108,6 +111,8 @@ def decode(data: bytes) -> Handoff:
                 frozenset(map(_text, audiences)),
                 _number(issued_ms),
                 None if expires_ms is None else _number(expires_ms),
+                # Left out by processes that know of no presence.
+                frozenset(check_name(message["streams"][_number(i)][0]) for i in message.get("presence", ())),
             ),
             request_id=_text(message.get("request_id", "")),
             peer=_text(message.get("peer", "")),
@@ -115,7 +120,7 @@ def decode(data: bytes) -> Handoff:
             moved=_moved(message.get("moved")),
             guest=message.get("guest") is True,
         )
-    except (KeyError, TypeError, ValueError, StreamNameError) as error:
+    except (LookupError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
     names = [name for name, _ in read.streams]
     if not names or len(set(names)) != len(names):

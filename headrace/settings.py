@@ -141,6 +141,12 @@ class Settings:
     prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
     prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
 
+    # Presence: how often PostgreSQL is told, how long who left may come back unnoticed, how long a dead shard's
+    # members stay.
+    presence_interval_s: float = _setting(0.5, _seconds(0.05, 60))
+    presence_grace_s: float = _setting(5.0, _seconds(0, 600))
+    presence_expiry_s: float = _setting(15.0, _seconds(0.5, 3600))
+
     # Between processes.
     handoff_deadline_s: float = _setting(2.0, _seconds(0.05, 60))
     directory_interval_s: float = _setting(1.0, _seconds(0.05, 60))

@@ -6,6 +6,7 @@ from headrace.errors import StreamNameError
 
 SLOTS = 1024
 MAX_NAME_BYTES = 512
+PRESENCE_PREFIX = "presence:"
 
 
 def check_name(name: object) -> str:
@@ -31,3 +32,13 @@ def slot(name: str) -> int:
     The SQL function `headrace.slot` gives the same number; notification channels and placement rest on it.
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) % SLOTS
+
+
+def presence_stream(name: str) -> str:
+    """The companion stream of a stream: `presence:` and its name, where who joins and leaves it is published.
+
+    Raises StreamNameError for a name that is itself a companion's, or with which the companion's would be too long.
+    """
+    if check_name(name).startswith(PRESENCE_PREFIX):
+        raise StreamNameError(f"{name!r} is where presence is published; nobody can be present on it")
+    return check_name(PRESENCE_PREFIX + name)

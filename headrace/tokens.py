@@ -2,10 +2,11 @@
 
 A token is itsdangerous' URL-safe signed JSON (compressed when that is shorter):
 
-    {"s": ["room:1"], "i": 1790000000000, "x": 1790000600000, "u": "ada", "a": ["staff"]}
+    {"s": ["room:1"], "i": 1790000000000, "x": 1790000600000, "u": "ada", "a": ["staff"], "p": [0]}
 
-s the streams in order, i the issue time and x the expiry (milliseconds since the epoch), u the user and a the
-audiences; x, u and a are left out when there are none. Whoever holds a token can read it; it hides nothing.
+s the streams in order, i the issue time and x the expiry (milliseconds since the epoch), u the user, a the audiences
+and p the indexes of the streams on which the user is present; x, u, a and p are left out when there are none. Whoever
+holds a token can read it; it hides nothing.
 """
 
 import hashlib
@@ -17,23 +18,27 @@ from typing import Any, Final
 import itsdangerous
 
 from headrace.errors import StreamNameError, TokenError, TokenExpiredError
-from headrace.stream import check_name, slot
+from headrace.stream import PRESENCE_PREFIX, check_name, presence_stream, slot
 
 MAX_STREAMS: Final = 64
 MAX_TOKEN_CHARS: Final = 48 * 1024
+MAX_USER_BYTES: Final = 512
+"""Of a user who is present somewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """Who a connection is: what predicates are given, and what outlives a move between shards.
 
-    issued_ms and expires_ms are milliseconds since the epoch; expires_ms is None for a token without expiry.
+    issued_ms and expires_ms are milliseconds since the epoch; expires_ms is None for a token without expiry. presence
+    has the streams on which the connection makes its user present.
     """
 
     user: str | None = None
     audiences: frozenset[str] = frozenset()
     issued_ms: int = 0
     expires_ms: int | None = None
+    presence: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,16 @@ def sign(
     user: str | None = None,
     audiences: Sequence[str] = (),
     ttl_s: float | None = None,
+    presence: bool | Sequence[str] = False,
     now: float | None = None,
 ) -> str:
     """Return the path segment `<slot>.<token>` that allows reading the streams.
 
-    The first secret signs. ttl_s is the life of the token in seconds, None for no expiry. now is the issue
+    The first secret signs. ttl_s is the life of the token in seconds, None for no expiry. presence names those of
+    the streams on which the user is present while connected; True means all but companion streams. now is the issue
     time in seconds since the epoch (the clock's when None). Raises StreamNameError for a name that cannot be
-    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret.
+    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret, or for a presence
+    without a user or on another stream.
     """
     names = [streams] if isinstance(streams, str) else list(streams)
     for name in names:
@@ -78,6 +86,8 @@ def sign(
         claims["u"] = str(user)
     if audiences:
         claims["a"] = sorted(set(audiences))
+    if present := _present(names, claims.get("u"), presence):
+        claims["p"] = present
     return f"{slot(names[0])}.{_serializer(secrets).dumps(claims)}"
 
 
@@ -96,8 +106,14 @@ def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) ->
         raise TokenError() from None
     try:
         streams = tuple(check_name(name) for name in claims["s"])
-        context = Context(claims.get("u"), frozenset(claims.get("a", ())), claims["i"], claims.get("x"))
-    except (KeyError, TypeError, AttributeError, StreamNameError) as error:
+        context = Context(
+            user=claims.get("u"),
+            audiences=frozenset(claims.get("a", ())),
+            issued_ms=claims["i"],
+            expires_ms=claims.get("x"),
+            presence=frozenset(streams[index] for index in claims.get("p", ())),
+        )
+    except (LookupError, TypeError, AttributeError, StreamNameError) as error:
         raise TokenError() from error
     if not streams or number != str(slot(streams[0])):
         raise TokenError("the slot before the token is not that of its first stream; use the URL unchanged")
@@ -105,6 +121,35 @@ def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) ->
     if context.expires_ms is not None and now_ms >= context.expires_ms:
         raise TokenExpiredError()
     return Token(streams, context)
+
+
+def _present(streams: Sequence[str], user: str | None, presence: bool | Sequence[str]) -> list[int]:
+    """The indexes of the streams on which the token makes its user present."""
+    if presence is True:
+        chosen = [name for name in streams if not name.startswith(PRESENCE_PREFIX)]
+    else:
+        chosen = [presence] if isinstance(presence, str) else list(presence or ())
+    for name in chosen:
+        presence_stream(name)
+        if name not in streams:
+            raise TokenError(f"the token is not for the stream {name!r}, on which the user would be present")
+    if chosen:
+        _check_user(user)
+    return sorted({streams.index(name) for name in chosen})
+
+
+def _check_user(user: str | None) -> None:
+    """Refuse a user that PostgreSQL could not keep among those present."""
+    if not user:
+        raise TokenError("nobody can be present without a name; sign the token with a user")
+    try:
+        fits = len(user.encode()) <= MAX_USER_BYTES and "\0" not in user
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise TokenError(
+            f"a user who is present has 1 to {MAX_USER_BYTES} bytes of UTF-8 without NUL, not {user!r:.80}"
+        )
 
 
 def _serializer(secrets: Sequence[str]) -> itsdangerous.URLSafeSerializer:

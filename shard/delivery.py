@@ -26,7 +26,7 @@ from headrace.handoff import Handoff, Moved
 from shard.connection import GONE, Connection, State, Subscription, Wire
 from shard.counters import Counters
 from shard.messages import Page, Parcel
-from shard.ports import Predicates, Sockets
+from shard.ports import Predicates, Presence, Sockets
 from shard.registry import Registry, Stream
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Delivery:
         registry: Registry,
         sockets: Sockets,
         predicates: Predicates,
+        presence: Presence,
         wire: Wire,
         *,
         retry_ms: int,
@@ -60,6 +61,7 @@ class Delivery:
         self.emptied: list[Stream] = []
         self._sockets = sockets
         self._predicates = predicates
+        self._presence = presence
         self._wire = wire
         self._retry_ms = retry_ms
         self._clock = clock
@@ -88,6 +90,7 @@ class Delivery:
             stream = self.registry.join(connection, name)
             subscriptions.append(Subscription(connection, stream, index, start))
         connection.subscriptions = tuple(subscriptions)
+        self._presence.appear(connection)
         self._sockets.register(fd)
         if handoff.moved is None:
             self._begin(connection, handoff.headers)
@@ -116,6 +119,7 @@ class Delivery:
         connection.dead = True
         self.blocked.pop(connection, None)
         self.emptied += self.registry.leave(connection, self._clock())
+        self._presence.disappear(connection)
         self._sockets.unregister(connection.fd)
         owed = any(subscription.hidden for subscription in connection.subscriptions)
         handoff = Handoff(
@@ -211,6 +215,7 @@ class Delivery:
         connection.dead = True
         self.blocked.pop(connection, None)
         self.emptied += self.registry.leave(connection, self._clock())
+        self._presence.disappear(connection)
         self._sockets.close(connection.fd)
         self.counters.closed.add(reason)
         logger.debug("%s closed: %s", connection.request_id, reason)

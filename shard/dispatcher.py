@@ -45,7 +45,7 @@ from shard.messages import (
     Wake,
 )
 from shard.moves import Moves
-from shard.ports import Poll, Predicates, Readers, Subscriptions, Transfer
+from shard.ports import Poll, Predicates, Presence, Readers, Subscriptions, Transfer
 from shard.registry import Registry, Stream
 from shard.ring import RingBudget
 
@@ -74,6 +74,7 @@ class Dispatcher:
         poller: Poll,
         predicates: Predicates,
         transfer: Transfer,
+        presence: Presence,
         *,
         wire: Wire | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +83,7 @@ class Dispatcher:
     ) -> None:
         self.registry = Registry(settings.ring_bytes)
         self.delivery = Delivery(
-            self.registry, poller, predicates, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
+            self.registry, poller, predicates, presence, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
         )
         self.moves = Moves(self.delivery, transfer, self._adopt)
         self.stopped = False

@@ -1,15 +1,17 @@
-"""The log as a shard reads it: pages of events, pruning, and the notification that proves LISTEN.
+"""The log as a shard reads it: pages of events, pruning, and the notification that proves LISTEN; and presence.
 
 The statements are those functions of the schema that nobody but its owner may call.
 """
 
 import logging
+import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
 import psycopg
 
 from headrace.event import DEFAULT_TYPE, Frame
+from shard.attendance import Report
 from shard.messages import Page
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,10 @@ READ_AFTER: Final = """
     select ordinal, head, trimmed_to, jumps, id, type, data, visible_to,
            extract(epoch from statement_timestamp() - created_at)::float8
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
+
+REPORT_PRESENCE: Final = """
+    select known, reached
+      from headrace.presence_report(%s, %s, %s, %s, %s, %s::text[], %s::text[], %s::text[], %s::text[])"""
 
 
 def connect(url: str, application: str, timeout_s: float = 5.0, autocommit: bool = True) -> psycopg.Connection[Any]:
@@ -63,6 +69,40 @@ def prune(connection: psycopg.Connection[Any], batch: int) -> int:
     row = connection.execute("select headrace.prune(%s)", (batch,)).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: Report) -> dict[uuid.UUID, int]:
+    """Tell who is here and who is gone; all sessions with their serials, without the own if it was not taken. Yields.
+
+    The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
+    """
+    pairs = [[pair[i] for pair in some] for some in (report.here, report.gone) for i in (0, 1)]
+    with connection.transaction():
+        return _sessions(
+            connection.execute(
+                REPORT_PRESENCE, (report.session, shard_id, report.serial, report.after, report.opens, *pairs)
+            )
+        )
+
+
+def presence_sessions(connection: psycopg.Connection[Any]) -> dict[uuid.UUID, int]:
+    """All sessions that hold members, with the serial of each one's last report. Yields. Raises psycopg.Error."""
+    return _sessions(connection.execute("select known, reached from headrace.presence_sessions()"))
+
+
+def expire_presence(connection: psycopg.Connection[Any], session: uuid.UUID, serial: int) -> int | None:
+    """Give up a session that stands at that serial: how many have left, None if it no longer does. Yields.
+
+    The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
+    """
+    with connection.transaction():
+        row = connection.execute("select headrace.presence_expire(%s, %s)", (session, serial)).fetchone()
+    assert row is not None
+    return None if row[0] is None else int(row[0])
+
+
+def _sessions(cursor: psycopg.Cursor[Any]) -> dict[uuid.UUID, int]:
+    return {session: int(serial) for session, serial in cursor}
 
 
 def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:

@@ -54,6 +54,16 @@ class Transfer(Protocol):
         """Queue a parcel for the shard whose hand-off socket is at path. Never switches greenlets."""
 
 
+class Presence(Protocol):
+    """Who is here, by user and stream, as others are told of it."""
+
+    def appear(self, connection: Connection) -> None:
+        """A connection has come, or come back from a move that failed."""
+
+    def disappear(self, connection: Connection) -> None:
+        """It is closed, or has left for another shard. MUST be called once for each `appear`."""
+
+
 class Poll(Sockets, Protocol):
     """The sockets that are watched, and which of them have something."""
 

@@ -5,7 +5,7 @@ listener ──► Wake … ──────┤            ┌─► readers �
 intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┘
-registration ─► Redis        pruner ─► PostgreSQL        metrics ─► routers
+registration ─► Redis        pruner, presence ─► PostgreSQL        metrics ─► routers
 """
 
 import gc
@@ -32,6 +32,7 @@ from shard.listener import Listener
 from shard.messages import Assign, Message, Ready, Stop
 from shard.metrics import Metrics, Parts
 from shard.poller import Poller
+from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration, elsewhere
@@ -72,6 +73,7 @@ class Process:
         self._listener = Listener(settings, self._inbox, shard_id)
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
         self._transfer = Transfer(settings.handoff_deadline_s, self._inbox)
+        self._presence = Presence(settings, shard_id)
         self.dispatcher = Dispatcher(
             settings,
             self._inbox,
@@ -80,6 +82,7 @@ class Process:
             self._poller,
             self._filters,
             self._transfer,
+            self._presence,
             pause=lambda: gevent.sleep(0),
         )
         self._heartbeat = Heartbeat(settings, self._inbox)
@@ -105,7 +108,7 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._transfer,
+            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._presence, self._transfer,
             self._metrics, self._intake, self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
@@ -131,6 +134,7 @@ class Process:
             logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
         self._listener.stop()
         self._pruner.stop()
+        self._presence.stop()
         self._transfer.stop()
         self._filters.stop()
         self._readers.stop()

@@ -38,6 +38,12 @@ class Log:
     def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
         return False
 
+    def appear(self, connection: Connection) -> None:
+        pass
+
+    def disappear(self, connection: Connection) -> None:
+        pass
+
     def publish(self, text: str) -> int:
         self.frames.append(Frame(len(self.frames) + 1, text))
         return len(self.frames)
@@ -63,6 +69,7 @@ class Bench:
             self.log,
             self.log,
             self.poller,
+            self.log,
             self.log,
             self.log,
             wire=Wire(self._write, self._writev),

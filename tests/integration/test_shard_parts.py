@@ -21,6 +21,7 @@ from shard.intake import Intake
 from shard.listener import Listener
 from shard.messages import Message, Ready, Sweep, Tick
 from shard.poller import Poller
+from shard.presence import Presence
 from shard.process import Part
 from shard.pruner import Pruner
 from shard.readers import Readers
@@ -28,7 +29,7 @@ from shard.registration import Registration
 from shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 
-PARTS = ["readers", "listener", "filters", "heartbeat", "pruner", "transfer", "intake", "registration"]
+PARTS = ["readers", "listener", "filters", "heartbeat", "pruner", "presence", "transfer", "intake", "registration"]
 
 
 class House:
@@ -58,6 +59,7 @@ class House:
             "filters": lambda: Filters({"label": lambda context, stream: True}, 1.0, inbox),
             "heartbeat": lambda: Heartbeat(settings, inbox),
             "pruner": lambda: Pruner(settings, "n-0"),
+            "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox),
             "intake": lambda: Intake(settings, self.path, inbox, lambda: ""),
             "registration": lambda: Registration(self.directory, self.entry, lambda snapshot: None, 0.1),

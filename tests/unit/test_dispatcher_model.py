@@ -149,6 +149,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.wanted: list[int] = []
         self.ready: set[int] = set()
         self.now = 0.0
+        self.present: set[Connection] = set()
         self.dispatcher = Dispatcher(
             Settings(ring_bytes=ring, ring_total_bytes=200, heartbeat_interval_s=0.5),
             Inbox[Message](),
@@ -157,6 +158,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             poller=self,
             predicates=self,
             transfer=self,
+            presence=self,
             wire=Wire(lambda fd, data: self.writev(fd, [data]), self.writev),
             clock=lambda: self.now,
         )
@@ -184,6 +186,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert label.startswith("asked")
         self.questions.append((connection, stream, label))
         return None
+
+    def appear(self, connection: Connection) -> None:
+        assert connection not in self.present
+        self.present.add(connection)
+
+    def disappear(self, connection: Connection) -> None:
+        self.present.remove(connection)
 
     def register(self, fd: int) -> None:
         pass
@@ -381,6 +390,10 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert subscription.state is State.LIVE
                 assert subscription.position == stream.head
                 assert subscription.connection.blocked_at is None
+
+    @invariant()
+    def presence_is_told_of_every_connection(self) -> None:
+        assert getattr(self, "present", set()) == set(self.dispatcher.registry if hasattr(self, "dispatcher") else ())
 
     @invariant()
     def histories_are_in_order(self) -> None:

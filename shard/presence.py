@@ -1,0 +1,179 @@
+"""Presence: tells PostgreSQL which users have connections here, and ends what dead shards have told.
+
+    dispatcher ── appear, disappear ──► attendance ── a report, at most one each half second ──► PostgreSQL
+                  (a dict, no waiting)      ▲                                                       │
+                                            └── watch ◄── all sessions with their serials ◄─────────┤
+                                                                  presence:<stream> ◄── publish ────┘
+
+Where it is kept. In PostgreSQL alone (`headrace/sql/0007_presence.sql`): Redis may be emptied at any time, and a join
+is an event like any other, which has to commit together with the list of members that it changes. A shard counts the
+connections of each user and stream by itself, and tells only that it has some, or none any more. The first shard that
+has some makes the join, the last that has none the leave, under a lock for each stream; so tabs, shards and nodes do
+not matter, and the events of one user alternate.
+
+Why nothing shows of a reconnect, a move or a restart. Who has lost the last connection here lingers for the grace
+before PostgreSQL hears of it. A reload, and a client that comes back after `retry:`, is back by then, here or at
+another shard. The giver of a moved connection lingers while the taker tells that it has it. A shard that ends tells
+nothing: its session stays for the expiry, in which its clients have come to others.
+
+Who removes what a killed shard held. Each shard's session has a number that grows with every report, and a shard with
+members reports every fifth of the expiry, be it nothing. Every shard looks at all numbers at that pace; one that has
+stood still for three fifths is given up, by its name and that number, so once, whoever comes first. No wall clock is
+asked, and after a time in which nobody could report, the observation begins anew. A shard that was only stopped finds
+its session gone when it wakes, and tells everything again under a new name; so does one whose reports a fail-over
+lost.
+
+What can be missed: a shard that runs but cannot reach PostgreSQL while others can is given up like a dead one; its
+users leave, and join when it is back. With no shard running at all, nobody notices anything, and the members stay as
+they are. Connections without a user, and those whose token asks for no presence, cost nothing here.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent.event import Event
+
+from headrace.settings import Settings
+from shard import log
+from shard.attendance import Attendance, Pair, Report, Watch
+from shard.backoff import Backoff
+from shard.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+BEATS_AN_EXPIRY: Final = 5
+SILENT_BEATS: Final = 3
+"""After so many without a new number a session is given up; the rest of the expiry is for noticing late."""
+
+
+class Presence:
+    """Reports who is here, and watches the sessions of others.
+
+    Owned by its own greenlet; `appear` and `disappear` are called by the dispatcher. Nothing waits for this part.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reports = 0
+        self.expired = 0
+        self.last_error = ""
+        self._settings = settings
+        self._shard_id = shard_id
+        self._name = f"headrace {shard_id} presence"
+        self._clock = clock
+        self._attendance = Attendance(settings.presence_grace_s)
+        self._beat_s = settings.presence_expiry_s / BEATS_AN_EXPIRY
+        self._watch = Watch(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
+        self._stirred = Event()
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def members(self) -> int:
+        """How many pairs of user and stream have a connection here."""
+        return self._attendance.members
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start reporting; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. What was told stays for the expiry, in which the clients find other shards. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def appear(self, connection: Connection) -> None:
+        """The user of the connection is on the streams that its token says. Never switches greenlets."""
+        if connection.context.presence:
+            for pair in _pairs(connection):
+                self._attendance.appear(pair)
+            self._stirred.set()
+
+    def disappear(self, connection: Connection) -> None:
+        """One connection less for its user. Never switches greenlets."""
+        if connection.context.presence:
+            now = self._clock()
+            for pair in _pairs(connection):
+                self._attendance.disappear(pair, now)
+            self._stirred.set()
+
+    # -- the greenlet
+
+    def _run(self) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        backoff = Backoff(first_s=self._settings.presence_interval_s)
+        try:
+            while True:
+                report: Report | None = None
+                try:
+                    if connection is None:
+                        connection = log.connect(self._settings.database_url, self._name)
+                        # What others have committed before our lock must be seen after it.
+                        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                    report = self._attendance.report(self._clock())
+                    with gevent.Timeout(self._settings.read_deadline_s):
+                        self._exchange(connection, report)
+                except (psycopg.Error, gevent.Timeout) as error:
+                    if connection is not None:
+                        connection.close()
+                        connection = None
+                    self._attendance.failed(report, self._clock())
+                    self._watch.reset()
+                    if not self.last_error:
+                        logger.warning("presence cannot be told, trying again: %s", str(error).strip() or repr(error))
+                    self.last_error = str(error).strip() or repr(error)
+                    gevent.sleep(backoff.next_s())
+                else:
+                    if self.last_error:
+                        logger.warning("presence can be told again")
+                    self.last_error = ""
+                    backoff.reset()
+                    self._rest()
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _exchange(self, connection: psycopg.Connection[Any], report: Report | None) -> None:
+        """Report, or only look; then end the sessions that have fallen silent. Yields."""
+        attendance = self._attendance
+        if report is None:
+            sessions = log.presence_sessions(connection)
+        else:
+            sessions = log.report_presence(connection, self._shard_id, report)
+            self.reports += 1
+            if report.session in sessions:
+                attendance.confirmed(report)
+            else:
+                if report.after:
+                    logger.warning("PostgreSQL has given up our members; telling all %d again", attendance.members)
+                attendance.lost()
+        others = {session: serial for session, serial in sessions.items() if session != attendance.session}
+        for session, serial in self._watch.look(others, self._clock()):
+            left = log.expire_presence(connection, session, serial)
+            if left is not None:
+                self.expired += 1
+                logger.warning("session %s has fallen silent; %d users have left with it", session, left)
+
+    def _rest(self) -> None:
+        """Until there is something to tell, or a beat is due; at least the interval, in which more gathers. Yields."""
+        began = self._clock()
+        interval_s = self._settings.presence_interval_s * random.uniform(0.8, 1.0)
+        until = began + self._beat_s * random.uniform(0.8, 1.0)
+        gevent.sleep(interval_s)
+        while True:
+            self._stirred.clear()
+            now = self._clock()
+            due_s = self._attendance.due_s(now)
+            wait_s = min(until - now, until if due_s is None else due_s)
+            if wait_s <= 0:
+                return
+            self._stirred.wait(wait_s)
+
+
+def _pairs(connection: Connection) -> list[Pair]:
+    context = connection.context
+    return [(stream, context.user) for stream in context.presence if context.user is not None]
