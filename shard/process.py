@@ -196,7 +196,12 @@ class Process:
             streams=len(self.dispatcher.registry.streams),
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
-            last_error=self._listener.last_error or self.dispatcher.last_error or self.dispatcher.moves.last_error,
+            last_error=(
+                self._listener.last_error
+                or self.dispatcher.last_error
+                or self.dispatcher.moves.last_error
+                or self._presence.last_error
+            ),
             moving=self.dispatcher.moves.pending,
             settled=self.dispatcher.moves.settled_epoch,
             born=self._born,

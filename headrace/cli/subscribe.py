@@ -17,11 +17,17 @@ from headrace.cli.command import main, read_settings
 @click.option(
     "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"
 )
+@click.option("--presence", is_flag=True, help="The user is present on the streams while connected.")
 def url(
-    streams: tuple[str, ...], since: str | None, user: str | None, audiences: tuple[str, ...], ttl: float | None
+    streams: tuple[str, ...],
+    since: str | None,
+    user: str | None,
+    audiences: tuple[str, ...],
+    ttl: float | None,
+    presence: bool,
 ) -> None:
     """Print the signed path that subscribes to STREAMS."""
-    click.echo(_path(streams, since, user, audiences, ttl))
+    click.echo(_path(streams, since, user, audiences, ttl, presence))
 
 
 @main.command(epilog="Example: headrace tail room:1 --since all")
@@ -46,9 +52,16 @@ def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]
 
 
 def _path(
-    streams: tuple[str, ...], since: str | None, user: str | None, audiences: tuple[str, ...], ttl: float | None
+    streams: tuple[str, ...],
+    since: str | None,
+    user: str | None,
+    audiences: tuple[str, ...],
+    ttl: float | None,
+    presence: bool = False,
 ) -> str:
     if since is not None:
         cursor.parse(since, len(streams))
     settings = read_settings("secret")
-    return headrace.sign(streams, since=since, user=user, audiences=audiences, ttl_s=ttl, secrets=settings.secret)
+    return headrace.sign(
+        streams, since=since, user=user, audiences=audiences, ttl_s=ttl, presence=presence, secrets=settings.secret
+    )

@@ -14,7 +14,7 @@ from headrace.tokens import Context
 
 MESSAGE = Handoff(
     (("room:1", 17), ("ж", "now"), ("c", "all")),
-    Context("ada", frozenset({"staff"}), 5, 6),
+    Context("ada", frozenset({"staff"}), 5, 6, frozenset({"room:1", "c"})),
     "r-1",
     "127.0.0.1:9",
     (("Access-Control-Allow-Origin", "https://a.example"),),
@@ -57,6 +57,8 @@ def test_garbage(data: bytes) -> None:
         ("headers", [["X"]]),
         ("context", ["ada", ["x"], "soon", None]),
         ("context", ["ada", ["x"], 1, "late"]),
+        ("presence", [3]),
+        ("presence", ["a"]),
         ("request_id", 7),
     ],
 )
@@ -66,6 +68,13 @@ def test_fields_are_checked(field: str, value: object) -> None:
     message[field] = value
     with pytest.raises(HandoffError):
         handoff.decode(json.dumps(message).encode())
+
+
+def test_a_giver_may_know_of_no_presence() -> None:
+    """A process of a version without presence hands over clients who are present nowhere."""
+    message = json.loads(handoff.encode(MESSAGE))
+    del message["presence"]
+    assert handoff.decode(json.dumps(message).encode()).context == Context("ada", frozenset({"staff"}), 5, 6)
 
 
 def test_too_large() -> None:

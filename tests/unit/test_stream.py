@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from headrace.errors import StreamNameError
-from headrace.stream import SLOTS, check_name, slot
+from headrace.stream import SLOTS, check_name, presence_stream, slot
 
 
 @pytest.mark.parametrize("name", ["room:1", "room_1", "Room:1", "ж🚀", " ", "\n", "x" * 512, "é" * 256])
@@ -36,3 +36,12 @@ def test_slot() -> None:
     digest = hashlib.sha256("ж".encode()).digest()
     assert slot("ж") == (digest[0] * 256 + digest[1]) % 1024
     assert {slot(f"s{i}") for i in range(20_000)} == set(range(SLOTS))
+
+
+def test_companions() -> None:
+    """A stream's companion is named after it; a companion has none, nor has a stream for whose name it is too long."""
+    assert presence_stream("room:1") == "presence:room:1"
+    assert len(presence_stream("x" * 503)) == 512
+    for name in ("presence:room:1", "x" * 504):
+        with pytest.raises(StreamNameError):
+            presence_stream(name)

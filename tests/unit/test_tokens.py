@@ -86,3 +86,28 @@ def test_64_long_names_fit() -> None:
     """The most streams with the longest names make a token that verifies."""
     names = [f"{i:03}{'é' * 254}x" for i in range(64)]
     assert verify(sign(names, secrets=[NEW]), secrets=[NEW]).streams == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("presence", "present"),
+    [(False, ()), (True, ("a", "b")), ("b", ("b",)), (["b", "a"], ("a", "b")), ([], ())],
+)
+def test_presence(presence: bool | str | list[str], present: tuple[str, ...]) -> None:
+    """A token says on which of its streams the user is present; True means all that can have members."""
+    segment = sign(["a", "b", "presence:a"], secrets=[NEW], user="ada", presence=presence)
+    assert verify(segment, secrets=[NEW]).context.presence == frozenset(present)
+
+
+@pytest.mark.parametrize("user", [None, "", "a\0b", "\ud800", "x" * 513])
+def test_nobody_cannot_be_present(user: str | None) -> None:
+    """A presence takes a user, whose name PostgreSQL can keep."""
+    with pytest.raises(TokenError):
+        sign("a", secrets=[NEW], user=user, presence=True)
+
+
+@pytest.mark.parametrize("stream", ["b", "presence:a", "x" * 510])
+def test_presence_is_on_a_stream_of_the_token(stream: str) -> None:
+    """One cannot be present on a stream that the token does not open, that is a companion, or cannot have one."""
+    streams = ["a", "presence:a", "x" * 510]
+    with pytest.raises((TokenError, StreamNameError)):
+        sign(streams, secrets=[NEW], user="ada", presence=[stream])
