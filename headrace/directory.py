@@ -5,9 +5,10 @@ Each shard registers once a second; its entry expires if it stops. The keys and 
 DirectoryUnavailableError within about two seconds, and its caller goes on with what it knew.
 """
 
+import json
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
@@ -20,6 +21,7 @@ from redis.retry import Retry
 
 from headrace.errors import DirectoryUnavailableError, SettingsError
 from headrace.placement import rendezvous
+from headrace.stream import SLOTS
 
 State = Literal["up", "draining", "drained", "stopping"]
 """What a shard does with new clients: `up` takes them, the others refuse; `stopping` will be gone soon."""
@@ -36,7 +38,10 @@ class ShardEntry:
 
     path is its hand-off socket on its node; capacity and connections count clients; streams counts those with
     a subscriber here; lag_s is how far its delivery is behind the log; last_error is a sentence, empty when
-    well. born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
+    well. events_s and deliveries_s are rates a second. targets says where connections are on their way to,
+    `<id>:<count>` with blanks between. wish is why it is to be empty: "shard" when an operator drains it, the seconds
+    that this may take when it is the whole node.
+    born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
     unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
     started_ms is wall time, for processes of version 0.1, which know no other.
 
@@ -58,6 +63,10 @@ class ShardEntry:
     settled: str = ""
     born: str = ""
     started_ms: int = 0
+    events_s: float = 0.0
+    deliveries_s: float = 0.0
+    targets: str = ""
+    wish: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +75,34 @@ class Snapshot:
 
     epoch is (generation, count); the generation is random and a new one means that Redis was emptied, so its
     counts compare only within it. It is ("", 0) in an empty Redis. drained are the shards that an operator wants
-    without clients, whether they are yet or not.
+    without clients, whether they are yet or not; drained_nodes are whole nodes, each with the seconds over which its
+    clients are to leave. hot has, per node, its hot streams and how many connections each leads there.
     """
 
     epoch: tuple[str, int] = ("", 0)
     shards: tuple[ShardEntry, ...] = ()
     slots: Mapping[str, Mapping[int, str]] = field(default_factory=lambda: MappingProxyType({}))
     drained: frozenset[str] = frozenset()
+    drained_nodes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    hot: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a shard counts, once a second.
+
+    crowds are its largest streams by the connections that they lead, None where there is nothing to tell; a stream is
+    hot on its node from high connections on until they are fewer than low. held has, for each user or address whose
+    number has changed, how many connections it has here now; with whole it is all of them. arrived are those among
+    them that came through a router, each with its request id.
+    """
+
+    crowds: Mapping[str, int] | None
+    high: int
+    low: int
+    whole: bool
+    held: Mapping[str, int]
+    arrived: Sequence[tuple[str, str]]
 
 
 class Directory:
@@ -113,16 +143,28 @@ class Directory:
         """Remove the entry if it is still that process's; returns whether it was."""
         return bool(self._call("leave", shard_id, str(pid)))
 
-    def claim(self, node: str, *, settle_s: float | None = None) -> int:
+    def bury(self, shard_id: str, pid: int) -> bool:
+        """Remove the entry of a process that was found dead, if it is still that process's; returns whether it was.
+
+        Its slots can be claimed at once, while those of a shard that leaves are kept for a while.
+        """
+        return bool(self._call("bury", shard_id, str(pid)))
+
+    def claim(self, node: str, *, settle_s: float | None = None, balance: bool = False) -> int:
         """Give each slot of the node that has no live owner to its first choice among the shards that are up.
 
-        Returns how many slots were given. Called by every shard each second: with nothing to do it costs one
-        short call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when
-        None): otherwise the first shard to start would get every slot, and a restarted one would find its own
-        gone. Meanwhile routers use the same order of preference themselves.
+        With balance, a shard that owns none gets those whose first choice it is, whoever owns them.
+
+        Returns how many slots were given. Called by every shard each second: with nothing to do it costs one short
+        call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when None):
+        otherwise the first shard to start would get every slot, and a restarted one would find its own gone. Meanwhile
+        routers use the same order of preference themselves.
         """
         settle_ms = int((self._expiry_s if settle_s is None else settle_s) * 1000)
-        orphans, up = self._call("orphans", node, str(settle_ms))
+        orphans, up, newcomers = self._call("orphans", node, str(settle_ms))
+        if balance and newcomers:
+            choices = ((slot, rendezvous(slot, up)[0]) for slot in range(SLOTS))
+            return self.assign(node, {slot: owner for slot, owner in choices if owner in newcomers})
         if not orphans or not up:
             return 0
         proposals: list[str] = []
@@ -137,6 +179,42 @@ class Directory:
     def undrain(self, shard_id: str) -> None:
         """Let the shard serve again. It owns no slot before some are assigned to it."""
         self._call("undrain", shard_id)
+
+    def drain_node(self, node: str, over_s: float) -> None:
+        """Want all shards of the node without clients, which are to leave within about so many seconds."""
+        self._call("drain_node", node, f"{over_s:g}")
+
+    def undrain_node(self, node: str) -> None:
+        """Let the node serve again, with the slots that its shards have had."""
+        self._call("undrain_node", node)
+
+    def report(self, entry: ShardEntry, report: Report) -> bool:
+        """Write what a shard counts; False if the directory had lost what was held and needs a whole report."""
+        value = {
+            "id": entry.id,
+            "node": entry.node,
+            "expiry_ms": int(self._expiry_s * 1000),
+            "crowds": report.crowds,
+            "high": report.high,
+            "low": report.low,
+            "whole": report.whole,
+            "held": report.held,
+            "arrived": report.arrived,
+        }
+        return bool(self._call("report", json.dumps(value)))
+
+    def admit(self, request_id: str, limits: Mapping[str, int]) -> str:
+        """Let a client in on behalf of each user or address in limits, unless one has as many connections already.
+
+        Returns who has, or "". Who was let in counts at once; it counts no more if no shard has told of it within ten
+        seconds, or by `release`.
+        """
+        pairs = [text for who, limit in limits.items() for text in (who, str(limit))]
+        return str(self._call("admit", request_id, *pairs))
+
+    def release(self, request_id: str, who: Iterable[str]) -> None:
+        """A client that was let in has not been taken by any shard."""
+        self._call("release", request_id, *who)
 
     def assign(self, node: str, owners: Mapping[int, str]) -> int:
         """Give slots of a node to shards of it, whoever owned them; shards and routers follow.
@@ -153,17 +231,16 @@ class Directory:
         known is the last snapshot, which saves reading its slots again if the epoch is still the same.
         """
         known = known or Snapshot()
-        generation, count, shards, tables, drained = self._call("read", "{} {}".format(*known.epoch))
-        entries = [_entry(id_, dict(zip(*[iter(values)] * 2, strict=True))) for id_, *values in shards]
-        slots = {
-            node: MappingProxyType({int(slot): owner for slot, owner in zip(*[iter(pairs)] * 2, strict=True)})
-            for node, *pairs in tables
-        }
+        generation, count, shards, tables, drained, nodes, hot = self._call("read", "{} {}".format(*known.epoch))
+        entries = [_entry(id_, dict(_pairs(values))) for id_, *values in shards]
+        slots = {node: MappingProxyType({int(slot): owner for slot, owner in _pairs(pairs)}) for node, *pairs in tables}
         return Snapshot(
             (generation, int(count)),
             tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.id)),
             known.slots if (generation, int(count)) == known.epoch else MappingProxyType(slots),
             frozenset(drained),
+            MappingProxyType({node: float(over_s) for node, over_s in _pairs(nodes)}),
+            MappingProxyType({node: {name: int(n) for name, n in _pairs(streams)} for node, *streams in hot}),
         )
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
@@ -195,6 +272,10 @@ class Directory:
             return self._script(args=[command, secrets.token_hex(8), *rest])
 
 
+def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
 _FIELDS: Final = tuple(f.name for f in fields(ShardEntry) if f.name != "id")
 _OPTIONAL: Final = frozenset(f.name for f in fields(ShardEntry) if f.default is not MISSING)
 
@@ -206,6 +287,7 @@ def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
             return None
         kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
         kinds = {**kinds, "streams": int, "lag_s": float, "moving": int, "started_ms": int}
+        kinds |= {"events_s": float, "deliveries_s": float}
         told = [name for name in _FIELDS if name in values or name not in _OPTIONAL]
         return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in told})
     except (KeyError, ValueError):

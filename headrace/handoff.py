@@ -32,6 +32,9 @@ VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 180 * 1024
 """A unix message holds about 200 kB by default (net.core.wmem_default)."""
 MAX_DESCRIPTORS: Final = 4
+REFUSED_FULL: Final = "full"
+REFUSED_LIMIT: Final = "limit"
+"""The user, or the address, has as many connections as it may: no other shard is to be tried."""
 
 
 @dataclass(frozen=True, slots=True)

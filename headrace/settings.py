@@ -5,6 +5,7 @@ what is allowed. Nothing here is read at import.
 """
 
 import dataclasses
+import ipaddress
 import resource
 import socket
 from collections.abc import Callable, Mapping
@@ -58,6 +59,17 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
+def _proxies(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    for word in words:
+        if word != "unix":
+            try:
+                ipaddress.ip_network(word)
+            except ValueError:
+                raise ValueError("comma-separated addresses or networks such as 10.0.0.0/8, or unix") from None
+    return words
+
+
 def _secrets(text: str) -> tuple[str, ...]:
     words = _words(text)
     if not words or min(map(len, words)) < 16:
@@ -109,9 +121,20 @@ class Settings:
     filters: str = _setting("", _text)
     filter_deadline_s: float = _setting(2.0, _seconds(0.01, 60))
 
-    # Limits. 0 connections: derived from the descriptor limit.
+    # Limits. 0 connections of a shard: derived from the descriptor limit; of a node, a user or an address: none.
     max_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
+    max_node_connections: int = _setting(0, _count(0, 10_000_000, "connections"))
+    max_user_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
+    max_address_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
+    # Whose X-Forwarded-For is believed: addresses and networks of proxies, and `unix` for a router at a unix socket.
+    trusted_proxies: tuple[str, ...] = _setting((), _proxies)
     max_streams: int = _setting(64, _count(1, 64, "streams a connection"))
+
+    # Placement. A shard with load_factor times its fair share is passed over; a stream is hot, and spread over the
+    # node, from hot_connections on until it has half of them (0: never); a new shard gets its share of slots by itself.
+    load_factor: float = _setting(1.5, _number(float, 1.05, 100, ""))
+    hot_connections: int = _setting(1000, _count(0, 1_000_000, "connections"))
+    auto_balance: bool = _setting(True, _switch)
 
     # Towards whoever connects: what one request may cost a router worker, and how many may wait in one.
     request_deadline_s: int = _setting(5, _count(1, 600, "seconds"))

@@ -24,7 +24,9 @@ from router.auth import PREFIX, PREFLIGHT, cors
 from router.demo import Demo, publisher
 from router.follower import Follower, sockets_in
 from router.health import Health
+from router.limits import Limits
 from router.metrics import Metrics
+from router.peers import Peers
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_error
@@ -135,6 +137,7 @@ def create_application() -> Application:
         settings.node,
         hold_s=settings.directory_expiry_s,
         found=lambda: sockets_in(settings.runtime_dir),
+        load_factor=settings.load_factor,
     )
     metrics.watch(placement)
     directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
@@ -148,6 +151,8 @@ def create_application() -> Application:
         secrets=settings.secret,
         max_streams=settings.max_streams,
         placement=placement,
+        limits=Limits(directory, placement, settings),
+        peers=Peers(settings.trusted_proxies),
         channels=channels,
         metrics=metrics,
     )

@@ -20,9 +20,9 @@ class Health:
         return Response(200, b"ok\n", (("Content-Type", "text/plain"), ("Cache-Control", "no-store")))
 
     def readyz(self, request: Request, headers: Headers) -> Response:
-        """200 while some shard of this node can be reached, else 503, with the state of each part.
+        """200 while some shard of this node can be reached, else 503, with the state of each part; 503 too in a drain.
 
-        The status is "ok", "degraded" (something is away, clients are served) or "unavailable".
+        The status is "ok", "degraded" (something is away, clients are served), "draining" or "unavailable".
         """
         entries = self._placement.shards()
         paths = {entry.id: entry.path for entry in entries if entry.state == "up"}
@@ -32,10 +32,13 @@ class Health:
         shards: list[dict[str, Any]] = [
             {
                 "id": entry.id,
+                "node": entry.node,
+                "pid": entry.pid,
                 "state": entry.state,
                 "reachable": entry.id in reached,
                 "connections": entry.connections,
                 "capacity": entry.capacity,
+                "streams": entry.streams,
                 "lag_s": entry.lag_s,
                 "last_error": entry.last_error,
             }
@@ -56,4 +59,6 @@ class Health:
         }
         well = not errors and not self._placement.directory_away and len(reached) == len(paths)
         status = "unavailable" if not reached else "ok" if well else "degraded"
-        return as_json(200 if reached else 503, {"status": status, **parts})
+        if self._placement.drained:
+            status = "draining"
+        return as_json(200 if status in ("ok", "degraded") else 503, {"status": status, **parts})

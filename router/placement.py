@@ -1,21 +1,27 @@
-"""Which shards of this node to try for a slot, in order, from what is known of the directory.
+"""Which shards of this node to try for a client, in order, from what is known of the directory.
 
 Any shard can serve any stream, so a stale answer costs nothing but balance; the one thing to avoid is having no
 answer. The rules, in this order:
 
-    1 the slot's owner, then the node's other shards that are up, in rendezvous order
-    2 if the directory is away or names no shard of this node: hand-off sockets found in the runtime directory
-    3 shards that went silent lately, since each costs its client the hand-off deadline
+    1 where the client belongs: the slot's owner or, if its stream is hot, the shard of its bucket
+    2 the node's other shards that are up, in rendezvous order
+    3 of both, those that are full or have too much more than their fair share, last
+    4 if the directory is away or names no shard of this node: hand-off sockets found in the runtime directory
+    5 shards that went silent lately, since each costs its client the hand-off deadline
+
+While the whole node is drained there is nobody to try: a load balancer sends the client to another node.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from headrace.directory import ShardEntry, Snapshot
-from headrace.placement import rendezvous
+from headrace.placement import bucket, overloaded, rendezvous, spread
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +30,14 @@ SUSPICION_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A shard that may take a client: its id and hand-off socket."""
+    """A shard that may take a client: its id and hand-off socket.
+
+    guest tells that the client belongs to another shard, which has no room.
+    """
 
     id: str
     path: str
+    guest: bool = False
 
 
 class Placement:
@@ -42,12 +52,18 @@ class Placement:
         *,
         hold_s: float,
         found: Callable[[], Iterable[Candidate]],
+        load_factor: float = 1.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """hold_s: how long a new generation may lack shards that were known before it replaces them."""
+        """hold_s: how long a new generation may lack shards that were known before it replaces them.
+
+        load_factor: from how many times its fair share of the connections on a shard has too many.
+        """
         self._node = node
         self._hold_s = hold_s
         self._found = found
+        self._load_factor = load_factor
+        self._given: Counter[str] = Counter()
         self._clock = clock
         self._known = Snapshot()
         self._new_generation: tuple[str, float] = ("", 0.0)
@@ -61,6 +77,20 @@ class Placement:
     def shards(self) -> tuple[ShardEntry, ...]:
         """The entries of this node's shards as last known, in any state."""
         return tuple(entry for entry in self._known.shards if entry.node == self._node)
+
+    @property
+    def drained(self) -> bool:
+        """Whether an operator wants this node without clients."""
+        return self._node in self._known.drained_nodes
+
+    @property
+    def connections(self) -> int:
+        """Clients of this node, with those that this process has given away since it was last told."""
+        return sum(self._loads().values())
+
+    def gave(self, shard_id: str) -> None:
+        """A shard has taken a client, of which the directory may not know yet."""
+        self._given[shard_id] += 1
 
     def learn(self, snapshot: Snapshot) -> None:
         """Take a fresh snapshot, unless it knows less only because Redis was emptied or stood still."""
@@ -77,6 +107,7 @@ class Placement:
             if self._clock() - self._new_generation[1] < self._hold_s:
                 return
         self._known = snapshot
+        self._given.clear()
 
     def lose_directory(self) -> None:
         """Note that the directory cannot be read; what is known stays."""
@@ -86,16 +117,33 @@ class Placement:
         """Try this shard last for a while: it was silent, and may be stopped."""
         self._suspects[shard_id] = self._clock() + SUSPICION_S
 
-    def order(self, slot: int) -> list[Candidate]:
-        """The shards to try for a new client of the slot, best first; empty if there is none."""
+    def order(self, slot: int, stream: str = "", peer: str = "") -> list[Candidate]:
+        """The shards to try for a new client of the slot, best first; empty if there is none.
+
+        stream, its first, and peer, its address, matter where the stream is hot.
+        """
+        if self.drained:
+            return []
         entries = {entry.id: entry for entry in self.shards()}
         up = [id_ for id_, entry in entries.items() if entry.state == "up"]
-        owner = self._known.slots.get(self._node, {}).get(slot)
-        ranked = sorted(rendezvous(slot, up), key=lambda id_: id_ != owner)
-        candidates = [Candidate(id_, entries[id_].path) for id_ in ranked]
+        home = self._known.slots.get(self._node, {}).get(slot)
+        if up and stream in self._known.hot.get(self._node, ()):
+            home = spread(up)[bucket(peer)]
+        crowded = self._crowded([entries[id_] for id_ in up])
+        ranked = sorted(rendezvous(slot, up), key=lambda id_: (id_ in crowded, id_ != home))
+        candidates = [Candidate(id_, entries[id_].path, id_ != home and home in crowded) for id_ in ranked]
         if self.directory_away or not entries:
             found = {candidate.id: candidate for candidate in self._found() if candidate.id not in entries}
             candidates += [found[id_] for id_ in rendezvous(slot, found)]
         now = self._clock()
         self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
         return sorted(candidates, key=lambda candidate: candidate.id in self._suspects)
+
+    def _crowded(self, up: Sequence[ShardEntry]) -> AbstractSet[str]:
+        """The shards that are full or have too much more than their fair share."""
+        loads = self._loads()
+        full = {entry.id for entry in up if loads[entry.id] >= entry.capacity}
+        return full.union(overloaded({entry.id: loads[entry.id] for entry in up}, self._load_factor))
+
+    def _loads(self) -> dict[str, int]:
+        return {entry.id: entry.connections + self._given[entry.id] for entry in self.shards()}

@@ -4,13 +4,16 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
-from headrace.handoff import Handoff, encode
+from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, Handoff, encode
 from headrace.passing import Channels, Outcome
 from router.auth import Admission, ForbiddenError, admit
+from router.limits import Limits
 from router.metrics import Metrics
+from router.peers import Peers
 from router.placement import Placement
 from router.request import Request
 from router.response import Headers, Response, as_error
@@ -29,12 +32,16 @@ class Streams:
         secrets: Sequence[str],
         max_streams: int,
         placement: Placement,
+        limits: Limits,
+        peers: Peers,
         channels: Channels,
         metrics: Metrics,
     ) -> None:
         self._secrets = secrets
         self._max_streams = max_streams
         self._placement = placement
+        self._limits = limits
+        self._peers = peers
         self._channels = channels
         self._metrics = metrics
 
@@ -45,20 +52,35 @@ class Streams:
         """
         try:
             admission = admit(request, secrets=self._secrets, max_streams=self._max_streams)
-            message = _message(request, admission, headers)
+            handoff = self._handoff(request, admission, headers)
+            message = encode(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
             return as_error(403, error)
         except TokenError as error:
             return as_error(404, error)
         except (CursorError, HandoffError) as error:
             return as_error(400, error)
-        return self._hand_off(request, admission.slot, message)
+        limits = self._limits.of(admission.context.user, handoff.peer)
+        refusal = self._limits.refusal(request.id, limits)
+        if refusal:
+            logger.warning("request %s of %s refused: %s", request.id, handoff.peer, refusal)
+            return _later(refusal)
+        response = self._hand_off(request, admission.slot, handoff, message)
+        if response is not None:
+            self._limits.release(request.id, limits)
+        return response
 
-    def _hand_off(self, request: Request, slot: int, message: bytes) -> Response | None:
+    def _handoff(self, request: Request, admission: Admission, headers: Headers) -> Handoff:
+        peer = self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
+        return Handoff(admission.streams, admission.context, request.id, peer, headers)
+
+    def _hand_off(self, request: Request, slot: int, handoff: Handoff, message: bytes) -> Response | None:
         began = time.monotonic()
         tried: list[str] = []
-        for shard in self._placement.order(slot):
-            passed = self._channels.give(shard.path, message, request.client)
+        full = False
+        for shard in self._placement.order(slot, handoff.streams[0][0], handoff.peer):
+            offered = encode(replace(handoff, guest=True)) if shard.guest or full else message
+            passed = self._channels.give(shard.path, offered, request.client)
             self._metrics.offered(passed.outcome.value)
             if passed.outcome in (Outcome.STALLED, Outcome.SILENT):
                 self._placement.suspect(shard.id)
@@ -66,24 +88,28 @@ class Streams:
                 seconds = time.monotonic() - began
                 if passed.outcome is Outcome.ACCEPTED:
                     self._metrics.handed_off(seconds)
+                    self._placement.gave(shard.id)
                 logger.log(
                     logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING,
                     "hand-off %s: request %s of %s, slot %d, shard %s, %.1f ms%s",
-                    *(passed.outcome.value, request.id, request.peer, slot, shard.id),
+                    *(passed.outcome.value, request.id, handoff.peer, slot, shard.id),
                     *(seconds * 1000, passed.reason and f": {passed.reason}"),
                 )
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
+            if passed.reason == REFUSED_LIMIT:
+                return _later("there are as many connections of this user or address as it may have")
+            full = full or passed.reason == REFUSED_FULL
+        if self._placement.drained:
+            return _later("this node is being drained")
         logger.warning(
             "hand-off failed: request %s of %s, slot %d: %s",
-            *(request.id, request.peer, slot, "; ".join(tried) or "no shard is known"),
+            *(request.id, handoff.peer, slot, "; ".join(tried) or "no shard is known"),
         )
-        # Spread, or all clients would come back at once.
-        retry_after = str(random.randint(*_RETRY_AFTER_S))
-        return as_error(
-            503, "no shard accepts clients now; try again after Retry-After", (("Retry-After", retry_after),)
-        )
+        return _later("no shard accepts clients now")
 
 
-def _message(request: Request, admission: Admission, headers: Headers) -> bytes:
-    return encode(Handoff(admission.streams, admission.context, request.id, request.peer, headers))
+def _later(why: str) -> Response:
+    # Spread, or all clients would come back at once.
+    retry_after = str(random.randint(*_RETRY_AFTER_S))
+    return as_error(503, f"{why}; try again after Retry-After", (("Retry-After", retry_after),))

@@ -24,11 +24,14 @@ from typing import Final
 from headrace.settings import Settings
 from shard.connection import Connection, Wire
 from shard.delivery import Delivery
+from shard.dismissal import Dismissal
+from shard.holdings import Holdings
 from shard.inbox import Inbox
 from shard.messages import (
     Assign,
     Connect,
     Delivered,
+    Dismiss,
     Listening,
     Message,
     Page,
@@ -81,7 +84,12 @@ class Dispatcher:
         wall_clock: Callable[[], float] = time.time,
         pause: Callable[[], None] = lambda: None,
     ) -> None:
-        self.registry = Registry(settings.ring_bytes)
+        self.registry = Registry(
+            settings.ring_bytes,
+            # A hot stream is found by the shard that serves it alone, or by several that each have a part of it.
+            crowd=max(1, settings.hot_connections // 8),
+            holdings=Holdings(by_address=settings.max_address_connections > 0),
+        )
         self.delivery = Delivery(
             self.registry, poller, predicates, presence, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
         )
@@ -102,6 +110,7 @@ class Dispatcher:
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
         self._resting = False
         self._suspects: set[Stream] = set()
+        self._dismissal = Dismissal((), 0.0, 0.0)
         self._expiries: list[tuple[int, int, Connection]] = []
         self._beats = 0
         self._serial = 0
@@ -116,6 +125,7 @@ class Dispatcher:
             Verdict: self._verdict,
             Assign: self.moves.assign,
             Delivered: self.moves.delivered,
+            Dismiss: self._dismiss,
             Ready: self._ready,
             Tick: self._tick,
             Sweep: self._sweep,
@@ -227,6 +237,8 @@ class Dispatcher:
                     connection.outstanding, connection.blocked_at = left, now
                 else:
                     self.delivery.close(connection, "write deadline")
+        for connection in self._dismissal.due(now):
+            self.delivery.goodbye(connection, "drain")
         now_ms = self._wall_clock() * 1000
         while self._expiries and self._expiries[0][0] <= now_ms:
             self.delivery.goodbye(heapq.heappop(self._expiries)[2], "expired")
@@ -240,6 +252,10 @@ class Dispatcher:
                 continue
             self._watch_expiry(connection)
             self.delivery.beat(connection)
+
+    def _dismiss(self, message: Dismiss) -> None:
+        leaving = () if message.over_s is None else self.registry
+        self._dismissal = Dismissal(leaving, message.over_s or 0.0, self._clock())
 
     def _watch_expiry(self, connection: Connection) -> None:
         """Note the expiry if it comes before the next beat: so the heap keeps no client that left long ago."""

@@ -20,6 +20,7 @@ from gevent import socket as gsocket
 
 from headrace import handoff
 from headrace.errors import HandoffError, HandoffVersionError
+from headrace.handoff import Handoff
 from headrace.settings import Settings
 from shard.counters import Tally
 from shard.inbox import Inbox
@@ -33,14 +34,16 @@ MAX_CHANNELS: Final = 1024
 class Intake:
     """The unix socket on which clients arrive.
 
-    Its channels are owned by their greenlets. `refusal` is asked for each client, in the same breath in which
-    the client is posted: it returns why it cannot be taken, or nothing.
+    Its channels are owned by their greenlets. `refusal` is asked with each client's message, in the same breath in
+    which the client is posted: it returns why it cannot be taken, or nothing.
     """
 
-    def __init__(self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[], str]) -> None:
+    def __init__(
+        self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[Handoff], str]
+    ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "unreadable", "version"))
+        self.refused = Tally(("full", "limit", "unreadable", "version"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
@@ -162,7 +165,7 @@ class Intake:
                 raise HandoffError(f"a hand-off of {size} unsent bytes came with {len(descriptors)} descriptors")
             unsent = handoff.read_unsent(descriptors[1], size) if size else b""
             _prepare(descriptors[0], self._settings)
-            refused = self._refusal()
+            refused = self._refusal(message)
         except (HandoffError, OSError) as error:
             logger.error("a hand-off was refused: %s", error)
             refused = "version" if isinstance(error, HandoffVersionError) else "unreadable"

@@ -124,6 +124,13 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The whole node is to be empty: ask the clients to go elsewhere, over so many seconds; None: let them stay."""
+
+    over_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Parcel:
     """A connection that has left the registry: its socket, which nobody writes to, and all that it was."""
 
@@ -172,6 +179,7 @@ Message = (
     | ReadFailed
     | Verdict
     | Assign
+    | Dismiss
     | Delivered
     | Ready
     | Tick

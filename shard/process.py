@@ -22,20 +22,24 @@ from gevent.event import Event
 
 from headrace import predicates
 from headrace.directory import Directory, ShardEntry, Snapshot, State
+from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, Handoff
+from headrace.holder import limits_of
 from headrace.settings import Settings
+from shard.census import Census
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
 from shard.heartbeat import Heartbeat
 from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
-from shard.messages import Assign, Message, Ready, Stop
+from shard.messages import Assign, Dismiss, Message, Ready, Stop
 from shard.metrics import Metrics, Parts
+from shard.pace import Pace
 from shard.poller import Poller
 from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
-from shard.registration import Registration, elsewhere
+from shard.registration import Registration, assignment
 from shard.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -89,7 +93,17 @@ class Process:
         self._pruner = Pruner(settings, shard_id)
         self._intake = Intake(settings, self.path, self._inbox, self._refusal)
         directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-        self._registration = Registration(directory, self._entry, self._placed, settings.directory_interval_s)
+        self._registration = Registration(
+            directory,
+            self._entry,
+            self._placed,
+            settings.directory_interval_s,
+            balance=settings.auto_balance,
+            census=Census(self.dispatcher.registry, settings.hot_connections),
+        )
+        self._pace = Pace()
+        self._dismissed: float | None = None
+        self._wish = ""
         parts = Parts(
             self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner, self._transfer,
             self._intake, self._registration, self._version, self._limit,
@@ -153,19 +167,30 @@ class Process:
 
         greenlet.link(ended)
 
-    def _refusal(self) -> str:
+    def _refusal(self, message: Handoff) -> str:
         if self.state != "up":
             return self.state
         waiting = self._intake.accepted - self.dispatcher.connects
-        return "full" if len(self.dispatcher.registry) + waiting >= self._limit else ""
+        if len(self.dispatcher.registry) + waiting >= self._limit:
+            return REFUSED_FULL
+        if message.moved is None:
+            # Routers count over all shards. Without Redis they cannot, and each shard still knows its own.
+            holdings, settings = self.dispatcher.registry.holdings, self._settings
+            limits = limits_of(
+                message.context.user, message.peer, settings.max_user_connections, settings.max_address_connections
+            )
+            if any(holdings.count(holder) >= limit for holder, limit in limits.items()):
+                return REFUSED_LIMIT
+        return ""
 
     def _placed(self, snapshot: Snapshot) -> None:
         """The directory was read: follow it. An end by succession comes when the last connection has left.
 
         Yields once, at a succession, while the intake stops.
         """
-        epoch = "{} {}".format(*snapshot.epoch)
-        paths = elsewhere(snapshot, self._entry())
+        assigned = assignment(snapshot, self._entry())
+        over_s = snapshot.drained_nodes.get(self._settings.node)
+        self._wish = "shard" if self.shard_id in snapshot.drained else "" if over_s is None else f"{over_s:g}"
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
         if self._registration.succeeded:
             if self.state != "stopping":
@@ -174,17 +199,22 @@ class Process:
                 self._intake.stop()
             if empty:
                 self._ending.set()
-        elif self.shard_id in snapshot.drained:
+        elif self._wish:
             self.state = "drained" if empty else "draining"
         else:
             self.state = "up"
         stuck = self.state != "up" and not empty and not self.dispatcher.moves.pending
-        if stuck or (epoch, paths) != (self._assigned.epoch, self._assigned.paths):
-            self._assigned = Assign(epoch, paths)
-            self._inbox.put(self._assigned)
+        if stuck or assigned != self._assigned:
+            self._assigned = assigned
+            self._inbox.put(assigned)
+        if over_s != self._dismissed:
+            self._dismissed = over_s
+            self._inbox.put(Dismiss(over_s))
 
     def _entry(self) -> ShardEntry:
         away_since = self._readers.away_since
+        counters, moves = self.dispatcher.delivery.counters, self.dispatcher.moves
+        events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
         return ShardEntry(
             id=self.shard_id,
             node=self._settings.node,
@@ -197,13 +227,14 @@ class Process:
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
             last_error=(
-                self._listener.last_error
-                or self.dispatcher.last_error
-                or self.dispatcher.moves.last_error
-                or self._presence.last_error
+                self._listener.last_error or self.dispatcher.last_error or moves.last_error or self._presence.last_error
             ),
-            moving=self.dispatcher.moves.pending,
-            settled=self.dispatcher.moves.settled_epoch,
+            moving=moves.pending,
+            settled=moves.settled_epoch,
+            events_s=events_s,
+            deliveries_s=deliveries_s,
+            targets=" ".join(f"{Path(path).stem}:{count}" for path, count in sorted(moves.targets.items())),
+            wish=self._wish,
             born=self._born,
             started_ms=self._started_ms,
         )

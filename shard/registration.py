@@ -1,20 +1,25 @@
 """The shard's place in the directory: what it says of itself each second, and what it reads there for itself.
 
-Three things follow from what is read. An operator wants this shard drained: it takes nobody new and its connections
-go to the owners of their slots. A slot has another owner: its connections go there. A younger process has registered
-under our id: it is our successor, everything goes to it, and this process ends.
+Four things follow from what is read. An operator wants this shard drained: it takes nobody new and its connections
+go to the owners of their slots. A slot has another owner: its connections go there. A stream is hot: its connections
+are spread over the node. A younger process has registered under our id: it is our successor, everything goes to it,
+and this process ends.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import gevent
+from gevent.event import Event
 
 from headrace.directory import Directory, ShardEntry, Snapshot
 from headrace.errors import DirectoryUnavailableError
-from headrace.placement import rendezvous
+from headrace.placement import rendezvous, spread
 from headrace.stream import SLOTS
+from shard.census import Census
+from shard.messages import Assign
+from shard.siblings import Siblings
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +30,8 @@ class Registration:
     """Registers the shard, takes over slots whose owner is gone, and tells where connections belong.
 
     Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. placed is
-    called with each snapshot that was read, by this greenlet.
+    called with each snapshot that was read, by this greenlet. balance: a shard without slots is given its share.
+    census is what else the directory is told.
     """
 
     def __init__(
@@ -34,6 +40,9 @@ class Registration:
         entry: Callable[[], ShardEntry],
         placed: Callable[[Snapshot], None],
         interval_s: float,
+        *,
+        balance: bool = False,
+        census: Census | None = None,
     ) -> None:
         self.away = False
         self.succeeded = False
@@ -41,6 +50,10 @@ class Registration:
         self._entry = entry
         self._placed = placed
         self._interval_s = interval_s
+        self._balance = balance
+        self._census = census
+        self._siblings = Siblings(self._bury)
+        self._news = Event()
         self._known: Snapshot | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -55,6 +68,7 @@ class Registration:
             return
         self._greenlet.kill()
         self._greenlet = None
+        self._siblings.stop()
         entry = self._entry()
         try:
             self._directory.leave(entry.id, entry.pid)
@@ -72,7 +86,10 @@ class Registration:
                     logger.info("a younger process has the id %s; it gets the connections", entry.id)
             if not self.succeeded:
                 self._directory.register(entry)
-                self._directory.claim(entry.node)
+                if self._census is not None:
+                    hot = self._known.hot if self._known else {}
+                    self._census.send(self._directory, entry, hot.get(entry.node, {}))
+                self._directory.claim(entry.node, balance=self._balance)
             self._known = self._directory.read(self._known)
         except DirectoryUnavailableError as error:
             if not self.away:
@@ -82,13 +99,29 @@ class Registration:
         if self.away:
             logger.warning("Redis is back")
         self.away = False
+        self._siblings.watch(
+            other
+            for other in self._known.shards
+            if other.node == entry.node and other.id != entry.id and _birth(other)[0] == _birth(entry)[0]
+        )
         self._placed(self._known)
+
+    def _bury(self, dead: ShardEntry) -> None:
+        """Take over the slots of a shard that has died. Yields. Without Redis nobody needs to be told."""
+        try:
+            if self._directory.bury(dead.id, dead.pid):
+                logger.warning("shard %s (pid %d) is dead; its slots go to the others", dead.id, dead.pid)
+                self._directory.claim(dead.node)
+                self._news.set()
+        except DirectoryUnavailableError as error:
+            logger.info("the entry of %s, which is dead, expires by itself: %s", dead.id, error)
 
     def _run(self) -> None:
         while True:
             self.announce()
             # While connections move, somebody waits for us to say how far we are.
-            gevent.sleep(min(self._interval_s, BUSY_INTERVAL_S) if self._entry().moving else self._interval_s)
+            self._news.wait(min(self._interval_s, BUSY_INTERVAL_S) if self._entry().moving else self._interval_s)
+            self._news.clear()
 
 
 def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
@@ -118,15 +151,16 @@ def _birth(entry: ShardEntry) -> tuple[str, int]:
     return (parts[1], int(parts[2])) if told else ("", 0)
 
 
-def elsewhere(snapshot: Snapshot, entry: ShardEntry) -> Mapping[int, str]:
-    """The slots whose connections belong to another process of the node, each with its hand-off socket.
+def assignment(snapshot: Snapshot, entry: ShardEntry) -> Assign:
+    """Where the connections of the shard with this entry belong.
 
     A slot whose owner is unknown, dead or not up stays where it is, unless this shard is to be empty: then its first
-    choice among those that are up gets it.
+    choice among those that are up gets it. A hot stream is spread over all that are up.
     """
+    epoch = "{} {}".format(*snapshot.epoch)
     following = successor(snapshot, entry)
     if following is not None:
-        return dict.fromkeys(range(SLOTS), following.path)
+        return Assign(epoch, dict.fromkeys(range(SLOTS), following.path), everybody=True)
     others = {
         other.id: other.path
         for other in snapshot.shards
@@ -136,7 +170,7 @@ def elsewhere(snapshot: Snapshot, entry: ShardEntry) -> Mapping[int, str]:
         and other.id != entry.id
     }
     if not others:
-        return {}
+        return Assign(epoch, {})
     owners = snapshot.slots.get(entry.node, {})
     leaving = entry.id in snapshot.drained
     paths: dict[int, str] = {}
@@ -146,4 +180,8 @@ def elsewhere(snapshot: Snapshot, entry: ShardEntry) -> Mapping[int, str]:
             paths[slot] = others[owner]
         elif leaving:
             paths[slot] = others[rendezvous(slot, others)[0]]
-    return paths
+    hot = frozenset(snapshot.hot.get(entry.node, ()))
+    if not hot:
+        return Assign(epoch, paths, everybody=leaving)
+    shares = spread(others if leaving else [*others, entry.id])
+    return Assign(epoch, paths, hot, tuple(others.get(id_, "") for id_ in shares), everybody=leaving)

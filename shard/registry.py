@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from headrace.stream import slot
 from shard.connection import Connection, State, Subscription
+from shard.holdings import Holdings
 from shard.ring import Ring
 
 
@@ -14,11 +15,13 @@ class Stream:
     sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
     that follow this stream alone, whose frames are the same bytes for all, and the others. opening waits for a read yet
     to be asked for, settling for the one that is outstanding; log waits for a page of the log.
+    leads counts the connections that have it as their first stream, which is what decides where they belong.
     """
 
     __slots__ = (
         "dropped",
         "head",
+        "leads",
         "log",
         "name",
         "opening",
@@ -41,6 +44,7 @@ class Stream:
         self.settling: list[Subscription] = []
         self.log: set[Subscription] = set()
         self.subscribers = 0
+        self.leads = 0
         self.dropped = False
 
     def __repr__(self) -> str:
@@ -71,10 +75,13 @@ class Registry:
     """All streams and connections of the shard.
 
     Owned by the dispatcher greenlet. An empty stream is dropped at once; its slot is remembered with the time,
-    so that UNLISTEN can be lazy.
+    so that UNLISTEN can be lazy. crowds are the streams that lead at least crowd connections.
     """
 
-    def __init__(self, ring_bytes: int) -> None:
+    def __init__(self, ring_bytes: int, crowd: int = 1, holdings: Holdings | None = None) -> None:
+        self.crowds: set[Stream] = set()
+        self.holdings = holdings or Holdings()
+        self._crowd = crowd
         self._ring_bytes = ring_bytes
         self._streams: dict[str, Stream] = {}
         self._connections: dict[int, Connection] = {}
@@ -106,7 +113,11 @@ class Registry:
         return self._connections.get(fd)
 
     def join(self, connection: Connection, name: str) -> Stream:
-        """The stream of that name for one more subscription of connection; made if it is new here."""
+        """The stream of that name for one more subscription of connection; made if it is new here.
+
+        The first stream that a connection joins leads it.
+        """
+        leads = self._connections.get(connection.fd) is not connection
         self._connections[connection.fd] = connection
         stream = self._streams.get(name)
         if stream is None:
@@ -114,6 +125,11 @@ class Registry:
             self._slots.setdefault(stream.slot, set()).add(stream)
             self._idle_slots.pop(stream.slot, None)
         stream.subscribers += 1
+        if leads:
+            self.holdings.add(connection)
+            stream.leads += 1
+            if stream.leads == self._crowd:
+                self.crowds.add(stream)
         return stream
 
     def leave(self, connection: Connection, now: float) -> list[Stream]:
@@ -121,6 +137,11 @@ class Registry:
         if self._connections.get(connection.fd) is not connection:
             return []
         del self._connections[connection.fd]
+        self.holdings.remove(connection)
+        for lead in connection.subscriptions[:1]:
+            lead.stream.leads -= 1
+            if lead.stream.leads == self._crowd - 1:
+                self.crowds.discard(lead.stream)
         emptied = []
         for subscription in connection.subscriptions:
             stream = subscription.stream

@@ -7,11 +7,22 @@
 --   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
---                                   last_error, moving, settled, born, started_ms (all text). Expires: each register() is one
---                                   heartbeat
+--                                   last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish
+--                                   (all text). Expires: each register() is one heartbeat
+--   headrace:crowds:<id>    hash    stream -> connections that it leads on this shard: the hot streams of its node, and
+--                                   those that may become hot; at most 128. Written anew by each report; expires like
+--                                   the entry
+--   headrace:held:<id>      hash    who -> connections that it has on this shard, who being `user:<name>` or
+--                                   `address:<host>`; and "" -> "", so that the key exists. Changed by each report;
+--                                   expires like the entry
+--   headrace:admitted:<who> zset    request id -> until when (ms) it counts, of clients that a router has let in and no
+--                                   shard has counted yet; at most as many as the limit. Expires 10 s after the last
 --   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
 --                                   the node's last claim, since nodes may have a new name each time
+--   headrace:hot:<node>     hash    hot stream -> connections that it leads on that node, at most 64. Expires with the
+--                                   slots
 --   headrace:drained        set     ids of the shards that an operator wants without clients
+--   headrace:drained:nodes  hash    node that an operator wants without clients -> over how many seconds they leave
 --   headrace:node:<node>    hash    joined_ms    when a shard of this node last appeared, left, died or changed
 --                                   complete     the epoch ("<generation> <count>") in which every slot was last
 --                                                found to have a live owner; unless the epoch has moved since,
@@ -25,22 +36,42 @@
 --
 --   register  id expiry_ms (field value)...   returns 1 if the directory changed, else 0
 --   leave     id pid                          returns 1 if the entry was this process's, else 0
---   orphans   node settle_ms                  returns {{slot...}, {id of each shard of the node that is up...}}
+--   bury      id pid                          the same for a process that was found dead
+--   orphans   node settle_ms                  returns {{slot...}, {id of each shard of the node that is up...},
+--                                                      {id of each of these that owns no slot, though others do...}}
 --   claim     node (slot id)...               returns how many slots were given
 --   drain     id                              marks the shard drained
 --   undrain   id                              takes the mark away
 --   assign    node (slot id)...               returns how many slots have a new owner
+--   drain_node    node over_s                 marks all of the node drained
+--   undrain_node  node                        takes the mark away
+--   report    json                            counts of a shard, see report() below; returns 0 if `held` must be sent
+--                                             whole, else 1
+--   admit     request_id (who limit)...       lets a client in, counted from now on; returns the first who that has
+--                                             as many as its limit already, else ""
+--   release   request_id who...               it was not taken after all
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
---                                                      {{node, slot, id...}...}, {drained id...}}, without
---                                                      the slots if the directory is still in that epoch
+--                                                      {{node, slot, id...}...}, {drained id...},
+--                                                      {drained node, over_s...}, {{node, hot stream, count...}...}},
+--                                                      without the slots if the directory is still in that epoch
 
 local SLOTS = 1024
 local NODE_EXPIRY_MS = 86400000
+local ADMITTED_MS = 10000
+local MOST_HOT = 64
 
 local command, seed = ARGV[1], ARGV[2]
 
 local function entry_key(id)
   return "headrace:shard:" .. id
+end
+
+local function crowds_key(id)
+  return "headrace:crowds:" .. id
+end
+
+local function held_key(id)
+  return "headrace:held:" .. id
 end
 
 local function now_ms()
@@ -107,6 +138,12 @@ local function register()
   redis.call("DEL", key)
   redis.call("HSET", key, unpack(ARGV, 5))
   redis.call("PEXPIRE", key, expiry_ms)
+  -- A directory that was emptied learns what operators want from those who knew.
+  if not before[1] and given.wish == "shard" then
+    redis.call("SADD", "headrace:drained", id)
+  elseif not before[1] and given.wish and given.wish ~= "" then
+    redis.call("HSETNX", "headrace:drained:nodes", given.node, given.wish)
+  end
   if same and listed and begun then
     return 0
   end
@@ -114,16 +151,32 @@ local function register()
   return 1
 end
 
-local function leave()
-  local id, pid = ARGV[3], ARGV[4]
+-- Remove what a process has written, unless it is another's by now; returns its node, or nil.
+local function removed(id, pid)
   local entry = redis.call("HMGET", entry_key(id), "pid", "node")
   if entry[1] ~= pid then
-    return 0
+    return nil
   end
-  redis.call("DEL", entry_key(id))
+  redis.call("DEL", entry_key(id), crowds_key(id), held_key(id))
   redis.call("HDEL", "headrace:shards", id)
-  joined(entry[2])
-  return 1
+  return entry[2]
+end
+
+local function leave()
+  local node = removed(ARGV[3], ARGV[4])
+  if node then
+    joined(node)
+  end
+  return node and 1 or 0
+end
+
+-- Unlike a shard that leaves, one that was found dead is not waited for: its slots can be claimed at once.
+local function bury()
+  local node = removed(ARGV[3], ARGV[4])
+  if node then
+    changed()
+  end
+  return node and 1 or 0
 end
 
 local function orphans()
@@ -131,10 +184,11 @@ local function orphans()
   prune()
   redis.call("PEXPIRE", "headrace:node:" .. node, NODE_EXPIRY_MS)
   redis.call("PEXPIRE", "headrace:slots:" .. node, NODE_EXPIRY_MS)
+  redis.call("PEXPIRE", "headrace:hot:" .. node, NODE_EXPIRY_MS)
   local state = redis.call("HMGET", "headrace:node:" .. node, "joined_ms", "complete")
   local current = epoch()
   if state[2] == current then
-    return { {}, {} }
+    return { {}, {}, {} }
   end
   local settled_ms = state[1] and now_ms() - tonumber(state[1]) or settle_ms
   if settled_ms < 0 then
@@ -142,7 +196,7 @@ local function orphans()
     redis.call("HSET", "headrace:node:" .. node, "joined_ms", now_ms())
   end
   if settled_ms < settle_ms then
-    return { {}, {} }
+    return { {}, {}, {} }
   end
   local alive, up = {}, {}
   each_shard(function(id, at)
@@ -158,16 +212,27 @@ local function orphans()
   for i = 1, #pairs_, 2 do
     owners[tonumber(pairs_[i])] = pairs_[i + 1]
   end
-  local slots = {}
+  local slots, owning = {}, {}
   for slot = 0, SLOTS - 1 do
-    if not alive[owners[slot] or false] then
+    local owner = owners[slot] or false
+    if alive[owner] then
+      owning[owner] = true
+    else
       slots[#slots + 1] = slot
+    end
+  end
+  local newcomers = {}
+  if next(owning) then
+    for _, id in ipairs(up) do
+      if not owning[id] then
+        newcomers[#newcomers + 1] = id
+      end
     end
   end
   if #slots == 0 then
     redis.call("HSET", "headrace:node:" .. node, "complete", current)
   end
-  return { slots, up }
+  return { slots, up, newcomers }
 end
 
 local function claim()
@@ -207,6 +272,111 @@ local function unmark()
   end
 end
 
+local function mark_node()
+  if redis.call("HSET", "headrace:drained:nodes", ARGV[3], ARGV[4]) == 1 then
+    changed()
+  end
+end
+
+local function unmark_node()
+  if redis.call("HDEL", "headrace:drained:nodes", ARGV[3]) == 1 then
+    changed()
+  end
+end
+
+-- Find out which streams are hot on a node: those that lead `high` connections or more, until it is fewer than `low`.
+local function weigh(node, crowds, high, low)
+  local key = "headrace:hot:" .. node
+  local hot = redis.call("HKEYS", key)
+  local streams, hot_now = {}, {}
+  for _, stream in ipairs(hot) do
+    streams[stream], hot_now[stream] = true, true
+  end
+  for stream in pairs(crowds) do
+    streams[stream] = true
+  end
+  for stream in pairs(streams) do
+    local total = 0
+    each_shard(function(id, at)
+      if at == node then
+        total = total + tonumber(redis.call("HGET", crowds_key(id), stream) or 0)
+      end
+    end)
+    if hot_now[stream] and total < low then
+      redis.call("HDEL", key, stream)
+      changed()
+    elseif hot_now[stream] then
+      redis.call("HSET", key, stream, total)
+    elseif total >= high and redis.call("HLEN", key) < MOST_HOT then
+      redis.call("HSET", key, stream, total)
+      changed()
+    end
+  end
+end
+
+-- {"id", "node", "expiry_ms", "crowds": {stream: count} or null, "high", "low", "whole": whether `held` is all of it,
+--  "held": {who: count, 0 for none}, "arrived": [[who, request id]...], whose connections are in `held`}
+local function report()
+  local told = cjson.decode(ARGV[3])
+  local key = held_key(told.id)
+  if told.whole then
+    redis.call("DEL", key)
+    redis.call("HSET", key, "", "")
+  end
+  local known = redis.call("PEXPIRE", key, told.expiry_ms)
+  if known == 1 then
+    for who, count in pairs(told.held) do
+      if count > 0 then
+        redis.call("HSET", key, who, count)
+      else
+        redis.call("HDEL", key, who)
+      end
+    end
+    for _, pair in ipairs(told.arrived) do
+      redis.call("ZREM", "headrace:admitted:" .. pair[1], pair[2])
+    end
+  end
+  if type(told.crowds) == "table" then
+    redis.call("DEL", crowds_key(told.id))
+    for stream, count in pairs(told.crowds) do
+      redis.call("HSET", crowds_key(told.id), stream, count)
+    end
+    redis.call("PEXPIRE", crowds_key(told.id), told.expiry_ms)
+    weigh(told.node, told.crowds, told.high, told.low)
+  end
+  return known
+end
+
+local function admit()
+  local request_id, now = ARGV[3], now_ms()
+  for i = 4, #ARGV, 2 do
+    local who, limit = ARGV[i], tonumber(ARGV[i + 1])
+    local key = "headrace:admitted:" .. who
+    redis.call("ZREMRANGEBYSCORE", key, "-inf", now)
+    -- A clock that was set back would let what was written before count for longer than it should.
+    redis.call("ZREMRANGEBYSCORE", key, now + ADMITTED_MS, "+inf")
+    local count = redis.call("ZCARD", key)
+    each_shard(function(id)
+      count = count + tonumber(redis.call("HGET", held_key(id), who) or 0)
+    end)
+    if count >= limit then
+      return who
+    end
+  end
+  for i = 4, #ARGV, 2 do
+    local key = "headrace:admitted:" .. ARGV[i]
+    redis.call("ZADD", key, now + ADMITTED_MS, request_id)
+    redis.call("PEXPIRE", key, ADMITTED_MS)
+  end
+  return ""
+end
+
+local function release()
+  for i = 4, #ARGV do
+    redis.call("ZREM", "headrace:admitted:" .. ARGV[i], ARGV[3])
+  end
+end
+
 local function assign()
   local node, given = ARGV[3], 0
   local key = "headrace:slots:" .. node
@@ -227,7 +397,7 @@ end
 local function read()
   local head = redis.call("HMGET", "headrace:epoch", "generation", "count")
   local generation, count = head[1] or "", tonumber(head[2] or 0)
-  local shards, tables, nodes = {}, {}, {}
+  local shards, tables, nodes, hot = {}, {}, {}, {}
   each_shard(function(id, node)
     local entry = redis.call("HGETALL", entry_key(id))
     if #entry > 0 then
@@ -243,16 +413,28 @@ local function read()
       tables[#tables + 1] = slots
     end
   end
-  return { generation, count, shards, tables, redis.call("SMEMBERS", "headrace:drained") }
+  for node in pairs(nodes) do
+    local streams = redis.call("HGETALL", "headrace:hot:" .. node)
+    table.insert(streams, 1, node)
+    hot[#hot + 1] = streams
+  end
+  local drained_nodes = redis.call("HGETALL", "headrace:drained:nodes")
+  return { generation, count, shards, tables, redis.call("SMEMBERS", "headrace:drained"), drained_nodes, hot }
 end
 
 local commands = {
   register = register,
   leave = leave,
+  bury = bury,
   orphans = orphans,
   claim = claim,
   drain = mark,
   undrain = unmark,
+  drain_node = mark_node,
+  undrain_node = unmark_node,
+  report = report,
+  admit = admit,
+  release = release,
   assign = assign,
   read = read,
 }

@@ -61,7 +61,7 @@ class House:
             "pruner": lambda: Pruner(settings, "n-0"),
             "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox),
-            "intake": lambda: Intake(settings, self.path, inbox, lambda: ""),
+            "intake": lambda: Intake(settings, self.path, inbox, lambda message: ""),
             "registration": lambda: Registration(self.directory, self.entry, lambda snapshot: None, 0.1),
         }
         return parts[name]()
