@@ -1,6 +1,6 @@
 """What a shard has done since its start, as plain numbers: cheap to count, and turned into metrics only when asked."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -39,28 +39,26 @@ class Histogram:
         self.counts[last] += count - done
         self.sum += (low + high) / 2 * count
 
-    def written(self, ages: Sequence[float], began: float, ended: float, count: int) -> None:
-        """Count the deliveries of some events: each as old as it was when they were asked for, plus the time since.
+    def deliveries(self, ages: Sequence[float], began: float, ended: float, count: int) -> None:
+        """Count the deliveries of a batch of events: each as old as it was when asked for, plus the time since.
 
-        ages are in the order of the events, so the first is the oldest. The writes went on evenly from began to ended,
-        seconds after the asking. This costs the same for one receiver as for thousands, and next to nothing per event.
+        The writes went on evenly from began to ended, seconds after the asking, and each event counts as written
+        equally often. It costs one sort, however many the receivers are.
         """
-        if not ages:
-            return
         if len(ages) == 1:
             self.spread(ages[0] + began, ages[0] + ended, count)
             return
-        low, high = ages[-1] + began, ages[0] + ended
-        first = bisect_left(self.bounds, low)
-        if first == bisect_left(self.bounds, high):
-            self.counts[first] += count
-            self.sum += (low + high) / 2 * count
-            return
-        share, rest = divmod(count, len(ages))
+        ordered = sorted(ages)
         middle = (began + ended) / 2
-        for age in ages:
-            self.observe(age + middle, share)
-        self.observe(ages[-1] + middle, rest)
+        first = bisect_left(self.bounds, ordered[0] + middle)
+        last = bisect_left(self.bounds, ordered[-1] + middle)
+        done = 0
+        for index in range(first, last):
+            below = count * bisect_right(ordered, self.bounds[index] - middle) // len(ordered)
+            self.counts[index] += below - done
+            done = below
+        self.counts[last] += count - done
+        self.sum += (sum(ordered) / len(ordered) + middle) * count
 
 
 class Tally:
@@ -89,10 +87,9 @@ class Counters:
     """
 
     __slots__ = (
-        "_asked_at",
+        "_before",
+        "_began_at",
         "_clock",
-        "_measured",
-        "_written_at",
         "bytes",
         "closed",
         "deliveries",
@@ -115,16 +112,15 @@ class Counters:
         self.closed = Tally(("peer gone", "write deadline"))
         self.latency = Histogram(SECONDS)
         self._clock = clock
-        self._measured = 0
-        self._asked_at = self._written_at = 0.0
+        self._before = 0
+        self._began_at = 0.0
 
-    def begin(self, asked_at: float) -> None:
-        """The pages that were asked for at that time are about to be written."""
-        self._asked_at, self._written_at, self._measured = asked_at, self._clock(), self.deliveries
+    def begin(self) -> None:
+        """What a read has found is about to be written."""
+        self._began_at, self._before = self._clock(), self.deliveries
 
-    def written(self, ages: Sequence[float]) -> None:
-        """A page whose events were so old when they were asked for has been written to all who waited for it."""
-        count, self._measured = self.deliveries - self._measured, self.deliveries
-        if count:
-            began, self._written_at = self._written_at, self._clock()
-            self.latency.written(ages, began - self._asked_at, self._written_at - self._asked_at, count)
+    def written(self, asked_at: float, ages: Sequence[float]) -> None:
+        """It has been: ages says how old each event was when it was asked for at that time (monotonic clock)."""
+        count = self.deliveries - self._before
+        if count and ages:
+            self.latency.deliveries(ages, self._began_at - asked_at, self._clock() - asked_at, count)

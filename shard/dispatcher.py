@@ -361,7 +361,7 @@ class Dispatcher:
         read = message.read
         self._busy[read.kind] = False
         self._suspects.difference_update(read.streams)
-        self.delivery.counters.begin(message.asked_at)
+        self.delivery.counters.begin()
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
                 continue
@@ -371,6 +371,7 @@ class Dispatcher:
                 self._log_page(stream, after, page)
             elif page.head != stream.head:
                 self.delivery.dirty[stream] = None
+        self.delivery.counters.written(message.asked_at, message.ages)
 
     def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
         """A page from the shard's own head on: it moves the head, and settles who waited for such a read."""
@@ -388,7 +389,6 @@ class Dispatcher:
                 stream.ring.append(page.frames)
                 self._rings.settle(stream.ring)
                 self.delivery.fan_out(stream, page.frames, gap)
-                self.delivery.counters.written(page.ages)
         if stream.head is not None and stream.head < page.head:
             self.delivery.dirty[stream] = None
         settling, stream.settling = stream.settling, []

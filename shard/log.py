@@ -50,18 +50,21 @@ def read_after(
     after: Sequence[int | None],
     max_events: int,
     max_bytes: int,
-) -> tuple[Page, ...]:
-    """One page per stream, all of one snapshot, in the order asked. Yields.
+) -> tuple[tuple[Page, ...], list[float]]:
+    """One page per stream, all of one snapshot, in the order asked, and the age of each event. Yields.
 
-    after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each
-    stream's page; a page has at least one event if there is one. Raises psycopg.Error.
+    after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each stream's
+    page; a page has at least one event if there is one. An event's age is for how many seconds it had had its id when
+    the server got the question. Raises psycopg.Error.
     """
     found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
     with connection.cursor(binary=True) as cursor:
         cursor.execute(READ_AFTER, (list(streams), list(after), max_events, max_bytes))
-        for row in cursor:
-            found[row[0] - 1].append(row)
-    return tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
+        rows = cursor.fetchall()
+    for row in rows:
+        found[row[0] - 1].append(row)
+    pages = tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
+    return pages, [row[8] for row in rows if row[8] is not None]
 
 
 def prune(connection: psycopg.Connection[Any], batch: int) -> int:
@@ -113,7 +116,7 @@ def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
         for _, _, _, _, id_, type_, data, visible_to, _ in rows
         if id_ is not None
     ]
-    page = Page(head, trimmed_to, pairs, frames, [row[8] for row in rows] if frames else ())
+    page = Page(head, trimmed_to, pairs, frames)
     if after is not None and not frames and max(after, trimmed_to) < head and not page.foreign(after):
         # Somebody has deleted events by hand: without a mark, clients would wait for them for ever.
         logger.error("stream %r has a head of %d and no event after %d", stream, head, max(after, trimmed_to))

@@ -65,15 +65,13 @@ class Page:
 
     head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the recorded
     ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; they reach the
-    head unless the page is full. ages says how many seconds each event had its id when PostgreSQL was asked, by its own
-    clock; it may be a little below 0, and is empty where nobody measures.
+    head unless the page is full.
     """
 
     head: int
     trimmed_to: int
     jumps: tuple[tuple[int, int], ...] = ()
     frames: list[Frame] = field(default_factory=list)
-    ages: Sequence[float] = ()
 
     def foreign(self, position: int) -> bool:
         """Whether a client that says it has seen position cannot have it from this log."""
@@ -82,11 +80,16 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A read has answered, with a page per stream in the order of the request. asked_at is when (monotonic clock)."""
+    """A read has answered, with a page per stream in the order of the request.
+
+    It was asked at asked_at (monotonic clock). ages says for how many seconds each event had had its id by then, by
+    PostgreSQL's own clock; an age may be a little below 0, and there are none where clients are caught up.
+    """
 
     read: Read
     pages: tuple[Page, ...]
     asked_at: float = 0.0
+    ages: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

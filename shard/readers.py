@@ -111,14 +111,14 @@ class Readers:
         names = [stream.name for stream in read.streams]
         try:
             with gevent.Timeout(settings.read_deadline_s):
-                pages = log.read_after(connection, names, read.after, settings.page_events, share)
+                pages, ages = log.read_after(connection, names, read.after, settings.page_events, share)
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise
         except psycopg.Error as error:
             self.reads[read.kind].refused()
             return ReadFailed(read, f"{type(error).__name__}: {error}")
-        self.reads[read.kind].answered(time.monotonic() - started, len(pages), sum(len(page.frames) for page in pages))
-        return Rows(read, pages, started)
+        self.reads[read.kind].answered(time.monotonic() - started, len(pages), len(ages))
+        return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else ())
 
     def _away(self, error: BaseException) -> None:
         if self.away_since is None:

@@ -1,5 +1,7 @@
 """A shard's numbers: histograms that cost the same for one delivery and for thousands."""
 
+from bisect import bisect_left
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,21 +30,29 @@ def test_a_spread_is_shared_out_evenly() -> None:
 def test_no_delivery_is_counted_twice_or_forgotten(ages: list[float], began: float, took: float, count: int) -> None:
     """However events and receivers are mixed, the histogram has each delivery once and never a negative bucket."""
     histogram = Histogram(SECONDS)
-    histogram.written(sorted(ages, reverse=True), began, began + took, count)
+    histogram.deliveries(ages, began, began + took, count)
     assert sum(histogram.counts) == count
     assert min(histogram.counts) >= 0
 
 
 def test_latency_is_the_age_when_asked_and_the_time_since() -> None:
     """An event 2 s old when PostgreSQL was asked and written 1 s later took 3 s; what nobody got does not count."""
-    now = 101.0
-    counters = Counters(lambda: now)
-    counters.begin(asked_at=100.0)
+    counters = Counters(lambda: 101.0)
+    counters.begin()
     counters.deliveries += 7
-    counters.written([2.0])
+    counters.written(100.0, [2.0])
     assert counters.latency.sum == pytest.approx(21.0)
-    counters.written([2.0])
+    assert counters.latency.counts[bisect_left(SECONDS, 3.0)] == 7
+    counters.begin()
+    counters.written(100.0, [2.0])
     assert sum(counters.latency.counts) == 7
+
+
+def test_old_and_new_events_of_one_batch_are_told_apart() -> None:
+    """Each event of a batch counts by its own age, in whatever order they come."""
+    histogram = Histogram((1, 2, 5))
+    histogram.deliveries([4.5, 0.5, 1.5, 0.6], 0.0, 0.2, 40)
+    assert histogram.counts == [20, 10, 10, 0]
 
 
 def test_words_without_end_do_not_become_series_without_end() -> None:
