@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.fixtures.proxy",
     "tests.fixtures.stack",
     "tests.fixtures.up",
+    "tests.browser.npm_packages",
 ]

@@ -1,127 +1,88 @@
 /**
- * <headrace-stream src="/streams/…?since=17">: a durable, ordered event stream as a DOM element.
+ * <headrace-stream src="/streams/…?since=17">: a durable, ordered event stream as a DOM element; headrace.d.ts describes
+ * its attributes and events.
  *
- *     <headrace-stream src="/streams/…?since=17" refresh="/token" share="chat:42"></headrace-stream>
- *     element.addEventListener("event", ({ detail: { data, id, type, stream } }) => …)
+ * Where it begins. Nothing is lost or repeated while the page's content and the cursor speak of the same moment:
  *
- * Attributes
- *   src               the signed URL; its `since` says where to begin: an id, `now` or `all`
- *   refresh           URL asked for a new one, {"src": "…"}, when src is refused (401, 403, 404, 410)
- *   resume            go on where this tab was before a reload; the value names the place (src's path if empty). An
- *                     id in src's own `since` is what the page already shows, and wins.
- *   share             tabs that give the same name use one connection. The name MUST differ where stream, user or
- *                     audiences differ, or a tab is shown another's events.
- *   streams           names for the streams of a connection of several, in the token's order
- *   silence           seconds without a byte, heartbeats included, until the connection counts as dead (45)
- *   with-credentials  send cookies to another origin too
- *   state             set here, for CSS: connecting, open, waiting (for the next try), closed (no more tries)
- *
- * Events (none bubbles)
- *   event             each server event: {data, id, type, stream}, id being that in its stream. And again under its
- *                     own type, unless that is a name of this list
- *   cursor            {id}: lastEventId moved, with an event or without one
- *   gap               {stream, missed_from, missed_to}: these are no longer kept
- *   reset             {stream, head}: the log is another one and goes on after head
- *   goodbye           {reason}: the server closes; the element comes back by itself
- *   open, error       connected; {status, wait, error}: disconnected, next try in `wait` ms, null if there is none
+ * - The attribute `cursor` is set to each id when the page has handled the event, so it goes wherever the content goes:
+ *   the back/forward cache, a clone (page snapshots of Turbo and htmx), another place in the document.
+ * - Else an id in src's `since` is what the content was rendered as of. Reloaded, restored, duplicated or from an HTTP
+ *   cache it is that again. What the tab had seen is no matter: begun ahead of the content, events would be lost, behind
+ *   it, repeated. `all` asks for the content itself.
+ * - With `now` or nothing the content shows nothing of the stream, so only here the tab's past counts: reloaded or
+ *   restored, it goes on at its cursor in sessionStorage; come by a link, or after a removal, at the head.
+ * - A new src, or `cursor` taken away (a morph into newly rendered HTML), is a new beginning.
  */
 
 const WAIT_MS = 1_000; // the first wait is below this, until the server's `retry:` says otherwise
 const MAX_WAIT_MS = 30_000;
 const STABLE_MS = 5_000; // a connection that lived this long ends a run of failures
 const RESERVED = "headrace:";
-const OWN_EVENTS = new Set(["event", "cursor", "gap", "reset", "goodbye", "open", "error"]);
+const SHOWN = ["gap", "reset", "goodbye", "error"]; // also as attributes
+const OWN_EVENTS = ["event", "cursor", "open", ...SHOWN];
 
-/**
- * One frame as it came: `id` and `data` are undefined where it had no such line.
- * @typedef {{id?: string, type: string, data?: string}} Frame
- */
-
-/** Text in, frames out, as WHATWG HTML 9.2.6 says; chunks may end anywhere. */
-export class FrameParser {
-  #line = "";
-  #afterCR = false;
-  #id;
-  #type = "";
-  #data = [];
-
-  /**
-   * @param {(frame: Frame) => void} onFrame
-   * @param {(ms: number) => void} onRetry
-   */
-  constructor(onFrame, onRetry) {
-    this.onFrame = onFrame;
-    this.onRetry = onRetry;
-  }
-
-  /** @param {string} text decoded, without a byte order mark */
-  push(text) {
-    if (!text) return;
-    let start = this.#afterCR && text[0] === "\n" ? 1 : 0;
-    this.#afterCR = text.endsWith("\r");
-    const breaks = /\r\n?|\n/g;
-    breaks.lastIndex = start;
-    for (let match; (match = breaks.exec(text)); start = breaks.lastIndex) {
-      const line = this.#line + text.slice(start, match.index);
-      this.#line = "";
-      this.#take(line);
+/** Takes text, cut anywhere, and gives frames (WHATWG HTML, 9.2.6), undefined where they have no such line. */
+function parser(onFrame, onRetry) {
+  let rest = "";
+  let frame = {};
+  return (text) => {
+    const lines = (rest + text).split(/\r\n|\r(?!$)|\n/); // a last \r may be half of \r\n
+    rest = lines.pop();
+    for (const line of lines) {
+      const [, field, value] = /^([^:]*)(?:: ?)?([^]*)/.exec(line);
+      if (field === "data") frame.data = frame.data === undefined ? value : `${frame.data}\n${value}`;
+      else if (field === "event") frame.type = value;
+      else if (field === "id" && !value.includes("\0")) frame.id = value;
+      else if (field === "retry" && /^\d+$/.test(value)) onRetry(Number(value));
+      else if (!line) {
+        const whole = frame;
+        frame = {};
+        if (whole.id !== undefined || whole.data !== undefined) onFrame(whole);
+      }
     }
-    this.#line += text.slice(start);
-  }
-
-  #take(line) {
-    if (!line) return this.#end();
-    const colon = line.indexOf(":");
-    const field = colon < 0 ? line : line.slice(0, colon);
-    const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
-    if (field === "data") this.#data.push(value);
-    else if (field === "event") this.#type = value;
-    else if (field === "id" && !value.includes("\0")) this.#id = value;
-    else if (field === "retry" && /^\d+$/.test(value)) this.onRetry(Number(value));
-  }
-
-  #end() {
-    const frame = {
-      id: this.#id,
-      type: this.#type || "message",
-      data: this.#data.length ? this.#data.join("\n") : undefined,
-    };
-    this.#id = undefined;
-    this.#type = "";
-    this.#data = [];
-    if (frame.id !== undefined || frame.data !== undefined) this.onFrame(frame);
-  }
+  };
 }
 
 /** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: where we are in each stream, and whose event it is. */
 function parseCursor(text) {
-  const [, ids, index] = /^(\d+(?:\.\d+)*)(?:\/(\d+))?$/.exec(text ?? "") ?? [];
-  return ids ? { ids: ids.split(".").map(BigInt), index: index && Number(index) } : null;
+  const [, ids, index] = /^(\d+(?:\.\d+)*)(?:\/(\d+))?$/.exec(text) ?? [];
+  return ids && { ids: ids.split(".").map(BigInt), index: index && Number(index) };
 }
 
-/** Both cursors' ids if they are of the same streams. */
-function comparable(mine, theirs) {
-  const [a, b] = [parseCursor(mine)?.ids, parseCursor(theirs)?.ids];
-  return a && a.length === b?.length ? [a, b] : null;
-}
-
-/** Whether whoever is at cursor `mine` has been told all that led to cursor `theirs`. */
-function covers(mine, theirs) {
-  const [a, b] = comparable(mine, theirs) ?? [];
-  return !!a?.every((id, i) => id >= b[i]);
+/** Both cursors' ids, stream by stream; none if they are not of the same streams. */
+function pairs(mine, theirs) {
+  const [a, b] = [mine, theirs].map((cursor) => parseCursor(cursor)?.ids ?? []);
+  return a.length === b.length ? a.map((id, i) => [id, b[i]]) : [];
 }
 
 /** Whether the event with this id has been delivered to one who is at `cursor`. */
 function delivered(cursor, id) {
-  const [a, b] = comparable(cursor, id) ?? [];
-  const { index = 0 } = parseCursor(id) ?? {};
-  return !!a && a[index] >= b[index];
+  const [a, b] = pairs(cursor, id)[parseCursor(id)?.index ?? 0] ?? [];
+  return a >= b;
 }
 
 /** The cursor after `id` came to one who was at `cursor`; it never goes back. */
 function advance(cursor, id) {
-  const [a, b] = comparable(cursor, id) ?? [];
-  return (a ? b.map((part, i) => (part < a[i] ? a[i] : part)).join(".") : id.split("/")[0]) || null;
+  const ids = pairs(cursor, id).map(([a, b]) => (a < b ? b : a));
+  return ids.join(".") || id.split("/")[0] || null;
+}
+
+/** What the token in a stream's URL says to whoever has it (headrace/tokens.py); {} if it is none of ours. */
+async function claims(url) {
+  try {
+    const [, packed, text] = /\/\d+\.(\.?)([\w-]+)\./.exec(url.pathname);
+    const binary = atob(text.replaceAll("-", "+").replaceAll("_", "/"));
+    const { body } = new Response(Uint8Array.from(binary, (char) => char.charCodeAt()));
+    return await new Response(packed ? body.pipeThrough(new DecompressionStream("deflate")) : body).json();
+  } catch {
+    return {};
+  }
+}
+
+/** Before Turbo has loaded, its elements wait for it in the document. */
+function renderTurbo(html) {
+  if (globalThis.Turbo) globalThis.Turbo.renderStreamMessage(html);
+  else document.body.insertAdjacentHTML("beforeend", html);
 }
 
 /** Retry-After in ms: seconds or a date (RFC 9110, 10.2.3); 0 without one. */
@@ -132,31 +93,32 @@ function retryAfterMs(response) {
 }
 
 /**
- * Theory of operation. Each stay in the document is one #run: a loop of connections until the stay's signal aborts.
- * The cursor outlives stays, so an element that is moved in the document goes on where it was.
+ * Each stay in the document is one #run: a loop of connections until the stay's signal aborts. The cursor outlives it.
  *
  * Sharing: all tabs connect, and ask for one Web Lock. Its holder leads: it says on a BroadcastChannel what it
  * receives, each frame with its cursor before it. A tab whose cursor covers that one closes its connection and follows:
- * it takes frames while it has been told all before them; otherwise, or after a silence, it connects again from its own
+ * it takes frames while it has been told all before them; otherwise, or after a silence, it connects from its own
  * cursor. When the leader goes, the browser gives the lock to the next. A lost message costs a connection, no event.
  */
 export class HeadraceStream extends HTMLElement {
-  static observedAttributes = ["src"];
+  static observedAttributes = ["src", "cursor"];
 
-  #src; // what is connected to: the attribute, or what refresh gave in its place
-  #since = null; // the attribute's `since`, for as long as there is no cursor
+  #src; // the attribute, or what refresh gave in its place
+  #since = null; // the attribute's
   #cursor = null;
-  #rewind = false; // after a reset the next id counts even if it is lower
+  #names = []; // of the streams, in the cursor's order
+  #place = null; // in sessionStorage
+  #rewind = false; // after a reset the next id counts, even a lower one
   #retryMs = WAIT_MS;
-  #stay = null; // AbortController while in the document
-  #attempt = null; // AbortController of the connection
-  #wake = () => {}; // ends the wait that is under way
+  #failures = 0;
+  #stay = null; // its AbortController while there is one
+  #attempt = null; // the connection's
+  #wake = () => {};
   #silenceTimer;
   #channel = null;
   #leading = false;
   #following = false;
 
-  /** The cursor: what a connection made now would begin after; null if nothing has been heard. */
   get lastEventId() {
     return this.#cursor;
   }
@@ -174,31 +136,47 @@ export class HeadraceStream extends HTMLElement {
   }
 
   connectedCallback() {
-    if (this.src && !this.#stay) this.#start();
+    this.#start();
   }
 
   disconnectedCallback() {
     this.#stop();
+    if (!this.hasAttribute("resume")) this.#stored("removeItem");
   }
 
-  /** A new src is a new beginning, also when it is the same text. */
-  attributeChangedCallback() {
+  attributeChangedCallback(name, old, value) {
+    if (name === "cursor" && value === this.#cursor) return; // set here
     this.#stop();
     this.#src = undefined;
-    if (this.isConnected && this.src) this.#start();
+    if (name === "src" && old !== null) {
+      this.#cursor = null;
+      for (const each of ["cursor", ...SHOWN]) this.removeAttribute(each);
+    }
+    this.#start();
   }
 
   #start() {
+    if (!this.src || !this.isConnected || this.#stay) return;
     if (this.#src === undefined) {
       this.#src = this.src;
       this.#since = this.#url().searchParams.get("since");
-      this.#cursor = parseCursor(this.#since) ? this.#since : this.#remembered();
+      this.#cursor = [this.getAttribute("cursor"), this.#since].find(parseCursor) ?? null;
       this.#rewind = false;
     }
     this.#stay = new AbortController();
     const { signal } = this.#stay;
-    addEventListener("online", () => this.#wake(), { signal });
-    this.#share(signal);
+    const on = (name, listener) => addEventListener(name, listener, { signal });
+    on("offline", () => this.#attempt?.abort());
+    on("online", () => {
+      this.#failures = 0;
+      this.#wake();
+    });
+    // Connections, locks and channels keep a page out of the back/forward cache.
+    on("pagehide", () => {
+      this.#stop();
+      addEventListener("pageshow", () => this.#start(), { once: true });
+    });
+    this.#setState("connecting");
     this.#run(signal);
   }
 
@@ -212,7 +190,12 @@ export class HeadraceStream extends HTMLElement {
   }
 
   async #run(signal) {
-    let failures = 0;
+    const token = await claims(this.#url());
+    if (signal.aborted) return;
+    this.#names = this.getAttribute("streams")?.trim().split(/\s+/) ?? token.s ?? [];
+    this.#recall();
+    this.#share(signal, token);
+    this.#failures = 0;
     let refreshed = false;
     while (!signal.aborted) {
       if (this.#following) {
@@ -237,11 +220,11 @@ export class HeadraceStream extends HTMLElement {
         this.#emit("reset", { stream: null, head: null });
         continue;
       }
-      failures = status === 200 && performance.now() - began > STABLE_MS ? 0 : failures + 1;
+      if (status === 200 && performance.now() - began > STABLE_MS) this.#failures = 0;
       // 204 asks to stay away (WHATWG HTML, 9.2.3); other refusals do not get better by asking again.
       const final = status === 204 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
       // Full jitter: clients cut off together come back spread out.
-      const longest = Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** Math.max(0, failures - 1));
+      const longest = Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** this.#failures++);
       const wait = final ? null : after + Math.random() * longest;
       this.#setState(final ? "closed" : "waiting");
       this.#emit("error", { status, wait, error });
@@ -270,7 +253,7 @@ export class HeadraceStream extends HTMLElement {
       }
       status = 200;
       this.#setState("open");
-      const parser = new FrameParser(
+      const parse = parser(
         (frame) => !both.aborted && this.#received(frame),
         (ms) => (this.#retryMs = ms),
       );
@@ -278,7 +261,7 @@ export class HeadraceStream extends HTMLElement {
       const decoder = new TextDecoder();
       for (let chunk; !(chunk = await reader.read()).done; ) {
         this.#heard();
-        parser.push(decoder.decode(chunk.value, { stream: true }));
+        parse(decoder.decode(chunk.value, { stream: true }));
         if (this.#leading) this.#tell();
         else this.#channel?.postMessage("hello"); // perhaps we have met the leader
       }
@@ -311,7 +294,7 @@ export class HeadraceStream extends HTMLElement {
     }
   }
 
-  /** Something arrived, so the connection, or the leader, is alive. */
+  /** The connection, or the leader, is alive. */
   #heard() {
     clearTimeout(this.#silenceTimer);
     const silence = Number(this.getAttribute("silence")) || 45;
@@ -321,49 +304,52 @@ export class HeadraceStream extends HTMLElement {
     }, silence * 1_000);
   }
 
-  /** @param {Frame} frame from the server */
   #received(frame) {
     // Before the page's handlers, which may remove this element.
-    if (frame.type !== "headrace:goodbye") this.#tell(frame);
+    if (frame.type !== RESERVED + "goodbye") this.#tell(frame);
     this.#take(frame);
   }
 
-  /** @param {Frame} frame from the server or the leader */
   #take({ id, type, data }) {
-    const hasId = id !== undefined;
-    const repeated = hasId && !this.#rewind && delivered(this.#cursor, id);
+    type ||= "message";
     const at = parseCursor(id);
-    if (hasId) {
-      const cursor = advance(this.#rewind ? null : this.#cursor, id);
-      const moved = cursor !== this.#cursor;
-      this.#cursor = cursor;
+    const before = this.#cursor;
+    const repeated = !this.#rewind && delivered(before, id);
+    if (id !== undefined) {
+      this.#cursor = advance(this.#rewind ? null : before, id);
       this.#rewind = false;
-      if (moved) this.#emit("cursor", { id: cursor });
     }
+    const cursor = this.#cursor;
+    if (cursor !== before) this.#emit("cursor", { id: cursor });
     if (data !== undefined && !repeated) {
       if (type.startsWith(RESERVED)) this.#sentinel(type.slice(RESERVED.length), data);
       else {
-        const stream = this.getAttribute("streams")?.trim().split(/\s+/)[at?.index ?? 0] ?? at?.index;
-        const detail = { data, id: at ? String(at.ids[at.index ?? 0]) : this.#cursor, type, stream };
+        const stream = this.#names[at?.index ?? 0] ?? at?.index;
+        const detail = { data, id: at ? String(at.ids[at.index ?? 0]) : cursor, type, stream };
         this.#emit("event", detail);
-        if (!OWN_EVENTS.has(type)) this.#emit(type, detail);
+        if (!OWN_EVENTS.includes(type)) this.#emit(type, detail);
+        if (this.hasAttribute("turbo") && /^\s*<turbo-stream\b/.test(data)) renderTurbo(data);
       }
     }
-    // After the page's handlers: a crash between the two repeats an event and does not lose it.
-    if (hasId) this.#remember();
+    // After the handlers, lest a crash between lose the event. They may have set src.
+    if (cursor && cursor === this.#cursor) {
+      this.setAttribute("cursor", cursor);
+      this.#remember();
+    }
   }
 
   #sentinel(kind, data) {
-    if (!["gap", "reset", "goodbye"].includes(kind)) return;
+    if (!SHOWN.includes(kind)) return;
     if (kind === "reset") this.#rewind = true;
     this.#emit(kind, JSON.parse(data));
   }
 
-  #share(signal) {
-    const name = this.getAttribute("share");
+  #share(signal, { s, u, a }) {
+    const given = this.getAttribute("share");
+    const name = RESERVED + (given || JSON.stringify([this.#url().origin, s, u, a]));
     // Web Locks exist on https and localhost only; elsewhere each tab has its own connection.
-    if (!name || !navigator.locks) return;
-    const channel = (this.#channel = new BroadcastChannel(RESERVED + name));
+    if (given === null || !(given || s) || !navigator.locks) return;
+    const channel = (this.#channel = new BroadcastChannel(name));
     channel.onmessage = ({ data }) => this.#hear(data);
     signal.addEventListener("abort", () => channel.close());
     const lead = () => {
@@ -373,11 +359,11 @@ export class HeadraceStream extends HTMLElement {
       this.#tell();
       return new Promise((resolve) => signal.addEventListener("abort", resolve));
     };
-    navigator.locks.request(RESERVED + name, { signal }, lead).catch(() => {}); // aborted before its turn
+    navigator.locks.request(name, { signal }, lead).catch(() => {}); // aborted before its turn
     channel.postMessage("hello");
   }
 
-  /** Tell the followers how things stand, and which frame comes next. */
+  /** How things stand, and which frame comes next. */
   #tell(frame) {
     if (this.#leading) this.#channel.postMessage({ state: this.state, cursor: this.#cursor, frame });
   }
@@ -386,7 +372,7 @@ export class HeadraceStream extends HTMLElement {
     if (message === "hello") return this.#tell();
     if (this.#leading) return;
     const { state, cursor, frame } = message;
-    const caughtUp = covers(this.#cursor, cursor);
+    const caughtUp = cursor && advance(this.#cursor, cursor) === this.#cursor;
     if (this.#following) {
       if (!caughtUp) return this.#unfollow();
     } else {
@@ -416,30 +402,41 @@ export class HeadraceStream extends HTMLElement {
     if (this.getAttribute("state") === state) return;
     this.setAttribute("state", state);
     this.#tell();
-    if (state === "open") this.#emit("open", {});
+    if (state !== "open") return;
+    this.removeAttribute("goodbye");
+    this.removeAttribute("error");
+    this.#emit("open", {});
   }
 
   #emit(type, detail) {
+    if (SHOWN.includes(type)) this.setAttribute(type, "");
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  #place() {
-    return this.hasAttribute("resume") && RESERVED + (this.getAttribute("resume") || this.#url().pathname);
-  }
-
-  #remembered() {
-    try {
-      return (this.#place() && sessionStorage.getItem(this.#place())) || null;
-    } catch {
-      return null; // storage is forbidden here
+  /** Go on where this tab was, if the content does not say where it is itself. */
+  #recall() {
+    const given = this.getAttribute("resume");
+    this.#place = null;
+    if (given === "off" || (given === null && (this.#since ?? "now") !== "now")) return;
+    this.#place = RESERVED + (given || this.#names + this.#url().pathname.split(".")[0]);
+    const kept = this.#stored("getItem");
+    const [visit] = performance.getEntriesByType("navigation");
+    if (!this.#cursor && parseCursor(kept) && (given !== null || visit.type !== "navigate")) {
+      this.#cursor = kept;
+      this.#emit("cursor", { id: kept });
     }
+    this.#remember();
   }
 
   #remember() {
+    if (this.#cursor) this.#stored("setItem", this.#cursor);
+  }
+
+  #stored(method, ...values) {
     try {
-      if (this.#place()) sessionStorage.setItem(this.#place(), this.#cursor ?? "");
+      return this.#place && sessionStorage[method](this.#place, ...values);
     } catch {
-      // Forbidden or full: a reload begins at src's `since`.
+      // Forbidden or full.
     }
   }
 }

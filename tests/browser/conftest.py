@@ -35,7 +35,11 @@ def browser() -> Iterator[Browser]:
             pytest.fail("chromium is not on PATH; install Debian's package `chromium`")
         pytest.skip("chromium is not on PATH")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            args=ARGUMENTS,
+            ignore_default_args=["--disable-back-forward-cache"],  # a visitor's browser has it
+        )
         yield browser
         browser.close()
 

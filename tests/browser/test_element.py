@@ -1,17 +1,16 @@
 """The browser element against scripted answers, in Chromium."""
 
-import contextlib
-import gzip
 import hashlib
 import threading
 
 import pytest
 
+from headrace.tokens import sign
 from tests.browser.conftest import Listen
+from tests.browser.feed import RETRY, Feed
 from tests.fixtures.scripted_sse import Connection, ScriptedServer, plays, refuses
 
 S = "/streams/7.token"
-RETRY = b"retry: 5\n\n"
 
 
 def bytewise(text: str) -> list[bytes]:
@@ -151,6 +150,30 @@ def test_several_streams_on_one_connection_are_told_apart(server: ScriptedServer
     assert [server.next_request(S).since, server.next_request(S).since] == ["16.4", "17.5"]
 
 
+@pytest.mark.parametrize("streams", [["a"], ["a room, with 1,000 seats", *map("stream {}".format, range(63))]])
+def test_events_gaps_and_resets_tell_their_stream_by_name(server: ScriptedServer, listen: Listen, streams: list[str]):
+    """The names are read from the token, compressed or not: an event says whose it is as a gap and a reset do."""
+    path = f"/streams/{sign(streams, secrets=['s'], user='ada')}"
+    last = len(streams) - 1
+    ids = ["7"] * len(streams)
+    index = f"/{last}" if last else ""
+    ahead = ".".join([*ids[:-1], "8"])
+    sentinel = 'event: headrace:{}\ndata: {{"stream":"{}","missed_from":8,"missed_to":9,"head":9}}\n\n'
+    server.script(
+        path,
+        plays(
+            f"id: {'.'.join(ids)}\n\n".encode(),
+            f"id: {ahead}{index}\ndata: x\n\n".encode(),
+            sentinel.format("gap", streams[last]).encode(),
+            sentinel.format("reset", streams[0]).encode(),
+        ),
+    )
+    listener = listen(src=path)
+    assert listener.wait_for("reset")[0]["stream"] == streams[0]
+    assert listener.named("gap")[0]["stream"] == streams[last]
+    assert [(e["stream"], e["id"]) for e in listener.named("event")] == [(streams[last], "8")]
+
+
 def test_a_refusal_for_lack_of_room_is_retried(server: ScriptedServer, listen: Listen):
     """After 503 with Retry-After the element waits at least that long, then connects by itself."""
     server.script(S, refuses(503, Retry_After="1"), plays(b"id: 1\ndata: x\n\n"))
@@ -243,6 +266,37 @@ def test_after_a_reset_lower_ids_are_new_events(server: ScriptedServer, listen: 
     assert (listener.data(), listener.page.evaluate("element.lastEventId")) == (["new six"], "6")
 
 
+def test_css_can_tell_what_has_happened(server: ScriptedServer, listen: Listen):
+    """Attributes: `gap` and `reset` until a new beginning, `goodbye` and `error` until it is connected again."""
+    ended = threading.Event()
+    resumed = threading.Event()
+
+    def breaks_off(connection: Connection) -> None:
+        connection.open(
+            b"id: 9\n\n",
+            b'event: headrace:gap\ndata: {"stream":"a","missed_from":3,"missed_to":9}\n\n',
+            b'event: headrace:reset\ndata: {"stream":"a","head":9}\n\nid: 9\n\n',
+            b'event: headrace:goodbye\ndata: {"reason":"restart"}\n\n',
+        )
+        ended.wait(15)
+
+    def comes_later(connection: Connection) -> None:
+        resumed.wait(15)
+        plays(b"id: 9\n\n")(connection)
+
+    server.script(S, breaks_off, comes_later)
+    server.script("/streams/8.other", plays(b"id: 1\n\n"))
+    listener = listen(src=f"{S}?since=2")
+    shown = "['open', 'waiting'].includes(element.state) && {}.every(name => element.matches(`[${{name}}]`))"
+    listener.wait(shown.format(["gap", "reset", "goodbye"]))
+    ended.set()
+    listener.wait(shown.format(["gap", "reset", "goodbye", "error"]))
+    resumed.set()
+    listener.wait("element.matches('[state=open][gap][reset]:not([goodbye], [error])')")
+    listener.page.evaluate("element.src = '/streams/8.other?since=1'")
+    listener.wait("element.matches('[state=open]:not([gap], [reset], [goodbye], [error])')")
+
+
 def test_silence_ends_in_a_reconnect(server: ScriptedServer, listen: Listen):
     """A connection without a byte for the time in `silence` is given up and resumed elsewhere."""
     server.script(S, plays(RETRY, b"id: 1\ndata: x\n\n"), plays(b"id: 2\ndata: y\n\n", b": heartbeat\n\n"))
@@ -278,73 +332,6 @@ def test_a_new_src_is_a_new_beginning(server: ScriptedServer, listen: Listen):
     assert server.next_request(other).since == "all"
     assert server.next_request(S).gone.wait(15)
     assert listener.data() == ["x", "y"]
-
-
-def test_with_resume_a_reload_misses_nothing(server: ScriptedServer, listen: Listen):
-    """With `resume` a reloaded page goes on after the last event that it handled, also under a new token."""
-    server.script(S, plays(b"id: 8\ndata: x\n\n"))
-    server.script("/streams/7.later", plays(b"id: 9\ndata: y\n\n"))
-    listener = listen(src=f"{S}?since=now", resume="chat")
-    listener.wait_for("event")
-    listener.page.reload()
-    listener.page.evaluate(listener.START, {"src": "/streams/7.later?since=now", "resume": "chat"})
-    listener.wait_for("event")
-    assert server.next_request("/streams/7.later").since == "8"
-
-
-def test_with_resume_the_pages_own_watermark_wins(server: ScriptedServer, listen: Listen):
-    """A page rendered as of an id begins after that id, whatever an earlier page of the tab had seen."""
-    server.script(S, plays(b"id: 8\ndata: x\n\n"), plays(b"id: 6\ndata: y\n\n"))
-    listener = listen(src=f"{S}?since=7", resume="chat")
-    listener.wait_for("event")
-    listener.page.reload()
-    listener.page.evaluate(listener.START, {"src": f"{S}?since=5", "resume": "chat"})
-    listener.wait_for("event")
-    assert [server.next_request(S).since, server.next_request(S).since] == ["7", "5"]
-
-
-def test_a_remembered_cursor_that_does_not_fit_is_dropped(server: ScriptedServer, listen: Listen):
-    """When the server calls a remembered cursor malformed, the element says `reset` and begins as src says."""
-    server.script(S, plays(b"id: 8\ndata: x\n\n"), refuses(400), plays(b"id: 1.1/0\ndata: y\n\n"))
-    listener = listen(src=f"{S}?since=all", resume="chat")
-    listener.wait_for("event")
-    listener.page.reload()
-    listener.page.evaluate(listener.START, {"src": f"{S}?since=all", "resume": "chat"})
-    listener.wait_for("event")
-    assert [server.next_request(S).since for _ in range(3)] == ["all", "8", "all"]
-    assert len(listener.named("reset")) == 1
-
-
-class Feed:
-    """A stream for several connections: sends what it has after each one's cursor, then what is published.
-
-    The lock guards both lists and the writes: a connection misses nothing between its past and its present.
-    """
-
-    def __init__(self, *data: str) -> None:
-        self.log = list(data)
-        self.open: list[Connection] = []
-        self._lock = threading.Lock()
-
-    def script(self, connection: Connection) -> None:
-        cursor = int(connection.since) if (connection.since or "").isdigit() else 0
-        with self._lock:
-            past = [self._frame(id_) for id_ in range(cursor + 1, len(self.log) + 1)]
-            connection.open(RETRY, b"id: %d\n\n" % cursor, *past)
-            self.open.append(connection)
-        connection.hold()
-        with self._lock:
-            self.open.remove(connection)
-
-    def publish(self, data: str) -> None:
-        with self._lock:
-            self.log.append(data)
-            for connection in self.open:
-                with contextlib.suppress(OSError):
-                    connection.send(self._frame(len(self.log)))
-
-    def _frame(self, id_: int) -> bytes:
-        return f"id: {id_}\ndata: {self.log[id_ - 1]}\n\n".encode()
 
 
 def test_tabs_that_share_use_one_connection(server: ScriptedServer, listen: Listen):
@@ -414,18 +401,65 @@ def test_a_tab_whose_leader_falls_silent_connects_for_itself(server: ScriptedSer
     assert second.data() == ["one"]
 
 
-def test_coming_back_online_does_not_wait_for_the_next_try(server: ScriptedServer, listen: Listen):
-    """Offline the element keeps trying; when the network is back it connects at once and misses nothing."""
-    server.script(S, plays(RETRY, b"id: 1\ndata: x\n\n"), plays(b"id: 2\ndata: y\n\n"))
-    listener = listen(src=S, silence="0.3")
+def test_tabs_that_name_no_share_share_what_their_tokens_allow(server: ScriptedServer, listen: Listen):
+    """With `share` alone, tabs whose tokens are for the same streams and user share; another user's tab does not."""
+    feed = Feed("one")
+    hers, too, his = (
+        f"/streams/{sign('chat', secrets=['s'], user=user, now=now)}"
+        for user, now in [("ada", 1.0), ("ada", 2.0), ("bob", 1.0)]
+    )
+    for path in (hers, too, his):
+        server.script(path, *[feed.script] * 9)
+    tabs = [listen(src=f"{path}?since=1", share="") for path in (hers, too, his)]
+    assert server.next_request(too).gone.wait(15), "a tab of the same user keeps its own connection"
+    feed.publish("two")
+    for tab in tabs:
+        tab.wait_for("event")
+    assert len(feed.open) == 2
+    assert not server.next_request(his).gone.is_set()
+
+
+def test_offline_is_told_at_once_and_online_ends_the_wait(server: ScriptedServer, listen: Listen):
+    """Offline the element says so and keeps trying; when the network is back it connects at once and misses nothing."""
+    feed = Feed("one")
+    server.script(S, *[feed.script] * 9)
+    listener = listen(src=f"{S}?since=all")
     listener.wait_for("event")
     listener.page.context.set_offline(True)
-    listener.wait("element.state === 'waiting' && seen.some(({ name, status }) => name === 'error' && status === 0)")
+    listener.wait("element.state === 'waiting' && element.matches('[error]')")
+    feed.publish("two")
     listener.page.context.set_offline(False)
     listener.wait_for("event", 2)
-    assert listener.data() == ["x", "y"]
+    assert listener.data() == ["one", "two"]
 
 
-def test_the_module_is_small(server: ScriptedServer):
-    """The module is under 6 kB gzipped, so that it costs a page nothing to speak of."""
-    assert len(gzip.compress(server.files["/headrace.js"][1], mtime=0)) < 6_000
+def test_online_ends_a_long_wait(server: ScriptedServer, listen: Listen):
+    """A wait of minutes, asked for by Retry-After, ends when the network comes back, perhaps another one."""
+    server.script(S, refuses(503, Retry_After="600"), plays(b"id: 1\ndata: x\n\n"))
+    listener = listen(src=S)
+    listener.wait_for("error")
+    listener.page.evaluate("void dispatchEvent(new Event('online'))")
+    listener.wait_for("event")
+
+
+def test_turbo_stream_elements_wait_in_the_document_for_turbo(server: ScriptedServer, listen: Listen):
+    """With `turbo`, what begins as a `<turbo-stream>` goes into the document in order, and nothing else does."""
+    payload = '<turbo-stream action="append" target="t"><template>{}</template></turbo-stream>'
+    server.script(
+        S, plays(*(f"id: {n}\ndata: {payload.format(n)}\n\n".encode() for n in (1, 2)), b"id: 3\ndata: <b>\n\n")
+    )
+    listener = listen(src=S, turbo="")
+    listener.wait_for("event", 3)
+    assert listener.page.locator("body > turbo-stream > template").evaluate_all("all => all.map(e => e.innerHTML)") == [
+        "1",
+        "2",
+    ]
+    assert listener.page.locator("b").count() == 0
+
+
+def test_without_turbo_markup_is_data(server: ScriptedServer, listen: Listen):
+    """A stream that was not said to carry Turbo's elements puts none into the document, whatever its data are."""
+    server.script(S, plays(b"id: 1\ndata: <turbo-stream action=refresh></turbo-stream>\n\n"))
+    listener = listen(src=S)
+    listener.wait_for("event")
+    assert listener.page.locator("turbo-stream").count() == 0
