@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -100,7 +102,7 @@ def test_environment_is_read_in_entry_points_only() -> None:
     """Settings come from one place; modules do not look into the environment by themselves."""
     reading = {module for module, path in MODULES.items() if "os.environ" in path.read_text()}
     assert reading <= {
-        "headrace",
+        "headrace.signing",
         "headrace.cli.command",
         "headrace.cli.node",
         "shard.__main__",
@@ -129,3 +131,10 @@ def test_named_tests_exist(readme: str) -> None:
         assert not test or f"\ndef {test}(" in matches[0].read_text(), (
             f"{readme} names {file}::{test}, which is not there"
         )
+
+
+def test_frameworks_are_imported_by_their_own_modules_only() -> None:
+    """Importing headrace brings along none of the libraries that applications use it with."""
+    libraries = {"django", "sqlalchemy", "jinja2", "flask", "starlette", "fastapi", "asyncpg", "psycopg2"}
+    program = f"import sys, headrace, headrace.asyncio, headrace.jinja; print(*{libraries} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "\n"

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row, namedtuple_row, scalar_row
 
 from headrace.errors import EventError, StreamNameError, UsageError
 from headrace.publish import head, publish, publish_many, publish_now, set_retention
+from tests.fixtures.django import databases
 
 Kind = Callable[[str], Iterator[tuple[Any, Callable[[], None], Callable[[], None]]]]
 
@@ -59,25 +60,8 @@ def with_session(url: str, scoped: bool) -> Iterator[Any]:
 
 @contextmanager
 def with_django(url: str) -> Iterator[Any]:
-    conf = pytest.importorskip("django.conf")
-    if not conf.settings.configured:
-        conf.settings.configure(USE_TZ=True, LOGGING_CONFIG=None)
-        pytest.importorskip("django").setup()
-    utils = pytest.importorskip("django.db.utils")
-    parts = psycopg.conninfo.conninfo_to_dict(url)
-    handler = utils.ConnectionHandler(
-        {
-            "default": {
-                "ENGINE": "django.db.backends.postgresql",
-                "NAME": parts["dbname"],
-                "USER": parts["user"],
-                "PASSWORD": parts["password"],
-                "HOST": parts["host"],
-                "PORT": parts["port"],
-            }
-        }
-    )
-    with closing(handler["default"]) as connection:
+    with databases(default=url) as connections:
+        connection = connections["default"]
         connection.set_autocommit(False)
         yield connection, connection.commit, connection.rollback
 

@@ -1,0 +1,35 @@
+"""Publishing over Django's connections, by alias: with the current atomic block, or at once where there is none."""
+
+from collections.abc import Sequence
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+import headrace
+
+
+def publish(
+    stream: str,
+    data: str,
+    *,
+    event: str = "message",
+    visible_to: str | None = None,
+    using: str = DEFAULT_DB_ALIAS,
+) -> None:
+    """Publish data to the stream when, and only if, the current atomic block of the database `using` commits.
+
+    A savepoint that is rolled back takes its events along. Outside of atomic blocks this call is a transaction of its
+    own. The other arguments, and what is raised, are those of `headrace.publish`.
+    """
+    headrace.publish(connections[using], stream, data, event=event, visible_to=visible_to)
+
+
+def publish_many(
+    streams: Sequence[str],
+    data: Sequence[str],
+    *,
+    events: Sequence[str | None] | None = None,
+    visible_to: Sequence[str | None] | None = None,
+    using: str = DEFAULT_DB_ALIAS,
+) -> None:
+    """Publish one event per position of the sequences in one round trip, like `publish`."""
+    headrace.publish_many(connections[using], streams, data, events=events, visible_to=visible_to)

@@ -1,0 +1,37 @@
+"""Signed addresses of streams: what an application gives to its pages, with the secrets of its own environment."""
+
+import os
+from collections.abc import Sequence
+
+from headrace import tokens
+from headrace.settings import Settings, environ_with_file
+
+
+def sign(
+    streams: str | Sequence[str],
+    *,
+    since: int | str | None = None,
+    user: str | None = None,
+    audiences: Sequence[str] = (),
+    ttl_s: float | None = None,
+    presence: bool | Sequence[str] = False,
+    secrets: Sequence[str] | None = None,
+) -> str:
+    """Return the path `/streams/<slot>.<token>?since=…` for a page's stream element or an EventSource.
+
+    since is where the client begins: an id (as `headrace.head` gave it for the page's snapshot), `now`, `all`
+    or a composite cursor; left out of the path when None, which means `now`. user, audiences and ttl_s (seconds,
+    None for ever) are signed into the token. presence makes the user present, as long as the connection lasts, on
+    those of the streams that it names; True means all but companion streams (`headrace.presence_stream`). secrets
+    are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
+    StreamNameError for a name that cannot be a stream.
+    """
+    if secrets is None:
+        secrets = Settings.from_environ(environ_with_file(os.environ)).secret
+    token = tokens.sign(streams, secrets=secrets, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
+    return f"/streams/{token}" + ("" if since is None else f"?since={since}")
+
+
+def origin() -> str:
+    """What a page puts before our paths: HEADRACE_PUBLIC_URL where it is set, else nothing, for one origin of both."""
+    return environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL", "").rstrip("/")

@@ -1,0 +1,214 @@
+"""Pages and their streams from one snapshot: the page shows the database at one moment, the stream goes on from there.
+
+    with headrace.snapshot(connection) as page:
+        notes = connection.execute("select text from note").fetchall()
+        html = render(notes, page.element("notes"))
+
+Theory. A page and its stream meet if the head that the page hands over is the one that its queries saw.
+
+    the block begins the transaction    REPEATABLE READ: all queries see one snapshot, and heads are read in it, at any
+                                        time. The two meet exactly. So it is in a transaction that was REPEATABLE READ
+                                        or SERIALIZABLE before.
+    a READ COMMITTED transaction is     It cannot become another one. Each query sees what is committed when it begins,
+    open already                        so heads MUST be older than every query in the block: read later, an event
+                                        between the two would be lost. Which streams the page will ask for is not known
+                                        yet, so the block begins with a cursor that nothing is fetched from: whenever it
+                                        is, it answers from the snapshot in which it was declared. Then at worst an
+                                        event arrives that the page shows already; none is lost.
+
+What was queried before the block began is not covered. Whoever asks after the block, or after its transaction was ended
+from within, gets an error, never a guess.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import iscoroutinefunction
+from itertools import count
+from typing import Any, Final
+
+from headrace import cursor, signing
+from headrace.calls import Call
+from headrace.element import Attribute, Html, element
+from headrace.errors import UsageError
+from headrace.statement import execute, fetch
+from headrace.stream import check_name
+
+REPEATABLE_READ: Final = Call("set transaction isolation level repeatable read", ())
+"""What a block sends first in a transaction that it has begun."""
+
+_IDLE = 0  # libpq's PQTRANS_IDLE, which psycopg and psycopg2 report as it is
+_NUMBERS = count(1)
+_current: ContextVar[tuple["Snapshot", ...]] = ContextVar("headrace.snapshot", default=())
+
+
+class Snapshot:
+    """The database as one page shows it. Owned by the block that yields it, on whose connection it asks."""
+
+    def __init__(self, connection: Any, name: str | None) -> None:
+        self.name = name
+        self._connection = connection
+        self._cursor: str | None = None
+        self._seen: str | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {'ended' if self._ended else self._cursor or self._seen} of {self._connection!r}>"
+
+    def head(self, stream: str) -> int:
+        """The newest id of the stream that the page can show, 0 if there is none.
+
+        Raises UsageError when the block or its transaction has ended, StreamNameError for what is no stream's name.
+        """
+        check_name(stream)
+        if self._ended:
+            raise UsageError("the snapshot has ended; render the page, with its streams, inside of the block")
+        if self._cursor is not None:
+            fetch(self._connection, Call("select set_config('headrace.asked', %s, true) as id", (stream,)))
+            return int(fetch(self._connection, Call(f"fetch next from {self._cursor}", ())))
+        # Equal snapshots show the same rows, whatever transactions they belong to.
+        head = fetch(
+            self._connection,
+            Call(
+                "select case pg_current_snapshot()::text when %s then headrace.head(%s) end as id", (self._seen, stream)
+            ),
+        )
+        if head is None:
+            raise UsageError("the snapshot's transaction was ended inside of its block; commit after the block")
+        return int(head)
+
+    def url(
+        self,
+        streams: str | Sequence[str],
+        *,
+        user: str | None = None,
+        audiences: Sequence[str] = (),
+        ttl_s: float | None = None,
+        presence: bool | Sequence[str] = False,
+    ) -> str:
+        """The signed URL of a stream, or of several on one connection, that goes on where the page ends.
+
+        user, audiences, ttl_s and presence are those of `headrace.sign`. The URL is a path, for one origin of
+        application and headrace, or begins with HEADRACE_PUBLIC_URL where that is set. Raises like `head`, and
+        TokenError without a secret.
+        """
+        names = [streams] if isinstance(streams, str) else list(streams)
+        since = cursor.render([self.head(name) for name in names])
+        path = signing.sign(names, since=since, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
+        return signing.origin() + path
+
+    def element(
+        self,
+        streams: str | Sequence[str],
+        *,
+        user: str | None = None,
+        audiences: Sequence[str] = (),
+        ttl_s: float | None = None,
+        presence: bool | Sequence[str] = False,
+        **attributes: Attribute,
+    ) -> Html:
+        """`<headrace-stream src="…">` with that URL and these attributes, escaped.
+
+        In the names of attributes an underscore stands for a dash: `refresh="/token"`, `with_credentials=True`.
+        """
+        src = self.url(streams, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
+        return element(src, **attributes)
+
+    def begin(self) -> None:
+        """Hold the heads of all streams as they are now, in the transaction that is open."""
+        isolation = fetch(self._connection, Call("select current_setting('transaction_isolation') as id", ()))
+        if isolation in ("repeatable read", "serializable"):
+            self._seen = fetch(self._connection, Call("select pg_current_snapshot()::text as id", ()))
+            return
+        name = f"headrace_snapshot_{next(_NUMBERS)}"
+        heads = (
+            "select headrace.head(current_setting('headrace.asked')) as id"
+            " from (select generate_series(1, 2147483647)) as askings"
+        )
+        execute(self._connection, Call(f"declare {name} no scroll cursor for {heads}", ()))
+        self._cursor = name
+
+    def end(self) -> None:
+        """Answer no more. The cursor ends with the transaction."""
+        self._ended = True
+
+
+@contextmanager
+def within(connection: Any, name: str | None = None) -> Iterator[Snapshot]:
+    """A snapshot in the transaction that is open on the connection; `current` finds it, under its name if it has one.
+
+    Where the block began that transaction itself it MUST have sent REPEATABLE_READ first.
+    """
+    snapshot = Snapshot(connection, name)
+    snapshot.begin()
+    outer = _current.get()
+    _current.set((*outer, snapshot))
+    try:
+        yield snapshot
+    finally:
+        snapshot.end()
+        # Not by a token: a framework may leave a block in another context than it entered it in.
+        _current.set(outer)
+
+
+def current(name: str | None = None) -> Snapshot:
+    """The innermost snapshot here, of that name if one is given. Raises UsageError outside of any."""
+    for snapshot in reversed(_current.get()):
+        if name in (None, snapshot.name):
+            return snapshot
+    which = "snapshot" if name is None else f"snapshot of {name!r}"
+    raise UsageError(
+        f"no {which} is held here, and without one events could be lost; query and render inside of a block "
+        "`with snapshot(…)`"
+    )
+
+
+@contextmanager
+def snapshot(connection: Any) -> Iterator[Snapshot]:
+    """Hold one snapshot of a psycopg or psycopg2 connection, to query and render a page in, and yield it.
+
+    Outside of a transaction the block is one: REPEATABLE READ, committed at its end, rolled back if it raises. In a
+    transaction that is open it ends nothing; if that is READ COMMITTED, heads are those at the begin of the block,
+    and an event that commits before the page's queries may arrive though the page shows it already. For others there
+    are `headrace.sqlalchemy` and `headrace.django`. Raises UsageError for what is no such connection.
+    """
+    status = getattr(getattr(connection, "info", None), "transaction_status", None)
+    if status is None or not hasattr(connection, "autocommit"):
+        raise UsageError(
+            f"{connection!r} is no connection of psycopg or psycopg2; for others use `headrace.sqlalchemy` "
+            "or `headrace.django`"
+        )
+    if iscoroutinefunction(connection.commit):
+        raise UsageError(
+            f"{connection!r} is asynchronous; in a REPEATABLE READ transaction of it await `headrace.asyncio.head`, "
+            "and give that to `headrace.sign`"
+        )
+    if status == _IDLE:
+        with _transaction(connection), within(connection) as page:
+            yield page
+    else:
+        with within(connection) as page:
+            yield page
+
+
+@contextmanager
+def _transaction(connection: Any) -> Iterator[None]:
+    """A REPEATABLE READ transaction on a connection that is in none."""
+    if not connection.autocommit:
+        execute(connection, REPEATABLE_READ)  # the driver sends BEGIN before it
+        commit, rollback = connection.commit, connection.rollback
+    else:
+        execute(connection, Call("begin isolation level repeatable read", ()))
+
+        def commit() -> None:
+            execute(connection, Call("commit", ()))
+
+        def rollback() -> None:
+            execute(connection, Call("rollback", ()))
+
+    try:
+        yield
+    except BaseException:
+        rollback()
+        raise
+    commit()

@@ -1,0 +1,104 @@
+"""Snapshots of SQLAlchemy's sessions and connections, for Flask, FastAPI and whatever else uses them.
+
+    with snapshot(session) as page:                          async with async_snapshot(session) as page:
+        notes = session.scalars(select(Note)).all()              notes = (await session.scalars(select(Note))).all()
+        return render(notes, page.element("notes"))              return render(notes, await page.element("notes"))
+
+What a snapshot is, and what it promises, is said in `headrace.snapshot`. To publish, give the session to
+`headrace.publish`, an asynchronous one to `headrace.asyncio.publish`.
+"""
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from headrace.element import Attribute, Html
+from headrace.errors import UsageError
+from headrace.snapshot import REPEATABLE_READ, Snapshot, within
+from headrace.statement import execute
+
+T = TypeVar("T")
+
+
+@contextmanager
+def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[Snapshot]:
+    """Hold one snapshot, to query and render a page in, and yield it.
+
+    Where no transaction has begun the block is one: REPEATABLE READ, committed at its end, rolled back if it raises.
+    In a transaction that has begun it ends nothing; if that is READ COMMITTED, heads are those at the begin of the
+    block, and an event that commits before the page's queries may arrive though the page shows it already.
+
+    The block begins with flushing the session and expiring what it holds, since an object loaded earlier would show
+    the page a state older than its stream.
+    """
+    connection: Session | Connection = session() if isinstance(session, scoped_session) else session
+    if connection.in_transaction():
+        _forget(connection)
+        with within(connection) as page:
+            yield page
+    else:
+        with connection.begin():
+            execute(connection, REPEATABLE_READ)
+            _forget(connection)
+            with within(connection) as page:
+                yield page
+
+
+class AsyncSnapshot:
+    """A snapshot whose answers are awaited. Owned by the block that yields it."""
+
+    def __init__(self, connection: AsyncSession | AsyncConnection, snapshot: Snapshot) -> None:
+        self._connection = connection
+        self._snapshot = snapshot
+
+    async def head(self, stream: str) -> int:
+        """The newest id of the stream that the page can show, as `Snapshot.head`."""
+        return await _run(self._connection, lambda: self._snapshot.head(stream))
+
+    async def url(self, streams: str | Sequence[str], **token: Any) -> str:
+        """The signed URL of a stream, or of several, that goes on where the page ends, as `Snapshot.url`."""
+        return await _run(self._connection, lambda: self._snapshot.url(streams, **token))
+
+    async def element(self, streams: str | Sequence[str], **token_and_attributes: Attribute | Sequence[str]) -> Html:
+        """`<headrace-stream src="…">` with that URL and these attributes, as `Snapshot.element`."""
+        options: dict[str, Any] = token_and_attributes
+        return await _run(self._connection, lambda: self._snapshot.element(streams, **options))
+
+
+@asynccontextmanager
+async def async_snapshot(
+    session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
+) -> AsyncIterator[AsyncSnapshot]:
+    """`snapshot` for asynchronous sessions and connections.
+
+    Objects that the session has loaded before are expired too: refresh those that are still needed.
+    """
+    connection: AsyncSession | AsyncConnection = session() if isinstance(session, async_scoped_session) else session
+    sync = connection.sync_session if isinstance(connection, AsyncSession) else connection.sync_connection
+    if sync is None:
+        raise UsageError(f"{connection!r} is not connected; enter it first, as in `async with engine.connect()`")
+    block = snapshot(sync)
+    page = await _run(connection, block.__enter__)
+    try:
+        yield AsyncSnapshot(connection, page)
+    except BaseException:
+        error = sys.exc_info()
+        if not await _run(connection, lambda: block.__exit__(*error)):
+            raise
+    else:
+        await _run(connection, lambda: block.__exit__(None, None, None))
+
+
+async def _run(connection: AsyncSession | AsyncConnection, function: Callable[[], T]) -> T:
+    return await connection.run_sync(lambda _: function())
+
+
+def _forget(session: Session | Connection) -> None:
+    if isinstance(session, Session):
+        session.flush()
+        session.expire_all()
