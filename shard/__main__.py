@@ -14,6 +14,7 @@ import gevent
 from headrace import schema
 from headrace.errors import DatabaseUnavailableError, HeadraceError
 from headrace.settings import Settings, environ_with_file
+from shard import succession
 from shard.process import Process
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,14 @@ logger = logging.getLogger(__name__)
 
 @click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -m shard --id web1-0")
 @click.option("--id", "shard_id", required=True, help="Unique over all nodes, kept over restarts.")
-def main(shard_id: str) -> None:
+@click.option(
+    "--replace",
+    "predecessor",
+    type=click.IntRange(1),
+    metavar="PID",
+    help="Start this shard as the successor of process PID, and return when it has all connections of that one.",
+)
+def main(shard_id: str, predecessor: int | None) -> None:
     """Serve event streams to the clients that routers hand over, until SIGTERM."""
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
@@ -30,8 +38,11 @@ def main(shard_id: str) -> None:
             format=f"%(asctime)s %(levelname)s {shard_id} %(name)s: %(message)s",
             stream=sys.stderr,
         )
-        process = Process(settings, shard_id)
         _check_schema(settings)
+        if predecessor:
+            succession.replace(shard_id, settings.runtime_dir / f"{shard_id}.sock", predecessor)
+            return
+        process = Process(settings, shard_id, lambda: succession.announce(os.environ))
     except HeadraceError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(process.run())

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -58,15 +59,17 @@ class Part(Protocol):
 class Process:
     """One shard from start to end.
 
-    Owned by the main greenlet. The death of any part's greenlet ends the process with a non-zero status.
+    Owned by the main greenlet. The death of any part's greenlet ends the process with a non-zero status. serves is
+    called when clients are taken.
     """
 
-    def __init__(self, settings: Settings, shard_id: str) -> None:
+    def __init__(self, settings: Settings, shard_id: str, serves: Callable[[], None] = lambda: None) -> None:
         settings.require("database_url", "redis_url")
         self.shard_id = shard_id
         self.path = Path(settings.runtime_dir) / f"{shard_id}.sock"
         self.state: State = "up"
         self._settings = settings
+        self._serves = serves
         self._limit = settings.connection_limit()
         self._version = metadata.version("headrace")
         self._ending = Event()
@@ -132,6 +135,7 @@ class Process:
         # What exists by now lives as long as the process: keep it out of every collection to come.
         gc.freeze()
         logger.info("shard %s serves up to %d connections at %s", self.shard_id, self._limit, self.path)
+        self._serves()
         self._ending.wait()
         self._stop(dispatching)
         return 1 if self._failure else 0

@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.fixtures.stack",
     "tests.fixtures.up",
     "tests.browser.npm_packages",
+    "tests.fixtures.deployment",
 ]
