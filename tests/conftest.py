@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.fixtures.up",
     "tests.browser.npm_packages",
     "tests.fixtures.deployment",
+    "tests.fixtures.front",
 ]

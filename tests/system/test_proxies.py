@@ -1,0 +1,103 @@
+"""deploy/nginx.conf and deploy/haproxy.cfg, in the real programs, in front of two hosts."""
+
+import random
+import re
+import string
+import time
+
+from headrace.stream import slot
+from tests.fixtures.client import Client, wait_all
+from tests.fixtures.deployment import ROUTER, Host, get, sign
+from tests.fixtures.front import PATIENCE_S, Front
+from tests.fixtures.shard import Database
+from tests.fixtures.waiting import wait_until
+
+
+def rooms(front: Front) -> list[str]:
+    """Streams that no other proxy's test has used."""
+    return [f"{front.name}:{number}" for number in range(24)]
+
+
+def subscribe(front: Front, host: Host, clients: list[Client], *streams: str) -> list[Client]:
+    new = [Client(get(front.port, sign(host, stream))) for stream in streams]
+    clients += new
+    wait_all(new, lambda client: client.last_id, "the cursor")
+    return new
+
+
+def test_events_are_passed_on_as_they_come(
+    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+) -> None:
+    """Each event arrives when it is published, and streams of one slot are all served by one host."""
+    before = [len(host.placed()) for host in hosts]
+    streams = rooms(front)
+    subscribe(front, hosts[0], clients, *streams * 2)
+    for number in range(3):
+        deployed.publish(streams[0], str(number))
+        for client in (clients[0], clients[len(streams)]):
+            client.wait_for(number + 1)
+    placed = [host.placed()[start:] for host, start in zip(hosts, before, strict=True)]
+    assert sorted(placed[0] + placed[1]) == sorted(map(slot, streams * 2))
+    assert not set(placed[0]) & set(placed[1])
+    assert all(placed), "both hosts serve"
+
+
+def test_heartbeats_keep_a_quiet_stream_open(
+    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+) -> None:
+    """A stream without events outlives the proxy's patience, which ends a stream whose host is silent."""
+    (client,) = subscribe(front, hosts[0], clients, "quiet")
+    began = time.monotonic()
+    client.wait(lambda: time.monotonic() - began > 2 * PATIENCE_S, "time to pass")
+    assert client.comments and not client.ended
+    deployed.publish("quiet", "at last")
+    client.wait_for_data("at last")
+
+
+def test_the_other_host_is_there_when_one_is_down(
+    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+) -> None:
+    """While a host's router is stopped, clients of all streams are served by the other; those that it had stay."""
+    streams = rooms(front)
+    stay = subscribe(front, hosts[0], clients, *streams)
+    assert hosts[0].stop(ROUTER) == 0
+    try:
+        subscribe(front, hosts[0], clients, *streams)
+        heads = {client: deployed.head(stream) + 1 for client, stream in zip(stay, streams, strict=True)}
+        for stream in streams:
+            deployed.publish(stream, "still here")
+        wait_all(stay, lambda client: client.last_id == str(heads[client]), "the event")
+    finally:
+        hosts[0].start(ROUTER)
+        wait_until(hosts[0].serves, "the router serves again", 20)
+
+
+def test_the_longest_address_passes(hosts: list[Host], front: Front, clients: list[Client]) -> None:
+    """A token with as many long names as one may have gets through."""
+    # Tokens are compressed.
+    names = [
+        "".join(random.choices(string.ascii_letters + string.digits + string.punctuation, k=512)) for _ in range(64)
+    ]
+    assert len(sign(hosts[0], *names)) > 32 << 10
+    client = Client(get(front.port, sign(hosts[0], *names)))
+    clients.append(client)
+    client.wait(lambda: client.last_id, "the cursor")
+    assert len(client.cursor) == 64
+
+
+def test_tokens_are_not_logged(hosts: list[Host], front: Front, clients: list[Client]) -> None:
+    """The access log tells the slot of a stream, never its token."""
+    path = sign(hosts[0], "secret")
+    client = Client(get(front.port, path))
+    clients.append(client)
+    client.wait(lambda: client.last_id, "the cursor")
+    client.close()
+    line = rf".* GET (slot=)?{slot('secret')} 200 .*"
+    wait_until(lambda: re.search(line, front.access_log.read_text()), "the request is logged")
+    assert path.partition(".")[2] not in front.access_log.read_text()
+
+
+def test_metrics_are_not_for_browsers(hosts: list[Host], front: Front) -> None:
+    """What Prometheus asks each router for is not to be had from outside."""
+    with get(front.port, "/metrics") as client:
+        assert b" 404 " in client.recv(64)
