@@ -113,8 +113,9 @@ def as_released(url: str, release: Release, monkeypatch: pytest.MonkeyPatch) -> 
     """Make the database as that version did; returns what a newer one will apply, with one more."""
     release.migrate(url)
     known = migrations()
-    monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, Migration(len(known) + 1, NEXT)])
-    return [*known[release.schema :], Migration(len(known) + 1, NEXT)]
+    following = Migration(known[-1].version + 1, NEXT)
+    monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, following])
+    return [*known[release.schema :], following]
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)

@@ -148,7 +148,7 @@ def test_a_rolling_upgrade(
     upgrade.subscribe()
 
     with monkeypatch.context() as patch:
-        pending = [*migrations(), Migration(len(migrations()) + 1, NEXT)]
+        pending = [*migrations(), Migration(migrations()[-1].version + 1, NEXT)]
         patch.setattr("headrace.schema.migrations", lambda: pending)
         assert migrate(host.environ["HEADRACE_DATABASE_URL"])[-1] == pending[-1].version
     upgrade.flows()
