@@ -1,0 +1,173 @@
+"""Who is on a stream, as the companion stream and `headrace.members` tell it, over tabs, shards, moves and faults."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import headrace
+from headrace.directory import Directory
+from headrace.operations import Operations
+from tests.fixtures.client import Client
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.shard import Database, Shard, StartShard
+from tests.fixtures.stack import StartStack
+from tests.fixtures.waiting import wait_until
+
+ROOM, COMPANION = "room:1", "presence:room:1"
+EXPIRY_S = 5
+SWIFT = {"presence_interval_s": 0.05, "presence_grace_s": 0.5, "presence_expiry_s": EXPIRY_S}
+HELD = "select count(*) from headrace.presence_holder where member = %s"
+
+
+def enter(shard: Shard, user: str, *streams: str) -> Client:
+    """A connection that makes its user present on the streams."""
+    names = streams or (ROOM,)
+    return shard.connect(*((name, "now") for name in names), user=user, presence=frozenset(names))
+
+
+def told(client: Client) -> list[tuple[str, str, int]]:
+    """What a client of the companion stream was told: (type, user, count)."""
+    return [(frame.event or "", frame.value["user"], frame.value["count"]) for frame in client.events]
+
+
+def wait_told(client: Client, *expected: tuple[str, str, int], deadline_s: float = 10) -> None:
+    """Read until exactly this was told."""
+    client.wait(lambda: len(told(client)) >= len(expected), f"{expected}, not {told(client)}", deadline_s)
+    assert told(client) == list(expected)
+
+
+def published(database: Database) -> list[str]:
+    """All that the companion stream has had, in order."""
+    return database.column(
+        "select type || ' ' || (data::json ->> 'user') from headrace.event join headrace.stream using (stream_id)"
+        " where name = %s order by id",
+        COMPANION,
+    )
+
+
+def wait_held(database: Database, user: str, sessions: int) -> None:
+    """Wait until so many shards say that they have the user."""
+    wait_until(lambda: database.one(HELD, user) == sessions, f"{user} is held by {sessions} shards", 20)
+
+
+@pytest.fixture
+def shards(start_shard: StartShard) -> tuple[Shard, Shard]:
+    """Two shards on one database."""
+    first = start_shard("n-0", launch_only=True, **SWIFT)
+    second = start_shard("n-1", **SWIFT)
+    first.wait_until_served()
+    return first, second
+
+
+def test_tabs_and_shards(shards: tuple[Shard, Shard], database: Database) -> None:
+    """However many connections a user has, and wherever: one join with the first, one leave after the last."""
+    here, there = shards
+    watching = here.live(COMPANION, user="eve")
+    tabs = [enter(here, "ada"), enter(here, "ada", ROOM, "room:2"), enter(there, "ada")]
+    wait_told(watching, ("join", "ada", 1))
+    wait_held(database, "ada", 3)
+    for tab in tabs[:2]:
+        tab.close()
+    # Another user's stay, from end to end, shows that all is told by then.
+    wait_held(database, "ada", 1)
+    enter(here, "bob").close()
+    wait_told(watching, ("join", "ada", 1), ("join", "bob", 2), ("leave", "bob", 1))
+    assert headrace.members(database.connection, ROOM) == ["ada"]
+    assert headrace.member_count(database.connection, "room:2") == 0
+    tabs[2].close()
+    wait_told(watching, ("join", "ada", 1), ("join", "bob", 2), ("leave", "bob", 1), ("leave", "ada", 0))
+    assert "eve" not in database.column("select json_extract_path_text(data::json, 'user') from headrace.event")
+
+
+def test_a_killed_shard(shards: tuple[Shard, Shard], database: Database) -> None:
+    """Who was on a killed shard alone leaves within the expiry, once; who is elsewhere too, or comes back, does not."""
+    here, there = shards
+    watching = there.live(COMPANION)
+    enter(here, "ada")
+    wait_told(watching, ("join", "ada", 1))
+    enter(here, "bob")
+    wait_held(database, "bob", 1)
+    enter(here, "cid")
+    wait_held(database, "cid", 1)
+    enter(there, "bob")
+    wait_held(database, "bob", 2)
+    joins = [("join", "ada", 1), ("join", "bob", 2), ("join", "cid", 3)]
+    wait_told(watching, *joins)
+    here.kill()
+    killed = time.monotonic()
+    enter(there, "cid")
+    wait_told(watching, *joins, ("leave", "ada", 2), deadline_s=EXPIRY_S + 5)
+    assert time.monotonic() - killed < EXPIRY_S + 1
+    assert headrace.members(database.connection, ROOM) == ["bob", "cid"]
+    assert database.one("select count(*) from headrace.presence_session") == 1
+
+
+def test_a_stopped_shard_wakes(shards: tuple[Shard, Shard], database: Database) -> None:
+    """A shard that stood still for longer than the expiry has lost its members, and tells them again when it wakes."""
+    here, there = shards
+    watching = there.live(COMPANION)
+    enter(here, "ada")
+    wait_told(watching, ("join", "ada", 1))
+    os.kill(here.pid, signal.SIGSTOP)
+    try:
+        wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), deadline_s=EXPIRY_S + 5)
+    finally:
+        os.kill(here.pid, signal.SIGCONT)
+    wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), ("join", "ada", 1))
+    assert headrace.members(database.connection, ROOM) == ["ada"]
+
+
+def test_moves_and_restarts_are_not_seen(start_stack: StartStack, database: Database) -> None:
+    """A live move, a reconnect and a restarted shard make nobody leave or join."""
+    stack = start_stack(2, **SWIFT | {"presence_grace_s": 3})
+    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None, deadline_s=20)
+    ada = stack.subscribe(ROOM, user="ada", presence=True)
+    wait_held(database, "ada", 1)
+    giver = stack.holder(ada)
+    operations.drain(giver.id)
+    assert stack.holder(ada) is not giver
+    wait_held(database, "ada", 2)
+    wait_held(database, "ada", 1)  # the giver's grace is over
+    ada.close()
+    ada = stack.subscribe(ROOM, user="ada", presence=True, last_event_id=ada.last_id)
+    operations.undrain(giver.id)
+    ending = stack.holder(ada)
+    ending.terminate()
+    ada.wait_for_end()
+    ending.exit_status()
+    ada = stack.subscribe(ROOM, user="ada", presence=True, last_event_id=ada.last_id)
+    wait_until(lambda: database.one("select count(*) from headrace.presence_session") == 1, "one session is left", 20)
+    assert headrace.members(database.connection, ROOM) == ["ada"]
+    assert published(database) == ["join ada"]
+
+
+def test_postgresql_is_away(start_shard: StartShard, database: Database, postgres_proxy: Proxy) -> None:
+    """What changes while PostgreSQL is away is told when it is back, and nobody is given up for the silence."""
+    through = {"database_url": postgres_proxy.url(database.url), **SWIFT, "presence_expiry_s": 2}
+    here, there = start_shard("n-0", **through), start_shard("n-1", **through)
+    ada = enter(here, "ada")
+    enter(there, "bob")
+    wait_until(lambda: len(headrace.members(database.connection, ROOM)) == 2, "both have joined")
+    postgres_proxy.cut()
+    # Both have noticed: from then on neither could have told that it lives.
+    for shard in (here, there):
+        wait_until(lambda shard=shard: "presence cannot be told" in shard.log, f"{shard!r} notices")  # type: ignore[misc]
+    ada.close()
+    enter(here, "cid")
+    time.sleep(2.5)  # for longer than the expiry: this is what must not count
+    postgres_proxy.resume()
+    wait_until(lambda: set(headrace.members(database.connection, ROOM)) == {"bob", "cid"}, "it converges", 20)
+    assert sorted(published(database)[:2]) == ["join ada", "join bob"]
+    assert sorted(published(database)[2:]) == ["join cid", "leave ada"]
+
+
+def test_an_event_that_is_no_join(shards: tuple[Shard, Shard]) -> None:
+    """The companion is a stream like any other: whoever comes later is told from the cursor on, as JSON."""
+    here, _ = shards
+    enter(here, 'a"\n\u2028')
+    watching = here.connect((COMPANION, "all"))
+    wait_told(watching, ("join", 'a"\n\u2028', 1))
+    assert json.loads(watching.events[0].data or "") == {"user": 'a"\n\u2028', "count": 1}
