@@ -3,8 +3,14 @@
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 import headrace
@@ -14,8 +20,10 @@ from tests.fixtures.client import Client
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
+from tests.fixtures.up import Up
 from tests.fixtures.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 ROOM, COMPANION = "room:1", "presence:room:1"
 EXPIRY_S = 5
 SWIFT = {"presence_interval_s": 0.05, "presence_grace_s": 0.5, "presence_expiry_s": EXPIRY_S}
@@ -171,3 +179,31 @@ def test_an_event_that_is_no_join(shards: tuple[Shard, Shard]) -> None:
     watching = here.connect((COMPANION, "all"))
     wait_told(watching, ("join", 'a"\n\u2028', 1))
     assert json.loads(watching.events[0].data or "") == {"user": 'a"\n\u2028', "count": 1}
+
+
+def test_the_readmes_code(running_up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code in README's chapter does what it says there, and `headrace members` prints the same."""
+    for name in ("SECRET", "DATABASE_URL"):
+        monkeypatch.setenv(f"HEADRACE_{name}", running_up.environ[f"HEADRACE_{name}"])
+    chapter = (ROOT / "README.md").read_text().split("\n## Presence\n")[1]
+    code = chapter.split("```python\n")[1].split("```")[0]
+    address = urlsplit(running_up.ready())
+    clients = []
+    with psycopg.connect(running_up.environ["HEADRACE_DATABASE_URL"], autocommit=True) as connection:
+        for present in ([], ["ada"]):
+            wait_until(lambda p=present: headrace.members(connection, ROOM) == p, f"{present} are there")  # type: ignore[misc]
+            page = {"headrace": headrace, "connection": connection}
+            exec(code, page)
+            assert page["members"] == present
+            assert page["count"] == len(present)
+            client = Client(socket.create_connection((address.hostname or "", address.port or 0)))
+            clients.append(client)
+            client.send(f"GET {page['url']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            client.wait(lambda c=client: c.last_id, "its cursor")  # type: ignore[misc]
+    clients[0].wait_for(1)
+    assert told(clients[0]) == [("join", "ada", 1)]
+    for option, expected in ((), "ada\n"), (("--count",), "1\n"):
+        argv = [sys.executable, "-m", "headrace.cli", "members", ROOM, *option]
+        assert subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout == expected
+    for client in clients:
+        client.close()
