@@ -1,8 +1,9 @@
 """headrace: durable, ordered event streams from PostgreSQL to many browsers.
 
-What an application imports: publish inside its own transaction, sign the URLs of its pages.
+What an application imports: publish inside its own transaction, sign the URLs of its pages, disconnect.
 """
 
+from headrace.disconnect import disconnect
 from headrace.predicates import predicate
 from headrace.presence import member_count, members
 from headrace.publish import head, publish, publish_many, publish_now, set_retention
@@ -11,6 +12,7 @@ from headrace.snapshot import snapshot
 from headrace.stream import presence_stream
 
 __all__ = [
+    "disconnect",
     "head",
     "member_count",
     "members",

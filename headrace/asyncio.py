@@ -7,7 +7,8 @@ A connection is any of
     SQLAlchemy's AsyncSession, async_scoped_session or AsyncConnection, over either driver
 
 Everything runs in the connection's own transaction and never commits. None of these libraries is imported. What the
-functions mean, and what they raise, is said in `headrace.publish`; a connection that is none of these is a UsageError.
+functions mean, and what they raise, is said in `headrace.publish` and `headrace.disconnect`; a connection that is none
+of these is a UsageError.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 from headrace import calls, statement
 from headrace.calls import Call
+from headrace.disconnect import DEFAULT_REASON
 from headrace.errors import UsageError
 
 
@@ -62,6 +64,18 @@ async def members(connection: Any, stream: str) -> list[str]:
 async def member_count(connection: Any, stream: str) -> int:
     """How many users are present on the stream; one row is read, however many they are."""
     return int(await _execute(connection, calls.member_count(stream)))
+
+
+async def disconnect(
+    connection: Any,
+    *,
+    user: object = None,
+    stream: str | None = None,
+    reason: str = DEFAULT_REASON,
+    skew_s: float = 0.0,
+) -> None:
+    """Close the connections of a user, whose tokens are then refused, or to a stream, when the transaction commits."""
+    await _execute(connection, calls.disconnect(user, stream, reason, skew_s))
 
 
 async def _execute(connection: Any, call: Call) -> Any:

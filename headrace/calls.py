@@ -14,6 +14,8 @@ from headrace.stream import check_name
 
 # The SQL functions refuse longer event types, audience labels and patterns.
 MAX_WORD_BYTES = 512
+MAX_USER_BYTES = 16384
+MAX_SKEW_S = 86_400
 
 
 class Call(NamedTuple):
@@ -91,6 +93,24 @@ def members(stream: str) -> Call:
 def member_count(stream: str) -> Call:
     """Return how many users are on a stream. Raises StreamNameError."""
     return Call("select headrace.member_count(%s) as id", (check_name(stream),))
+
+
+def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> Call:
+    """Disconnect a user or a stream. Raises StreamNameError and UsageError."""
+    if (user is None) == (stream is None):
+        raise UsageError("disconnect a user or a stream, one of the two")
+    name = None if user is None else str(user)
+    if name:
+        _check_text("user", name, MAX_USER_BYTES, UsageError)
+    if stream is not None:
+        check_name(stream)
+    _check_text("reason", reason, MAX_WORD_BYTES, UsageError)
+    if not 0 <= skew_s <= MAX_SKEW_S:
+        raise UsageError(f"skew_s must be from 0 to {MAX_SKEW_S} seconds, not {skew_s!r}")
+    return Call(
+        "select headrace.disconnect(%s, %s, %s, make_interval(secs => %s)) as id",
+        (name, stream, reason, float(skew_s)),
+    )
 
 
 def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:

@@ -35,6 +35,8 @@ MAX_DESCRIPTORS: Final = 4
 REFUSED_FULL: Final = "full"
 REFUSED_LIMIT: Final = "limit"
 """The user, or the address, has as many connections as it may: no other shard is to be tried."""
+REFUSED_REVOKED: Final = "revoked"
+"""The token was revoked: no other shard is to be tried."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ class Settings:
     # Tokens and who may ask: the first secret signs, all verify.
     secret: tuple[str, ...] = _setting((), _secrets, secret=True)
     allowed_origins: tuple[str, ...] = _setting((), _words)
+    # 0: for ever. Else tokens that live longer are refused, and revocations older than that are forgotten.
+    max_token_life_s: float = _setting(0.0, _seconds(0, 10 * 365 * 86_400))
     filters: str = _setting("", _text)
     filter_deadline_s: float = _setting(2.0, _seconds(0.01, 60))
 
@@ -161,6 +163,7 @@ class Settings:
     ping_interval_s: float = _setting(2.0, _seconds(0.1, 60))
     ping_deadline_s: float = _setting(2.0, _seconds(0.1, 60))
     listen_proof_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
+    revocation_interval_s: float = _setting(0.25, _seconds(0.02, 1))
     prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
     prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
 

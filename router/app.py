@@ -150,6 +150,7 @@ def create_application() -> Application:
     streams = Streams(
         secrets=settings.secret,
         max_streams=settings.max_streams,
+        max_token_life_s=settings.max_token_life_s,
         placement=placement,
         limits=Limits(directory, placement, settings),
         peers=Peers(settings.trusted_proxies),

@@ -27,11 +27,18 @@ class Admission:
     slot: int
 
 
-def admit(request: Request, *, secrets: Sequence[str], max_streams: int, now: float | None = None) -> Admission:
+def admit(
+    request: Request,
+    *,
+    secrets: Sequence[str],
+    max_streams: int,
+    max_token_life_s: float = 0.0,
+    now: float | None = None,
+) -> Admission:
     """Verify the token in the path, then the cursor: Last-Event-ID wins over `since`, blank is missing.
 
     now is in seconds since the epoch. Raises TokenError (not ours, or changed), TokenExpiredError,
-    ForbiddenError (more than max_streams), CursorError.
+    ForbiddenError (more than max_streams, or valid for more than max_token_life_s, if that is not 0), CursorError.
     """
     token = tokens.verify(request.path.removeprefix(PREFIX), secrets=secrets, now=now)
     if len(token.streams) > max_streams:
@@ -39,9 +46,20 @@ def admit(request: Request, *, secrets: Sequence[str], max_streams: int, now: fl
             f"the token has {len(token.streams)} streams and HEADRACE_MAX_STREAMS is {max_streams}; "
             "use fewer streams a connection"
         )
+    _check_life(token.context, max_token_life_s)
     since = request.headers.get("last-event-id", "").strip() or request.argument("since")
     starts = cursor.parse(since, len(token.streams))
     return Admission(tuple(zip(token.streams, starts, strict=True)), token.context, slot(token.streams[0]))
+
+
+def _check_life(context: Context, max_token_life_s: float) -> None:
+    if not max_token_life_s:
+        return
+    if context.expires_ms is None or context.expires_ms - context.issued_ms > max_token_life_s * 1000:
+        raise ForbiddenError(
+            f"the token is valid for longer than HEADRACE_MAX_TOKEN_LIFE_S, {max_token_life_s:g} seconds; "
+            "sign it with a ttl_s of at most that"
+        )
 
 
 def cors(origin: str, allowed: Sequence[str]) -> Headers:

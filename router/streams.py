@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
-from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, Handoff, encode
+from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, encode
 from headrace.passing import Channels, Outcome
 from router.auth import Admission, ForbiddenError, admit
 from router.limits import Limits
@@ -31,6 +31,7 @@ class Streams:
         *,
         secrets: Sequence[str],
         max_streams: int,
+        max_token_life_s: float,
         placement: Placement,
         limits: Limits,
         peers: Peers,
@@ -39,6 +40,7 @@ class Streams:
     ) -> None:
         self._secrets = secrets
         self._max_streams = max_streams
+        self._max_token_life_s = max_token_life_s
         self._placement = placement
         self._limits = limits
         self._peers = peers
@@ -51,7 +53,12 @@ class Streams:
         headers go on the shard's response. None means that the socket MUST NOT be touched again.
         """
         try:
-            admission = admit(request, secrets=self._secrets, max_streams=self._max_streams)
+            admission = admit(
+                request,
+                secrets=self._secrets,
+                max_streams=self._max_streams,
+                max_token_life_s=self._max_token_life_s,
+            )
             handoff = self._handoff(request, admission, headers)
             message = encode(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
@@ -82,6 +89,8 @@ class Streams:
             offered = encode(replace(handoff, guest=True)) if shard.guest or full else message
             passed = self._channels.give(shard.path, offered, request.client)
             self._metrics.offered(passed.outcome.value)
+            if passed.outcome is Outcome.REFUSED and passed.reason == REFUSED_REVOKED:
+                return as_error(403, "the token was revoked; ask the application for a fresh stream URL")
             if passed.outcome in (Outcome.STALLED, Outcome.SILENT):
                 self._placement.suspect(shard.id)
             if passed.client_gone:

@@ -199,14 +199,17 @@ class Delivery:
         else:
             self._write(connection, [event.HEARTBEAT])
 
-    def goodbye(self, connection: Connection, reason: str) -> None:
-        """Tell a client that the server ends the connection, as far as its socket takes it, and close it."""
+    def goodbye(self, connection: Connection, reason: str, cause: str = "") -> None:
+        """Tell a client that the server ends the connection, as far as its socket takes it, and close it.
+
+        cause is what is counted and logged in place of a reason that is an application's text.
+        """
         if not connection.dead and connection.blocked_at is None:
             frames = [event.goodbye_frame(reason)]
             if connection.settled:
                 frames.append(event.id_frame(connection.cursor()))
             self._write(connection, frames)
-        self.close(connection, reason)
+        self.close(connection, cause or reason)
 
     def close(self, connection: Connection, reason: str) -> None:
         """End a connection for real and forget it. Idempotent."""

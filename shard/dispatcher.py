@@ -40,6 +40,7 @@ from shard.messages import (
     ReadKind,
     Ready,
     Relistened,
+    Revised,
     Rows,
     Stop,
     Sweep,
@@ -48,7 +49,7 @@ from shard.messages import (
     Wake,
 )
 from shard.moves import Moves
-from shard.ports import Poll, Predicates, Presence, Readers, Subscriptions, Transfer
+from shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
 from shard.registry import Registry, Stream
 from shard.ring import RingBudget
 
@@ -78,6 +79,7 @@ class Dispatcher:
         predicates: Predicates,
         transfer: Transfer,
         presence: Presence,
+        revocations: Revocations,
         *,
         wire: Wire | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -103,6 +105,7 @@ class Dispatcher:
         self._readers = readers
         self._listener = listener
         self._poller = poller
+        self._revocations = revocations
         self._clock = clock
         self._wall_clock = wall_clock
         self._pause = pause
@@ -123,6 +126,7 @@ class Dispatcher:
             Rows: self._rows,
             ReadFailed: self._read_failed,
             Verdict: self._verdict,
+            Revised: self._revised,
             Assign: self.moves.assign,
             Delivered: self.moves.delivered,
             Dismiss: self._dismiss,
@@ -173,17 +177,25 @@ class Dispatcher:
             self._rings.forget(stream.ring)
             self._suspects.discard(stream)
         self.delivery.emptied.clear()
-        self._read_live()
-        self._read_catch_up()
+        if self._revocations.current():
+            self._read_live()
+            self._read_catch_up()
 
     # -- clients
 
     def _connect(self, message: Connect) -> None:
         self.connects += 1
-        self._adopt(self.delivery.open(message.fd, message.handoff, message.unsent))
+        connection = self.delivery.open(message.fd, message.handoff, message.unsent)
+        self._adopt(connection, moved=message.handoff.moved is not None)
 
-    def _adopt(self, connection: Connection) -> None:
+    def _adopt(self, connection: Connection, moved: bool = True) -> None:
         if connection.dead:
+            return
+        refused = self._revocations.refuses(connection.context)
+        if moved and not refused:
+            refused = self._revocations.missed(s.stream.name for s in connection.subscriptions)
+        if refused:
+            self.delivery.goodbye(connection, refused, "disconnected")
             return
         self._serial += 1
         self._watch_expiry(connection)
@@ -199,6 +211,14 @@ class Dispatcher:
 
     def _verdict(self, message: Verdict) -> None:
         self.delivery.verdict(message.connection, message.stream, message.label, message.visible)
+
+    def _revised(self, message: Revised) -> None:
+        for connection in self.registry:
+            refused = self._revocations.refuses(connection.context)
+            for subscription in connection.subscriptions if message.streams else ():
+                refused = refused or message.streams.get(subscription.stream.name, "")
+            if refused:
+                self.delivery.goodbye(connection, refused, "disconnected")
 
     def _ready(self, _: Ready) -> None:
         for fd, readable, writable in self._poller.poll():

@@ -43,7 +43,7 @@ class Intake:
     ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "limit", "unreadable", "version"))
+        self.refused = Tally(("full", "limit", "unreadable", "version", "revoked"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path

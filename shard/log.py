@@ -6,6 +6,7 @@ The statements are those functions of the schema that nobody but its owner may c
 import logging
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -24,6 +25,24 @@ READ_AFTER: Final = """
 REPORT_PRESENCE: Final = """
     select known, reached
       from headrace.presence_report(%s, %s, %s, %s, %s, %s::text[], %s::text[], %s::text[], %s::text[])"""
+
+
+READ_REVOCATIONS: Final = """
+    select floor::text, revocation_id, user_name, stream, reason, issued_to_ms, age_ms
+      from headrace.read_revocations(%s::text::xid8)"""
+FIRST_FLOOR: Final = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """One disconnect of a user, whose tokens issued up to issued_to_ms are refused, or of a stream, age_ms ago."""
+
+    id: int
+    user: str | None
+    stream: str | None
+    reason: str
+    issued_to_ms: int
+    age_ms: int
 
 
 def connect(url: str, application: str, timeout_s: float = 5.0, autocommit: bool = True) -> psycopg.Connection[Any]:
@@ -106,6 +125,20 @@ def expire_presence(connection: psycopg.Connection[Any], session: uuid.UUID, ser
 
 def _sessions(cursor: psycopg.Cursor[Any]) -> dict[uuid.UUID, int]:
     return {session: int(serial) for session, serial in cursor}
+
+
+def read_revocations(connection: psycopg.Connection[Any], floor: str) -> tuple[str, list[Revocation]]:
+    """The revocations from floor on, all of them from FIRST_FLOOR, and the floor of the next reading. Yields.
+
+    Some of them may have been read before. A floor is good for the connection that it came over. Raises psycopg.Error.
+    """
+    rows = connection.execute(READ_REVOCATIONS, (floor,)).fetchall()
+    return rows[0][0], [Revocation(*row[1:]) for row in rows if row[1] is not None]
+
+
+def forget_revocations(connection: psycopg.Connection[Any], token_life_s: float) -> None:
+    """Remove the revocations that no token can be hit by, if tokens live for so long; 0 is for ever. Yields."""
+    connection.execute("select headrace.forget_revocations(make_interval(secs => %s))", (token_life_s or None,))
 
 
 def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:

@@ -111,6 +111,13 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Revised:
+    """The revocations have changed, or are current again. streams are to be disconnected now, each with the reason."""
+
+    streams: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Assign:
     """Where connections belong: by the slot of their first stream, the hand-off socket of another shard of this node.
 
@@ -181,6 +188,7 @@ Message = (
     | Rows
     | ReadFailed
     | Verdict
+    | Revised
     | Assign
     | Dismiss
     | Delivered

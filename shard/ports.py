@@ -6,6 +6,7 @@ None of these calls switches greenlets. What takes time is answered later, with 
 from collections.abc import Iterable
 from typing import Protocol
 
+from headrace.tokens import Context
 from shard.connection import Connection
 from shard.messages import Parcel, Read
 
@@ -62,6 +63,19 @@ class Presence(Protocol):
 
     def disappear(self, connection: Connection) -> None:
         """It is closed, or has left for another shard. MUST be called once for each `appear`."""
+
+
+class Revocations(Protocol):
+    """Whose connections are closed, and whether that is known well enough for events to be read."""
+
+    def current(self) -> bool:
+        """Whether what is known is young enough."""
+
+    def refuses(self, context: Context) -> str:
+        """The reason that a connection of this context is told, "" if it may stay."""
+
+    def missed(self, streams: Iterable[str]) -> str:
+        """The reason to close a connection to these streams that was between shards; "" if there is none."""
 
 
 class Poll(Sockets, Protocol):

@@ -4,7 +4,8 @@ heartbeat ─► Tick, Sweep ─┐
 listener ──► Wake … ──────┤            ┌─► readers ─► Rows ─┐
 intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
 poller ────► Ready ───────┤            └─► sockets
-filters ───► Verdict ─────┘
+filters ───► Verdict ─────┤
+revocations ► Revised ────┘
 registration ─► Redis        pruner, presence ─► PostgreSQL        metrics ─► routers
 """
 
@@ -16,14 +17,14 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import gevent
 from gevent.event import Event
 
 from headrace import predicates
 from headrace.directory import Directory, ShardEntry, Snapshot, State
-from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, Handoff
+from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
 from headrace.holder import limits_of
 from headrace.settings import Settings
 from shard.census import Census
@@ -41,9 +42,12 @@ from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration, assignment
+from shard.revocations import Revocations
 from shard.transfer import Transfer
 
 logger = logging.getLogger(__name__)
+
+REVOCATIONS_PATIENCE_S: Final = 1.0
 
 
 class Part(Protocol):
@@ -81,6 +85,7 @@ class Process:
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
         self._transfer = Transfer(settings.handoff_deadline_s, self._inbox)
         self._presence = Presence(settings, shard_id)
+        self._revocations = Revocations(settings, self._inbox, shard_id)
         self.dispatcher = Dispatcher(
             settings,
             self._inbox,
@@ -90,6 +95,7 @@ class Process:
             self._filters,
             self._transfer,
             self._presence,
+            self._revocations,
             pause=lambda: gevent.sleep(0),
         )
         self._heartbeat = Heartbeat(settings, self._inbox)
@@ -125,11 +131,15 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._readers, self._listener, self._filters, self._heartbeat, self._pruner, self._presence, self._transfer,
-            self._metrics, self._intake, self._registration,
+            self._revocations, self._readers, self._listener, self._filters, self._heartbeat, self._pruner,
+            self._presence, self._transfer, self._metrics, self._intake, self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
+            if part is self._intake:
+                # Who is revoked shall be refused rather than let in and shown out; without PostgreSQL nobody is served
+                # events before it is known.
+                self._revocations.wait_loaded(REVOCATIONS_PATIENCE_S)
             for greenlet in part.start():
                 self._watch(greenlet, type(part).__name__.lower())
         # What exists by now lives as long as the process: keep it out of every collection to come.
@@ -153,6 +163,7 @@ class Process:
         self._listener.stop()
         self._pruner.stop()
         self._presence.stop()
+        self._revocations.stop()
         self._transfer.stop()
         self._filters.stop()
         self._readers.stop()
@@ -174,6 +185,8 @@ class Process:
     def _refusal(self, message: Handoff) -> str:
         if self.state != "up":
             return self.state
+        if message.moved is None and self._revocations.refuses(message.context):
+            return REFUSED_REVOKED
         waiting = self._intake.accepted - self.dispatcher.connects
         if len(self.dispatcher.registry) + waiting >= self._limit:
             return REFUSED_FULL

@@ -44,6 +44,15 @@ class Log:
     def disappear(self, connection: Connection) -> None:
         pass
 
+    def current(self) -> bool:
+        return True
+
+    def refuses(self, context: Context) -> str:
+        return ""
+
+    def missed(self, streams: Iterable[str]) -> str:
+        return ""
+
     def publish(self, text: str) -> int:
         self.frames.append(Frame(len(self.frames) + 1, text))
         return len(self.frames)

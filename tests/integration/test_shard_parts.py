@@ -26,10 +26,22 @@ from shard.process import Part
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration
+from shard.revocations import Revocations
 from shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 
-PARTS = ["readers", "listener", "filters", "heartbeat", "pruner", "presence", "transfer", "intake", "registration"]
+PARTS = [
+    "readers",
+    "listener",
+    "filters",
+    "heartbeat",
+    "pruner",
+    "presence",
+    "revocations",
+    "transfer",
+    "intake",
+    "registration",
+]
 
 
 class House:
@@ -62,6 +74,7 @@ class House:
             "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox),
             "intake": lambda: Intake(settings, self.path, inbox, lambda message: ""),
+            "revocations": lambda: Revocations(settings, inbox, "n-0"),
             "registration": lambda: Registration(self.directory, self.entry, lambda snapshot: None, 0.1),
         }
         return parts[name]()

@@ -35,6 +35,7 @@ from shard.messages import (
     ReadFailed,
     Ready,
     Relistened,
+    Revised,
     Rows,
     Sweep,
     Tick,
@@ -79,6 +80,13 @@ class Client:
         self.bytes = b""
         self.room = 100_000
         self.closed = False
+        self.context = Context()
+        self.allowed: int | None = None
+
+    @property
+    def events(self) -> int:
+        """How many events it has got whole."""
+        return sum(b"data: " in part and b"event: " not in part for part in self.bytes.split(b"\n\n")[:-1])
 
     def judge(self, log: Log) -> None:
         head, _, body = self.bytes.partition(b"\r\n\r\n")
@@ -110,6 +118,9 @@ class Client:
     def _sentinel(self, fields: dict[str, str], positions: list[int | None], log: Log) -> list[int | None]:
         assert "id" not in fields
         told = json.loads(fields["data"])
+        if fields["event"] == "headrace:goodbye":
+            assert self.allowed is not None, "sent away without a reason"
+            return positions
         assert fields["event"] == "headrace:gap", fields
         number = self.streams.index(told["stream"])
         # What was hidden from the client before is not missed.
@@ -150,6 +161,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.ready: set[int] = set()
         self.now = 0.0
         self.present: set[Connection] = set()
+        self.issued = 1
+        self.revoked = {"u0": -1, "u1": -1}
+        self.knows_revocations = True
         self.dispatcher = Dispatcher(
             Settings(ring_bytes=ring, ring_total_bytes=200, heartbeat_interval_s=0.5),
             Inbox[Message](),
@@ -159,6 +173,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             predicates=self,
             transfer=self,
             presence=self,
+            revocations=self,
             wire=Wire(lambda fd, data: self.writev(fd, [data]), self.writev),
             clock=lambda: self.now,
         )
@@ -193,6 +208,15 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def disappear(self, connection: Connection) -> None:
         self.present.remove(connection)
+
+    def current(self) -> bool:
+        return self.knows_revocations
+
+    def refuses(self, context: Context) -> str:
+        return "revoked" if context.issued_ms <= self.revoked[context.user or ""] else ""
+
+    def missed(self, streams: Iterable[str]) -> str:
+        return ""
 
     def register(self, fd: int) -> None:
         pass
@@ -247,13 +271,18 @@ class DispatcherMachine(RuleBasedStateMachine):
         streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]),
         back=st.sampled_from(["now", "all", 0, 1, 4, 50]),
         guest=st.booleans(),
+        stale=st.booleans(),
     )
-    def connect(self, streams: tuple[str, ...], back: str | int, guest: bool = False) -> None:
+    def connect(self, streams: tuple[str, ...], back: str | int, guest: bool = False, stale: bool = False) -> None:
+        """A client with a token of now, or with an old one, which may have been revoked since."""
         fd = len(self.clients) + 10
         starts = [back if isinstance(back, str) else max(0, self.log.head(name) - back) for name in streams]
         positions = [start if isinstance(start, int) else None for start in starts]
         self.clients[fd] = Client(streams, positions)
-        context = Context(user=None, audiences=frozenset({"mine"}))
+        context = Context(f"u{fd % 2}", frozenset({"mine"}), 0 if stale else self.issued)
+        self.clients[fd].context = context
+        if self.refuses(context):
+            self.clients[fd].allowed = 0
         asked = tuple(zip(streams, starts, strict=True))
         self.tell(Connect(fd, Handoff(asked, context, str(fd), f"peer:{fd}", guest=guest)))
 
@@ -345,6 +374,24 @@ class DispatcherMachine(RuleBasedStateMachine):
         if connection is not None:
             self.dispatcher.delivery.close(connection, "peer gone")
 
+    @precondition(lambda self: self.clients)
+    @rule(user=st.sampled_from(["u0", "u1"]))
+    def revoke(self, user: str) -> None:
+        """A user's tokens are revoked: whatever was not written by now never is, here or on the way elsewhere."""
+        self.revoked[user] = self.issued
+        self.issued += 1
+        self.tell(Revised({}))
+        for client in self.clients.values():
+            if self.refuses(client.context) and client.allowed is None:
+                client.allowed = client.events
+
+    @rule(known=st.booleans())
+    def revocations_are_known(self, known: bool) -> None:
+        """The reading of revocations fails for a while: nothing is read from the log meanwhile."""
+        self.knows_revocations = known
+        if known:
+            self.tell(Revised({}))
+
     @rule(streams=st.sets(st.sampled_from(STREAMS)), hot=st.sets(st.sampled_from(STREAMS)), everybody=st.booleans())
     def assign(self, streams: set[str], hot: AbstractSet[str] = frozenset(), everybody: bool = False) -> None:
         """Connections that begin with one of the streams, or are of a hot one, belong to another shard from now on."""
@@ -399,11 +446,13 @@ class DispatcherMachine(RuleBasedStateMachine):
     def histories_are_in_order(self) -> None:
         for client in getattr(self, "clients", {}).values():
             client.judge(self.log)
+            assert client.allowed is None or client.events <= client.allowed, "events for a revoked token"
 
     def teardown(self) -> None:
         if not hasattr(self, "dispatcher"):
             return
         self.assign(set())
+        self.revocations_are_known(True)
         for _ in range(50):
             for fd, client in self.clients.items():
                 client.room = 1_000_000
@@ -413,6 +462,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.tell(Sweep())
             self.tell(Tick())
         for client in self.clients.values():
+            assert client.closed or client.allowed is None
             if not client.closed:
                 client.whole(self.log)
 
