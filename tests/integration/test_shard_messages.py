@@ -81,6 +81,7 @@ class Bench:
             self.log,
             self.log,
             self.log,
+            self.log,
             wire=Wire(self._write, self._writev),
             clock=lambda: self.now,
         )
