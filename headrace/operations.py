@@ -5,8 +5,9 @@ their entries which epoch they have carried out; the operation waits for that. W
 goes on from what is written.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,17 +17,23 @@ from headrace.placement import rendezvous
 from headrace.stream import SLOTS, slot
 
 POLL_S: Final = 0.2
+SAY_S: Final = 1.0
+"""How often progress is worth a line."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """New owners for slots of one node; moves counts the slots that change."""
+    """New owners for slots of one node.
+
+    before and after have, for each of its shards, how many slots it owns; connections, how many it has now.
+    """
 
     node: str
     owners: Mapping[int, str]
     before: Mapping[str, int]
     after: Mapping[str, int]
+    connections: Mapping[str, int]
 
     @property
     def moves(self) -> int:
@@ -70,6 +77,30 @@ class Operations:
         )
         self._carry_out([plan for plan in self.plans() if plan.node == entry.node])
 
+    def drain_node(self, node: str, over_s: float) -> None:
+        """Have the clients of a whole node go to others within about over_s seconds, and none come."""
+        snapshot = self._directory.read()
+        self._node(snapshot, node)
+        if not any(_willing(snapshot, other) for other in {entry.node for entry in snapshot.shards} - {node}):
+            raise UsageError("no other node has a shard that is up; start one first")
+        self._directory.drain_node(node, over_s)
+        self._wait(
+            lambda now: all(entry.state == "drained" for entry in now.shards if entry.node == node),
+            lambda now: f"node {node}: {sum(e.connections for e in now.shards if e.node == node)} connections left",
+            deadline_s=self._deadline_s + over_s,
+        )
+
+    def undrain_node(self, node: str) -> None:
+        """Let a drained node serve again; shards that are drained by themselves stay so."""
+        self._node(self._directory.read(), node)
+        self._directory.undrain_node(node)
+
+        def down(now: Snapshot) -> list[str]:
+            mine = (entry for entry in now.shards if entry.node == node and entry.id not in now.drained)
+            return [entry.id for entry in mine if entry.state != "up"]
+
+        self._wait(lambda now: not down(now), lambda now: f"waiting for {', '.join(down(now))}")
+
     def move(self, what: str, shard_id: str) -> int:
         """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""
         snapshot = self._directory.read()
@@ -92,11 +123,11 @@ class Operations:
         """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
         return list(_plans(self._directory.read()))
 
-    def rebalance(self) -> None:
-        """Carry out the plans."""
-        self._carry_out(self.plans())
+    def rebalance(self, plans: Sequence[Plan] | None = None) -> None:
+        """Carry out the plans that `plans` gave; those of this moment when None."""
+        self._carry_out(self.plans() if plans is None else plans)
 
-    def _carry_out(self, plans: list[Plan]) -> None:
+    def _carry_out(self, plans: Sequence[Plan]) -> None:
         for plan in plans:
             self._directory.assign(plan.node, plan.owners)
         for plan in plans:
@@ -111,23 +142,35 @@ class Operations:
 
         self._wait(
             lambda now: not waiting(now),
-            lambda now: f"node {node}: {sum(entry.moving for entry in waiting(now))} connections are moving",
+            lambda now: f"node {node}: {_progress(waiting(now))}",
         )
 
-    def _wait(self, done: Callable[[Snapshot], bool], progress: Callable[[Snapshot], str]) -> None:
-        deadline = time.monotonic() + self._deadline_s
-        said = ""
+    def _wait(
+        self,
+        done: Callable[[Snapshot], bool],
+        progress: Callable[[Snapshot], str],
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        deadline_s = self._deadline_s if deadline_s is None else deadline_s
+        deadline = time.monotonic() + deadline_s
+        said, said_at = "", -math.inf
         while True:
             now = self._directory.read()
             if done(now):
                 return
             line = progress(now)
-            if line != said:
+            if line != said and time.monotonic() >= said_at + SAY_S:
                 self._say(line)
-                said = line
+                said, said_at = line, time.monotonic()
             if time.monotonic() >= deadline:
-                raise UnavailableError(f"not done within {self._deadline_s:g} s: {line}; `headrace status` tells more")
+                raise UnavailableError(f"not done within {deadline_s:g} s: {line}; `headrace status` tells more")
             time.sleep(POLL_S)
+
+    def _node(self, snapshot: Snapshot, node: str) -> None:
+        known = sorted({entry.node for entry in snapshot.shards})
+        if node not in known:
+            raise UsageError(f"there is no node {node!r}; registered are {', '.join(known) or 'none'}")
 
     def _shard(self, snapshot: Snapshot, shard_id: str) -> ShardEntry:
         for entry in snapshot.shards:
@@ -140,6 +183,14 @@ class Operations:
 def _settled(entry: ShardEntry, wanted: tuple[str, int]) -> bool:
     generation, _, count = entry.settled.partition(" ")
     return not entry.moving and generation == wanted[0] and count.isdigit() and int(count) >= wanted[1]
+
+
+def _progress(entries: Sequence[ShardEntry]) -> str:
+    """Who moves where, as far as shards tell."""
+    moves = [f"{target.replace(':', ' ')} from {entry.id}" for entry in entries for target in entry.targets.split()]
+    return f"{sum(entry.moving for entry in entries)} connections are to move" + (
+        f" (to {', '.join(moves)})" * bool(moves)
+    )
 
 
 def _willing(snapshot: Snapshot, node: str) -> list[str]:
@@ -159,7 +210,8 @@ def _plans(snapshot: Snapshot) -> Iterator[Plan]:
         ideal = {number: rendezvous(number, willing)[0] for number in range(SLOTS)}
         owners = {number: owner for number, owner in ideal.items() if current.get(number) != owner}
         shards = sorted(entry.id for entry in snapshot.shards if entry.node == node)
-        yield Plan(node, owners, _share(current, shards), _share(ideal, shards))
+        connections = {entry.id: entry.connections for entry in snapshot.shards if entry.node == node}
+        yield Plan(node, owners, _share(current, shards), _share(ideal, shards), connections)
 
 
 def _share(owners: Mapping[int, str], shards: list[str]) -> dict[str, int]:

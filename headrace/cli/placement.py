@@ -1,27 +1,47 @@
 """`headrace drain`, `undrain`, `move` and `rebalance`: which shard serves what, while clients stay connected."""
 
+import time
+
 import click
 
 from headrace.cli.command import aligned, main, open_operations
+from headrace.errors import UsageError
 
 
-@main.command(epilog="Example: headrace drain web1-0")
-@click.argument("shard")
-def drain(shard: str) -> None:
-    """Move all connections of SHARD to other shards of its node, and send it no new ones.
+@main.command(epilog="Example: headrace drain web1-0    or: headrace drain --node web1 --over 120")
+@click.argument("shard", required=False)
+@click.option("--node", default=None, help="Drain all shards of this node; its clients go to other nodes.")
+@click.option(
+    "--over", "over_s", default=60.0, show_default=True, type=click.FloatRange(0, 86_400), help="Seconds, with --node."
+)
+def drain(shard: str | None, node: str | None, over_s: float) -> None:
+    """Have SHARD, or a whole node, without clients, and send it no new ones until `undrain`.
 
-    No client reconnects. The shard stays up, and `rebalance` passes it over, until `undrain`.
+    The connections of a shard move to others of its node, and no client reconnects; the shard stays up, and
+    `rebalance` passes it over. Connections cannot move to another node: there, clients are asked to reconnect, one by
+    one over the set time, and resume where they were. Meanwhile the node's router answers 503, and its /readyz too.
     """
-    open_operations().drain(shard)
-    click.echo(f"{shard} is drained")
+    operations = open_operations()
+    if node is not None and shard is None:
+        operations.drain_node(node, over_s)
+        click.echo(f"node {node} is drained")
+    else:
+        operations.drain(_one(shard, node))
+        click.echo(f"{shard} is drained")
 
 
-@main.command(epilog="Example: headrace undrain web1-0")
-@click.argument("shard")
-def undrain(shard: str) -> None:
-    """Let a drained SHARD serve again, and move its share of the slots to it."""
-    open_operations().undrain(shard)
-    click.echo(f"{shard} is up")
+@main.command(epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1")
+@click.argument("shard", required=False)
+@click.option("--node", default=None, help="Let all shards of this node serve again.")
+def undrain(shard: str | None, node: str | None) -> None:
+    """Let a drained SHARD serve again, and move its share of the slots to it; or a whole node."""
+    operations = open_operations()
+    if node is not None and shard is None:
+        operations.undrain_node(node)
+        click.echo(f"node {node} is up")
+    else:
+        operations.undrain(_one(shard, node))
+        click.echo(f"{shard} is up")
 
 
 @main.command(epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0")
@@ -36,13 +56,29 @@ def move(what: str, shard: str) -> None:
 @main.command(epilog="Example: headrace rebalance --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 def rebalance(dry_run: bool) -> None:
-    """Spread the slots evenly over the shards that are up, with their connections. No client reconnects."""
+    """Spread the slots evenly over the shards that are up, with their connections. No client reconnects.
+
+    Shows the plan, how far it is, and what has come of it.
+    """
     operations = open_operations()
     plans = operations.plans()
-    rows = [("node", "shard", "slots now", "slots then")]
+    rows: list[tuple[str, ...]] = [("node", "shard", "slots now", "slots then", "connections now")]
     for plan in plans:
-        rows += [(plan.node, shard, str(plan.before[shard]), str(plan.after[shard])) for shard in plan.before]
+        for shard, slots in plan.before.items():
+            rows.append((plan.node, shard, str(slots), str(plan.after[shard]), str(plan.connections[shard])))
     click.echo("\n".join(aligned(rows)))
-    if not dry_run:
-        operations.rebalance()
-        click.echo(f"moved {sum(plan.moves for plan in plans)} slots")
+    if dry_run:
+        return
+    began = time.monotonic()
+    operations.rebalance(plans)
+    click.echo(f"moved {sum(plan.moves for plan in plans)} slots in {time.monotonic() - began:.1f} s")
+    rows = [("node", "shard", "slots", "connections")]
+    for plan in operations.plans():
+        rows += [(plan.node, shard, str(plan.before[shard]), str(plan.connections[shard])) for shard in plan.before]
+    click.echo("\n".join(aligned(rows)))
+
+
+def _one(shard: str | None, node: str | None) -> str:
+    if shard is None or node is not None:
+        raise UsageError("name either a shard or, with --node, a node")
+    return shard

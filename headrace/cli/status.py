@@ -1,27 +1,52 @@
-"""`headrace status`: what the directory says of nodes and shards, as a table and as JSON."""
+"""`headrace status`: what the directory says of nodes, shards and streams, as tables and as JSON."""
 
 import json
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from headrace.cli.command import aligned, main, read_settings
-from headrace.directory import Directory, Snapshot
+from headrace.directory import Directory, ShardEntry, Snapshot
+from headrace.errors import DirectoryUnavailableError
+from headrace.settings import Settings
+
+_COLUMNS: Final = (
+    "id", "node", "pid", "state", "connections", "streams", "slots", "events_s", "deliveries_s", "lag_s", "epoch",
+    "last_error",
+)  # fmt: skip
+_NODE_COLUMNS: Final = ("name", "state", "shards", "connections", "capacity")
+_PATIENCE_S: Final = 3.0
 
 
 @main.command(epilog="Example: headrace status --json | jq '.shards[].connections'")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(as_json: bool) -> None:
-    """Show nodes, shards, connections, slots, and how far the shards are behind the log."""
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Show nodes, shards, connections, slots, hot streams, what is moving, and how far the shards are behind the log.
+
+    events_s counts events that a shard has read each second, deliveries_s what it has written to clients; epoch is
+    the last change of the directory that it has carried out. While Redis is away, what the router at
+    HEADRACE_PUBLIC_URL knew last is shown, and the exit status is 1.
+    """
     settings = read_settings("redis_url")
-    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-    snapshot = directory.read()
-    if as_json:
-        click.echo(json.dumps(_status(snapshot), indent=2))
-    else:
-        click.echo("\n".join(_table(snapshot)))
+    try:
+        found = _status(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s).read())
+    except DirectoryUnavailableError:
+        last = _last_known(settings)
+        if last is None:
+            raise
+        click.echo(json.dumps(last, indent=2) if as_json else "\n".join(_text(last)))
+        click.echo(
+            f"headrace: Redis is away; this is what the router at {settings.public_url} knew last. Start it or correct "
+            "HEADRACE_REDIS_URL; until then everything goes on with these assignments",
+            err=True,
+        )
+        context.exit(1)
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_text(found)))
 
 
 def _status(snapshot: Snapshot) -> dict[str, Any]:
@@ -39,25 +64,89 @@ def _status(snapshot: Snapshot) -> dict[str, Any]:
             "capacity": shard.capacity,
             "streams": shard.streams,
             "slots": owned.get(shard.id, 0),
-            "lag_s": shard.lag_s,
+            "events_s": shard.events_s,
+            "deliveries_s": shard.deliveries_s,
+            "lag_s": round(shard.lag_s, 1),
+            "epoch": shard.settled.partition(" ")[2],
             "last_error": shard.last_error,
             "version": shard.version,
         }
         for shard in snapshot.shards
     ]
-    return {"epoch": list(snapshot.epoch), "nodes": sorted({shard.node for shard in snapshot.shards}), "shards": shards}
-
-
-def _table(snapshot: Snapshot) -> Iterator[str]:
-    columns = ("id", "node", "pid", "state", "connections", "streams", "slots", "lag_s", "last_error")
-    rows = [
-        columns,
-        *(
-            tuple(f"{shard[c]:.1f}" if c == "lag_s" else str(shard[c]) for c in columns)
-            for shard in _status(snapshot)["shards"]
-        ),
+    hot = [
+        {"node": node, "stream": stream, "connections": connections}
+        for node, streams in sorted(snapshot.hot.items())
+        for stream, connections in sorted(streams.items(), key=lambda item: -item[1])
     ]
-    yield from aligned(rows)
-    if len(rows) == 1:
+    return {
+        "redis": "ok",
+        "epoch": list(snapshot.epoch),
+        "nodes": [_node(node, snapshot) for node in sorted({shard.node for shard in snapshot.shards})],
+        "shards": shards,
+        "hot_streams": hot,
+        "moves": [move for shard in snapshot.shards for move in _moves(shard)],
+    }
+
+
+def _node(node: str, snapshot: Snapshot) -> dict[str, Any]:
+    shards = [shard for shard in snapshot.shards if shard.node == node]
+    connections = sum(shard.connections for shard in shards)
+    state = "up" if node not in snapshot.drained_nodes else "draining" if connections else "drained"
+    return {
+        "name": node,
+        "state": state,
+        "shards": len(shards),
+        "connections": connections,
+        "capacity": sum(shard.capacity for shard in shards),
+    }
+
+
+def _moves(shard: ShardEntry) -> Iterator[dict[str, Any]]:
+    """The connections that are on their way from a shard; a successor of it has the same id."""
+    for target in shard.targets.split():
+        id_, _, count = target.rpartition(":")
+        yield {"from": shard.id, "to": id_, "connections": int(count)}
+
+
+def _last_known(settings: Settings) -> dict[str, Any] | None:
+    """What a router knows, in the same shape as far as it goes; None if it cannot be asked."""
+    url = f"{settings.public_url.rstrip('/')}/readyz"
+    try:
+        with urllib.request.urlopen(url, timeout=_PATIENCE_S) as response:  # noqa: S310  # http or https: see settings
+            ready = json.load(response)
+    except urllib.error.HTTPError as error:
+        with error:
+            try:
+                ready = json.load(error)
+            except ValueError:
+                return None
+    except (OSError, ValueError):
+        return None
+    if not isinstance(ready, dict) or not isinstance(ready.get("shards"), list):
+        return None
+    return {"redis": "away", "shards": ready["shards"]}
+
+
+def _row(value: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(str(value.get(column, "?")) for column in columns)
+
+
+def _text(found: Mapping[str, Any]) -> Iterator[str]:
+    if nodes := found.get("nodes"):
+        yield from aligned([("node", *_NODE_COLUMNS[1:]), *(_row(node, _NODE_COLUMNS) for node in nodes)])
+        yield ""
+    yield from aligned([_COLUMNS, *(_row(shard, _COLUMNS) for shard in found["shards"])])
+    if not found["shards"]:
         yield "no shard is registered"
-    yield f"epoch {snapshot.epoch[0]} {snapshot.epoch[1]}, {datetime.now():%H:%M:%S}"
+    if hot := found.get("hot_streams"):
+        yield ""
+        yield from aligned(
+            [("node", "hot stream", "connections"), *(_row(one, ("node", "stream", "connections")) for one in hot)]
+        )
+    if moves := found.get("moves"):
+        yield ""
+        rows = [_row(move, ("from", "to", "connections")) for move in moves]
+        yield from aligned([("moving from", "to", "connections"), *rows])
+    yield ""
+    epoch = "epoch {} {}, ".format(*found["epoch"]) if "epoch" in found else "Redis is away, "
+    yield f"{epoch}{datetime.now():%H:%M:%S}"

@@ -354,7 +354,7 @@ local function admit()
     local key = "headrace:admitted:" .. who
     redis.call("ZREMRANGEBYSCORE", key, "-inf", now)
     -- A clock that was set back would let what was written before count for longer than it should.
-    redis.call("ZREMRANGEBYSCORE", key, now + ADMITTED_MS, "+inf")
+    redis.call("ZREMRANGEBYSCORE", key, "(" .. (now + ADMITTED_MS), "+inf")
     local count = redis.call("ZCARD", key)
     each_shard(function(id)
       count = count + tonumber(redis.call("HGET", held_key(id), who) or 0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from headrace.directory import Directory, ShardEntry
+from headrace.directory import Directory, Report, ShardEntry
 from headrace.errors import DirectoryUnavailableError
 from headrace.placement import rendezvous
 from headrace.stream import SLOTS
@@ -288,3 +288,142 @@ def test_a_clock_set_back_delays_a_claim_by_the_settling_only(directory: Directo
         client.hincrby("headrace:node:n1", "joined_ms", 7_200_000)
         assert directory.claim("n1", settle_s=0.05) == 0
         wait_until(lambda: directory.claim("n1", settle_s=0.05) == SLOTS, "the slots are given", 5)
+
+
+def report(directory: Directory, id_: str, crowds: dict[str, int] | None = None, **changes: Any) -> bool:
+    made = Report(crowds, high=100, low=50, whole=False, held={}, arrived=[])
+    return directory.report(entry(id_), dataclasses.replace(made, **changes))
+
+
+def test_a_buried_shards_slots_are_claimed_at_once(directory: Directory) -> None:
+    """Who was found dead is not waited for as one who leaves, and only its own entry can be buried."""
+    for id_ in ("s1", "s2"):
+        directory.register(entry(id_))
+    directory.claim("n1", settle_s=0)
+    wait_until(lambda: directory.claim("n1", settle_s=0.1) == 0, "the node has settled")
+    time.sleep(0.1)
+    assert not directory.bury("s1", 99)
+    before = directory.read()
+    assert directory.bury("s1", 1)
+    assert not directory.bury("s1", 1)
+    assert directory.claim("n1", settle_s=0.1) == Counter(before.slots["n1"].values())["s1"]
+    after = directory.read()
+    assert set(after.slots["n1"].values()) == {"s2"}
+    assert after.epoch > before.epoch
+
+
+def test_a_newcomer_gets_its_share_where_that_is_wanted(directory: Directory) -> None:
+    """A shard without slots is given those whose first choice it is, and every other slot stays."""
+    for id_ in ("s1", "s2"):
+        directory.register(entry(id_))
+    directory.claim("n1", settle_s=0)
+    before = directory.read().slots["n1"]
+    directory.register(entry("s3"))
+    assert directory.claim("n1", settle_s=0) == 0
+    directory.register(entry("s4", state="drained"))
+    given = directory.claim("n1", settle_s=0, balance=True)
+    after = directory.read().slots["n1"]
+    mine = {slot for slot in range(SLOTS) if rendezvous(slot, ["s1", "s2", "s3"])[0] == "s3"}
+    assert given == len(mine)
+    assert {slot for slot in range(SLOTS) if before[slot] != after[slot]} == mine
+    assert directory.claim("n1", settle_s=0, balance=True) == 0
+
+
+def test_a_stream_is_hot_with_hysteresis(directory: Directory) -> None:
+    """A stream's connections add up over the node's shards; hot from the high mark on, it cools below the low one."""
+    for id_, node in (("s1", "n1"), ("s2", "n1"), ("s3", "n2")):
+        directory.register(entry(id_, node))
+    before = directory.read().epoch
+
+    def hot(first: int, second: int) -> dict[str, int]:
+        report(directory, "s1", {"a:ü": first, "b": 3})
+        report(directory, "s2", {"a:ü": second} if second else {})
+        return dict(directory.read().hot["n1"])
+
+    assert hot(60, 39) == {}
+    assert directory.read().epoch == before
+    assert hot(60, 40) == {"a:ü": 100}
+    assert directory.read().epoch[1] == before[1] + 1
+    assert hot(30, 20) == {"a:ü": 50}
+    assert directory.read().epoch[1] == before[1] + 1
+    assert hot(30, 19) == {}
+    assert hot(60, 39) == {}
+    assert dict(directory.read().hot["n2"]) == {}
+
+
+def test_who_was_let_in_counts_until_shards_tell(directory: Directory) -> None:
+    """A user's limit holds over all shards and for those on their way, and is free again when they have left."""
+    directory.register(entry("s1"))
+    directory.register(entry("s2", "n2"))
+    limits = {"user:ada": 3, "address:192.0.2.1": 10}
+    assert not report(directory, "s1")
+    assert report(directory, "s1", whole=True, held={"user:ada": 1})
+    assert report(directory, "s2", whole=True)
+    assert directory.admit("r1", limits) == ""
+    assert directory.admit("r2", limits) == ""
+    assert directory.admit("r3", limits) == "user:ada"
+    assert directory.admit("r3", {"user:bob": 1}) == ""
+    directory.release("r2", limits)
+    assert directory.admit("r3", limits) == ""
+    # The shards tell of those that were let in: they are not counted twice.
+    report(directory, "s2", held={"user:ada": 2}, arrived=[("user:ada", "r1"), ("user:ada", "r3")])
+    assert directory.admit("r4", limits) == "user:ada"
+    report(directory, "s2", held={"user:ada": 1})
+    assert directory.admit("r4", limits) == ""
+    assert directory.admit("r5", limits) == "user:ada"
+    directory.bury("s2", 1)
+    assert directory.admit("r5", limits) == ""
+
+
+def test_admissions_at_the_same_time_never_exceed_the_limit(directory: Directory, redis_server: RedisServer) -> None:
+    """However many routers ask at once, exactly as many as the limit are let in."""
+    directory.register(entry("s1"))
+    answers: list[str] = []
+    barrier = threading.Barrier(8)
+
+    def ask(number: int) -> None:
+        mine = Directory(redis_server.url, expiry_s=30)
+        barrier.wait(5)
+        for turn in range(5):
+            answers.append(mine.admit(f"r{number}-{turn}", {"user:ada": 7}))
+        mine.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert Counter(answers) == {"": 7, "user:ada": 33}
+
+
+def test_what_operators_want_outlives_an_emptied_redis(directory: Directory, redis_server: RedisServer) -> None:
+    """Drained shards and nodes are marked again by the shards that knew, and only where nothing was known."""
+    directory.register(entry("s1"))
+    directory.drain("s1")
+    directory.drain_node("n2", 30)
+    redis_server.empty()
+    directory.register(entry("s1", state="drained", wish="shard"))
+    directory.register(entry("s2", node="n2", state="draining", wish="30"))
+    found = directory.read()
+    assert found.drained == {"s1"}
+    assert found.drained_nodes == {"n2": 30.0}
+    directory.undrain("s1")
+    directory.undrain_node("n2")
+    directory.register(entry("s1", state="drained", wish="shard"))
+    directory.register(entry("s2", node="n2", state="draining", wish="30"))
+    assert not directory.read().drained
+    assert not directory.read().drained_nodes
+
+
+def test_every_key_expires_but_the_lasting_ones(directory: Directory, redis_server: RedisServer) -> None:
+    """What is counted goes by itself when nobody counts any more: nothing in Redis grows without end."""
+    directory.register(entry("s1"))
+    directory.claim("n1", settle_s=0)
+    report(directory, "s1", {"a": 500}, whole=True, held={"user:ada": 1})
+    directory.admit("r1", {"user:ada": 5})
+    directory.drain("s9")
+    directory.drain_node("n9", 1)
+    directory.claim("n1", settle_s=0)
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as raw:
+        lasting = {key for key in raw.scan_iter("*") if raw.pttl(key) == -1}
+    assert lasting == {"headrace:epoch", "headrace:shards", "headrace:drained", "headrace:drained:nodes"}

@@ -1,5 +1,6 @@
 """Which shards a router tries: snapshots in, orders out."""
 
+from collections import Counter
 from dataclasses import replace
 
 from headrace.directory import ShardEntry, Snapshot, State
@@ -139,3 +140,49 @@ def test_the_repr_tells_the_state() -> None:
     assert "away" in repr(made)
     made.learn(snapshot(replace(entry("a"), state="drained")))
     assert repr(made) == "<Placement node='n1' directory known 1 shards>"
+
+
+def test_a_shard_with_too_many_is_passed_over() -> None:
+    """A shard above its fair share by more than the factor comes last, and who goes to another is a guest there."""
+    made = placement()
+    first, second, third = rendezvous(7, "abc")
+    loads = {first: 400, second: 100, third: 100}
+    made.learn(snapshot(*(replace(entry(id_), connections=n, capacity=5000) for id_, n in loads.items())))
+    assert [(c.id, c.guest) for c in made.order(7)] == [(second, False), (third, False), (first, False)]
+    made.learn(
+        snapshot(*(replace(entry(id_), connections=n, capacity=5000) for id_, n in loads.items()), slots={7: first})
+    )
+    assert [(c.id, c.guest) for c in made.order(7)] == [(second, True), (third, True), (first, False)]
+
+
+def test_a_full_shard_is_passed_over() -> None:
+    """A shard that has as many clients as it takes, by the directory or since by our own count, comes last."""
+    made = placement()
+    made.learn(snapshot(*map(entry, "ab"), slots={7: "a"}))
+    assert ids(made) == ["a", "b"]
+    for _ in range(10):
+        made.gave("a")
+    assert ids(made) == ["b", "a"]
+    assert made.connections == 10
+    made.learn(snapshot(*map(entry, "ab"), slots={7: "a"}))
+    assert ids(made) == ["a", "b"]
+
+
+def test_a_hot_stream_goes_by_the_clients_address() -> None:
+    """Clients of a hot stream are spread over all shards that are up; those of others in its slot are not."""
+    made = placement()
+    known = snapshot(*map(entry, "abc"), entry("d", "drained"), slots={7: "a"})
+    made.learn(replace(known, hot={"n1": {"hot": 2000}, "n2": {"cold": 9}}))
+    homes = Counter(made.order(7, "hot", f"127.0.0.1:{port}")[0].id for port in range(3000))
+    assert set(homes) == set("abc")
+    assert min(homes.values()) > 800
+    assert {made.order(7, "cold", f"127.0.0.1:{port}")[0].id for port in range(50)} == {"a"}
+
+
+def test_a_drained_node_takes_nobody() -> None:
+    """While the node is drained there is nobody to try, without Redis too."""
+    made = placement(found=("a",))
+    made.learn(replace(snapshot(entry("a")), drained_nodes={"n1": 60.0}))
+    assert made.drained
+    made.lose_directory()
+    assert ids(made) == []
