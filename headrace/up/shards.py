@@ -18,6 +18,8 @@ from headrace.errors import UnavailableError, UsageError
 from headrace.up.supervision import Supervision
 from headrace.up.unit import State, Unit
 
+START_DEADLINE_S: Final = 300.0
+"""More than a successor can take until it is ready or given up."""
 HAND_OVER_DEADLINE_S: Final = 60.0
 PATIENCE: Final = 3
 """Failures in a row after which a new process is given up."""
@@ -78,11 +80,15 @@ class Shards:
         for id_ in ids or self.ids:
             old = self._units[id_]
             yield f"{id_}: starting the successor of pid {old.program.pid}"
+            # Should it die before it has handed over, it must stay so: started again it would be the younger of the
+            # two, and the successor would give everything to it and end.
+            old.retire(time.monotonic(), START_DEADLINE_S)
             unit = self._launch(id_)
             try:
                 yield from self._until_ready(id_, unit)
             except UnavailableError:
-                self._units[id_] = old
+                old.stay(time.monotonic())
+                self._units[id_] = old if old.state is State.READY else self._launch(id_)
                 raise
             yield f"{id_}: pid {old.program.pid} hands its connections to pid {unit.program.pid}"
             old.retire(time.monotonic(), HAND_OVER_DEADLINE_S)

@@ -120,12 +120,21 @@ class Unit:
             self.program.terminate()
 
     def retire(self, now: float, deadline_s: float) -> None:
-        """Expect the program to end by itself, and stop it if it has not within deadline_s."""
-        if self.state in (State.STARTING, State.READY):
+        """Expect the program to end by itself, and stop it if it has not within deadline_s.
+
+        Whatever ends it, it is not started again. A second call puts the deadline off.
+        """
+        if self.state in (State.STARTING, State.READY, State.RETIRING):
             self.state = State.RETIRING
             self._due = now + deadline_s
         else:
             self.stop(now)
+
+    def stay(self, now: float) -> None:
+        """Take a retirement back, if the program still runs."""
+        if self.state is State.RETIRING:
+            self.state = State.READY
+            self._due = now + self.STEADY_S
 
     def hurry(self, now: float) -> None:
         """Stop without further patience."""

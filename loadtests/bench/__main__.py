@@ -9,12 +9,14 @@ from pathlib import Path
 import click
 
 from loadtests.bench import cores
+from loadtests.bench.bench import Bench
+from loadtests.bench.catalogue import SCENARIOS, Scenario
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure, Row, rows, table
 from loadtests.bench.machine import described
 from loadtests.bench.node import Node
+from loadtests.bench.plots import draw
 from loadtests.bench.publisher import Publisher
-from loadtests.bench.scenarios import SCENARIOS, Bench, Scenario
 from loadtests.bench.tools import Tools
 
 
@@ -52,6 +54,7 @@ class Running:
 @click.option("--n", default=5000, show_default=True, type=click.IntRange(10, 6500), help="Connections.")
 @click.option("--seconds", default=8.0, show_default=True, type=click.FloatRange(0.5), help="Of publishing, each time.")
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
+@click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Draw what was measured, into here.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Directory of ssebench.c and rawfan.c.")
 def main(
     more: tuple[str, ...],
@@ -60,6 +63,7 @@ def main(
     n: int,
     seconds: float,
     as_json: Path | None,
+    plots: Path | None,
     tools: Path | None,
 ) -> None:
     """Measure headrace beside the floor and print medians, in brackets the least and the greatest."""
@@ -88,14 +92,17 @@ def main(
             running.stop()
     click.echo(f"{n} connections, {seconds:g} s, {repeat} times; " + ", ".join(f"{k} {v}" for k, v in about.items()))
     click.echo(table(found))
+    value = {
+        "about": about,
+        "connections": n,
+        "seconds": seconds,
+        "rows": [asdict(row) for row in found],
+        "repetitions": {name: [[asdict(f) for f in each] for each in all_] for name, all_ in repetitions.items()},
+    }
+    if plots:
+        for file in draw(value, plots):
+            click.echo(f"drawn: {file}", err=True)
     if as_json:
-        value = {
-            "about": about,
-            "connections": n,
-            "seconds": seconds,
-            "rows": [asdict(row) for row in found],
-            "repetitions": {name: [[asdict(f) for f in each] for each in all_] for name, all_ in repetitions.items()},
-        }
         as_json.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 

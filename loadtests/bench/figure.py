@@ -8,12 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one repetition found: headrace's value and, where the floor does the same, the floor's."""
+    """What one repetition found: headrace's value and, where the floor does the same, the floor's.
+
+    at is where the figure stands on its plot's axis: so many connections, say.
+    """
 
     name: str
     unit: str
     headrace: float
     floor: float | None = None
+    at: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -45,6 +49,7 @@ class Row:
     headrace: Spread
     floor: Spread | None
     ratio: Spread | None
+    at: float | None = None
 
     @classmethod
     def of(cls, scenario: str, figures: Sequence[Figure]) -> "Row":
@@ -58,6 +63,7 @@ class Row:
             Spread.of([figure.headrace for figure in figures]),
             Spread.of(floors) if floors else None,
             Spread.of(ratios) if ratios else None,
+            figures[0].at,
         )
 
 

@@ -4,68 +4,27 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from loadtests.bench import cores
+from loadtests.bench.bench import Bench, busy
 from loadtests.bench.clients import Clients, FailedError
 from loadtests.bench.figure import Figure
-from loadtests.bench.floor import Floor
-from loadtests.bench.node import Node
-from loadtests.bench.pilot import Pilot
 from loadtests.bench.publisher import Publisher
-from loadtests.bench.tools import Tools
 
-FLOOR_PER_S: Final = 150_000
-"""Deliveries a second that the floor's number of events is chosen for."""
 WINDOW: Final = 12
 """Events of a burst that wait for each connection."""
 PACE_PER_S: Final = 5.0
 """Slow enough that every fan-out is over before the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What a scenario has at hand. stream is a name that nobody has used."""
-
-    tools: Tools
-    node: Node
-    publisher: Publisher
-    n: int
-    seconds: float
-    stream: str
-
-    def clients(self, address: tuple[str, int], path: str, *options: str, n: int = 0) -> Clients:
-        """n clients (all, if not said) that check ids and end when nothing has come for a second."""
-        return Clients(
-            self.tools.ssebench, address, path, n or self.n, "--contiguous", "--idle", "1", "--seconds", "120", *options
-        )
-
-    def here(self, *options: str, n: int = 0, path: str = "") -> Clients:
-        """Clients of headrace, on the scenario's stream."""
-        return self.clients(self.node.address, path or self.node.path(self.stream), *options, n=n)
-
-    def floor(self, rate: float = 0, batch: int = 1, n: int = 0, streams: int = 1, count: int = 0) -> dict[str, Any]:
-        """One run of the floor: what its clients have received."""
-        n = n or self.n
-        count = count or round(self.seconds * (rate or FLOOR_PER_S * batch * streams / n))
-        with (
-            Floor(self.tools.rawfan) as floor,
-            self.clients(floor.address, "/s%d", "--streams", str(streams), n=n) as clients,
-        ):
-            clients.ready()
-            floor.publish(count, rate, batch)
-            return clients.result()
-
-
 def fanout(bench: Bench) -> list[Figure]:
     """All on one stream, one event at each look; then one event now and then, for the latency."""
     floor, floor_paced = bench.floor(), bench.floor(rate=PACE_PER_S)
-    result, events, busy = _saturated(bench, 1)
+    result, events, shard_busy = bench.saturated(1)
     with bench.here() as clients:
         clients.ready()
         bench.publisher.paced(bench.stream, bench.seconds, PACE_PER_S)
@@ -75,8 +34,8 @@ def fanout(bench: Bench) -> list[Figure]:
         Figure("time to the last", "ms", paced["last_p50_us"] / 1e3, floor_paced["last_p50_us"] / 1e3),
         Figure("time to the last, p99", "ms", paced["last_p99_us"] / 1e3, floor_paced["last_p99_us"] / 1e3),
         Figure("time to the last, saturated", "ms", result["last_p50_us"] / 1e3),
-        Figure("shard busy", "%", busy),
-        Figure("client busy", "%", _busy(result), _busy(floor)),
+        Figure("shard busy", "%", shard_busy),
+        Figure("client busy", "%", busy(result), busy(floor)),
         Figure("events", "", events),
     ]
 
@@ -84,13 +43,13 @@ def fanout(bench: Bench) -> list[Figure]:
 def burst(bench: Bench) -> list[Figure]:
     """The same, where many events wait for each connection: beside the floor's one event a call."""
     floor, joined = bench.floor(), bench.floor(batch=WINDOW)
-    result, events, busy = _saturated(bench, WINDOW)
+    result, events, shard_busy = bench.saturated(WINDOW)
     return [
         Figure("deliveries, floor one a call", "1/s", result["events_per_s"], floor["events_per_s"]),
         Figure(f"deliveries, floor {WINDOW} a call", "1/s", result["events_per_s"], joined["events_per_s"]),
         Figure("latency, p99", "ms", result["lat_p99_us"] / 1e3),
-        Figure("shard busy", "%", busy),
-        Figure("client busy", "%", _busy(result), _busy(joined)),
+        Figure("shard busy", "%", shard_busy),
+        Figure("client busy", "%", busy(result), busy(joined)),
         Figure("events", "", events),
     ]
 
@@ -111,14 +70,14 @@ def many(bench: Bench) -> list[Figure]:
             bench.publisher.flood(names, 0, min(1000, streams))
             published = bench.publisher.flood(names, bench.seconds, min(1000, streams))
             took = time.monotonic() - began
-            busy = 100 * (cores.cpu_seconds(bench.node.shard_pids[0]) - since) / took
+            shard_busy = 100 * (cores.cpu_seconds(bench.node.shard_pids[0]) - since) / took
             result = clients.result()
     return [
         Figure("deliveries", "1/s", result["events_per_s"], floor["events_per_s"]),
         Figure("published", "1/s", published / took),
         Figure("latency, p99", "ms", result["lat_p99_us"] / 1e3),
-        Figure("shard busy", "%", busy),
-        Figure("client busy", "%", _busy(result), _busy(floor)),
+        Figure("shard busy", "%", shard_busy),
+        Figure("client busy", "%", busy(result), busy(floor)),
     ]
 
 
@@ -131,8 +90,8 @@ def latency(bench: Bench) -> list[Figure]:
         bench.publisher.paced(bench.stream, bench.seconds, 20.0)
         result = clients.result()
     return [
-        Figure("publish to receipt, p50", "ms", result["lat_p50_us"] / 1e3, floor["lat_p50_us"] / 1e3),
-        Figure("publish to receipt, p99", "ms", result["lat_p99_us"] / 1e3, floor["lat_p99_us"] / 1e3),
+        Figure(f"publish to receipt, {q}", "ms", result[f"lat_{q}_us"] / 1e3, floor[f"lat_{q}_us"] / 1e3, at=percent)
+        for q, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
     ]
 
 
@@ -163,6 +122,9 @@ def idle(bench: Bench) -> list[Figure]:
         Figure(f"shard, of {bench.n:,} connections", "bytes each", (between[0] - before[0]) / bench.n),
         Figure(f"shard, of {3 * bench.n:,} connections", "bytes each", (after[0] - before[0]) / (3 * bench.n)),
         Figure(f"router, of {3 * bench.n:,} connections", "bytes each", (after[1] - before[1]) / (3 * bench.n)),
+        Figure("shard, resident at first", "MB", before[0] / 1e6, at=0),
+        Figure(f"shard, resident with {bench.n:,}", "MB", between[0] / 1e6, at=bench.n),
+        Figure(f"shard, resident with {3 * bench.n:,}", "MB", after[0] / 1e6, at=3 * bench.n),
         Figure(f"connecting, from {bench.n:,} on", "1/s", 2 * bench.n / more.ready_s),
     ]
 
@@ -279,47 +241,3 @@ def outage(bench: Bench) -> list[Figure]:
         Figure("PostgreSQL was away", "s", away_s),
         Figure("then until all are whole", "s", result["lat_max_us"] / 1e6),
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """How to run one. A fresh one gets a node that has served nobody before."""
-
-    run: Callable[[Bench], list[Figure]]
-    shards: int = 1
-    router_workers: int = 1
-    fresh: bool = False
-
-
-SCENARIOS: Final = {
-    "fanout": Scenario(fanout),
-    "burst": Scenario(burst),
-    "many": Scenario(many),
-    "latency": Scenario(latency),
-    "idle": Scenario(idle, fresh=True),
-    "storm": Scenario(storm, shards=2, router_workers=2),
-    "replay": Scenario(replay, shards=2, router_workers=2),
-    "beside": Scenario(beside),
-    "outage": Scenario(outage, fresh=True),
-}
-
-
-def _saturated(bench: Bench, window: int) -> tuple[dict[str, Any], int, float]:
-    """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
-    pid = bench.node.shard_pids[0]
-    with bench.here() as clients, Pilot(bench.node.address, bench.node.path(bench.stream)) as pilot:
-        pilot.join()
-        while not clients.has_spoken(0.05):
-            pilot.join()
-        clients.ready()
-        pilot.begin()
-        since, began = cores.cpu_seconds(pid), time.monotonic()
-        events = bench.publisher.behind(pilot, bench.stream, bench.seconds, window)
-        busy = 100 * (cores.cpu_seconds(pid) - since) / (time.monotonic() - began)
-        result = clients.result()
-    return result, events, busy
-
-
-def _busy(result: dict[str, Any]) -> float:
-    # The last second is the wait for nothing more to come.
-    return 100.0 * result["client_cpu_s"] / max(0.1, result["span_s"])

@@ -208,3 +208,29 @@ def test_waiting_unit_stops_at_once() -> None:
     unit.stop(1)
     unit.step(100)
     assert (unit.state, program.asked) == (State.ENDED, ["launch"])
+
+
+def test_who_retires_is_not_started_again() -> None:
+    """A program that is to hand over may end as it likes, and its end is final."""
+    program, said = Scripted(), list[str]()
+    unit = started(program, said)
+    unit.retire(1, 300)
+    program.status = -9
+    unit.step(2)
+    unit.step(100)
+    assert (unit.state, program.asked) == (State.ENDED, ["launch"])
+    assert said == ["shard-0 (pid 101) ended with SIGKILL while handing over"]
+
+
+def test_a_retirement_is_put_off_and_taken_back() -> None:
+    """The deadline counts from the last call, and who stays is supervised as before."""
+    program = Scripted()
+    unit = started(program)
+    unit.retire(0, 10)
+    unit.retire(5, 10)
+    unit.step(14)
+    assert unit.state is State.RETIRING
+    unit.stay(14)
+    program.status = 1
+    unit.step(15)
+    assert unit.state is State.WAITING

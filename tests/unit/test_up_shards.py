@@ -1,10 +1,16 @@
-"""How the supervisor sees that a shard takes connections."""
+"""The shards under supervision: how one is seen to take connections, and what becomes of one that is replaced."""
 
 import os
 import socket
+import time
 from pathlib import Path
 
-from headrace.up.shards import listens
+import pytest
+
+from headrace.errors import UnavailableError
+from headrace.up.shards import PATIENCE, Shards, listens
+from headrace.up.unit import State, Unit
+from tests.unit.test_unit import Scripted
 
 
 def test_listens(tmp_path: Path) -> None:
@@ -19,3 +25,64 @@ def test_listens(tmp_path: Path) -> None:
         assert not listens(path, os.getppid())
     assert path.exists()
     assert not listens(path, os.getpid())
+
+
+class Supervised:
+    """Units as the supervisor's loop has them, stepped by the test."""
+
+    def __init__(self) -> None:
+        self.units: list[Unit] = []
+        self.programs: list[Scripted] = []
+        self.shards = Shards(self, "n", 0, self._make)  # type: ignore[arg-type]
+        self.shards.begin(1)
+        self.step()
+
+    def add(self, unit: Unit, stage: int) -> None:
+        self.units.append(unit)
+
+    def step(self) -> None:
+        for unit in self.units:
+            unit.step(time.monotonic())
+            unit.step(time.monotonic())
+
+    def _make(self, id_: str) -> Unit:
+        self.programs.append(Scripted())
+        self.programs[-1].ready = True
+        return Unit(id_, self.programs[-1], say=lambda line: None)
+
+
+def test_a_predecessor_that_dies_stays_dead() -> None:
+    """Killed while its successor starts, the old process is not started again: it would be the younger of the two."""
+    node = Supervised()
+    restart = node.shards.restart(["n-0"])
+    next(restart)
+    next(restart)
+    node.programs[0].status = -9
+    for _ in range(5):
+        node.step()
+        next(restart, None)
+    assert [program.asked for program in node.programs] == [["launch"], ["launch"]]
+    assert [unit.state for unit in node.units] == [State.ENDED, State.READY]
+
+
+def test_a_predecessor_whose_successor_fails_is_kept() -> None:
+    """Where the successor does not get ready, the old process is supervised as before; a new one if it has died."""
+    for dies in (False, True):
+        node = Supervised()
+        restart = node.shards.restart([])
+        next(restart)
+        next(restart)
+        if dies:
+            node.programs[0].status = -9
+        node.units[1].failures = PATIENCE
+        node.units[1].state = State.WAITING
+        node.units[0].step(time.monotonic())
+        with pytest.raises(UnavailableError):
+            next(restart)
+        if dies:
+            node.step()
+            assert [unit.state for unit in node.units] == [State.ENDED, State.ENDED, State.READY]
+        else:
+            node.programs[0].status = 1
+            node.units[0].step(time.monotonic())
+            assert [unit.state for unit in node.units] == [State.WAITING, State.ENDED]

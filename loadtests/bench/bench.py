@@ -1,0 +1,71 @@
+"""What a scenario has at hand: the node, the floor, clients for either, and the way to keep a shard busy."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from loadtests.bench import cores
+from loadtests.bench.clients import Clients
+from loadtests.bench.floor import Floor
+from loadtests.bench.node import Node
+from loadtests.bench.pilot import Pilot
+from loadtests.bench.publisher import Publisher
+from loadtests.bench.tools import Tools
+
+FLOOR_PER_S: Final = 150_000
+"""Deliveries a second that the floor's number of events is chosen for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a scenario has at hand. stream is a name that nobody has used."""
+
+    tools: Tools
+    node: Node
+    publisher: Publisher
+    n: int
+    seconds: float
+    stream: str
+
+    def clients(self, address: tuple[str, int], path: str, *options: str, n: int = 0) -> Clients:
+        """n clients (all, if not said) that check ids and end when nothing has come for a second."""
+        return Clients(
+            self.tools.ssebench, address, path, n or self.n, "--contiguous", "--idle", "1", "--seconds", "120", *options
+        )
+
+    def here(self, *options: str, n: int = 0, path: str = "") -> Clients:
+        """Clients of headrace, on the scenario's stream."""
+        return self.clients(self.node.address, path or self.node.path(self.stream), *options, n=n)
+
+    def floor(self, rate: float = 0, batch: int = 1, n: int = 0, streams: int = 1, count: int = 0) -> dict[str, Any]:
+        """One run of the floor: what its clients have received."""
+        n = n or self.n
+        count = count or round(self.seconds * (rate or FLOOR_PER_S * batch * streams / n))
+        with (
+            Floor(self.tools.rawfan) as floor,
+            self.clients(floor.address, "/s%d", "--streams", str(streams), n=n) as clients,
+        ):
+            clients.ready()
+            floor.publish(count, rate, batch)
+            return clients.result()
+
+    def saturated(self, window: int, n: int = 0) -> tuple[dict[str, Any], int, float]:
+        """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
+        pid = self.node.shard_pids[0]
+        with self.here(n=n) as clients, Pilot(self.node.address, self.node.path(self.stream)) as pilot:
+            pilot.join()
+            while not clients.has_spoken(0.05):
+                pilot.join()
+            clients.ready()
+            pilot.begin()
+            since, began = cores.cpu_seconds(pid), time.monotonic()
+            events = self.publisher.behind(pilot, self.stream, self.seconds, window)
+            busy = 100 * (cores.cpu_seconds(pid) - since) / (time.monotonic() - began)
+            result = clients.result()
+        return result, events, busy
+
+
+def busy(result: dict[str, Any]) -> float:
+    """How much of its core a client needed, in percent."""
+    # The last second is the wait for nothing more to come.
+    return 100.0 * result["client_cpu_s"] / max(0.1, result["span_s"])

@@ -1,0 +1,35 @@
+"""The scenarios by name, and the node that each wants."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from loadtests.bench import scaling, scenarios
+from loadtests.bench.bench import Bench
+from loadtests.bench.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """How to run one. A fresh one gets a node that has served nobody before."""
+
+    run: Callable[[Bench], list[Figure]]
+    shards: int = 1
+    router_workers: int = 1
+    fresh: bool = False
+
+
+SCENARIOS: Final = {
+    "fanout": Scenario(scenarios.fanout),
+    "burst": Scenario(scenarios.burst),
+    "many": Scenario(scenarios.many),
+    "latency": Scenario(scenarios.latency),
+    "rates": Scenario(scaling.rates),
+    "growth": Scenario(scaling.growth),
+    "shards": Scenario(scaling.shards, fresh=True),
+    "idle": Scenario(scenarios.idle, fresh=True),
+    "storm": Scenario(scenarios.storm, shards=2, router_workers=2),
+    "replay": Scenario(scenarios.replay, shards=2, router_workers=2),
+    "beside": Scenario(scenarios.beside),
+    "outage": Scenario(scenarios.outage, fresh=True),
+}

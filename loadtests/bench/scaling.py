@@ -1,0 +1,94 @@
+"""Scenarios that measure the same at several sizes: how cost and latency grow, and what a second shard brings."""
+
+import re
+import time
+import urllib.request
+from contextlib import ExitStack
+from typing import Final
+
+from loadtests.bench import cores
+from loadtests.bench.bench import Bench
+from loadtests.bench.clients import FailedError
+from loadtests.bench.figure import Figure
+from loadtests.bench.node import Node
+from loadtests.bench.publisher import Publisher
+
+RATES: Final = (10, 50, 100, 200, 400, 800)
+STREAMS: Final = 50
+_WRITES: Final = re.compile(r"^headrace_writes_total\{[^}]*\} ([\d.e+]+)$", re.MULTILINE)
+
+
+def growth(bench: Bench) -> list[Figure]:
+    """One stream, one event at each look, with more and more connections: what a delivery costs."""
+    found: list[Figure] = []
+    sizes = (max(10, bench.n // 5), bench.n // 2, bench.n, 2 * bench.n, 3 * bench.n)
+    for n in sizes:
+        floor = bench.floor(n=n)
+        result, _, _ = bench.saturated(1, n=n)
+        found.append(
+            Figure(f"deliveries, {n:,} connections", "1/s", result["events_per_s"], floor["events_per_s"], at=n)
+        )
+    small, large = found[0], found[-1]
+    assert small.floor is not None
+    assert large.floor is not None
+    name = f"cost of a delivery, {sizes[-1]:,} connections beside {sizes[0]:,}"
+    found.append(Figure(name, "times", small.headrace / large.headrace, small.floor / large.floor))
+    return found
+
+
+def rates(bench: Bench) -> list[Figure]:
+    """One subscriber; single events, each in a transaction of its own, more and more a second."""
+    found: list[Figure] = []
+    for rate in RATES:
+        with bench.here(n=1) as clients:
+            clients.ready()
+            time.sleep(0.5)
+            began = time.monotonic()
+            count = bench.publisher.paced(bench.stream, bench.seconds / 2, rate)
+            reached = count / (time.monotonic() - began)
+            result = clients.result()
+        found.append(Figure(f"p50 at {rate} events/s", "ms", result["lat_p50_us"] / 1e3, at=reached))
+        found.append(Figure(f"p99 at {rate} events/s", "ms", result["lat_p99_us"] / 1e3, at=reached))
+    return found
+
+
+def shards(bench: Bench) -> list[Figure]:
+    """Two shards beside one, with clients that do not read: what is written waits in the kernel, and costs no core."""
+    one = _written(bench, bench.node)
+    two_of_them = Node(2, 1)
+    two_of_them.start()
+    try:
+        cores.pin(0, cores.ALL)
+        two = _written(bench, two_of_them)
+    finally:
+        two_of_them.stop()
+        cores.pin(0, cores.CLIENT)
+    return [Figure("writes, two shards beside one", "1/s", two, one)]
+
+
+def _written(bench: Bench, node: Node) -> float:
+    """Writes a second to clients of STREAMS streams, each of which gets one event after the other."""
+    names = [f"{bench.stream}.{node.shards}.{number}" for number in range(STREAMS)]
+    with ExitStack() as stack:
+        publisher = Publisher(node.database_url)
+        stack.callback(publisher.close)
+        publisher.many(names)
+        for name in names:
+            clients = bench.clients(
+                node.address, node.path(name), "--hold", "--rcvbuf", str(4 << 20), n=max(1, bench.n // STREAMS)
+            )
+            stack.enter_context(clients).ready()
+        time.sleep(1)
+        before, began = _writes(node), time.monotonic()
+        publisher.flood(names, bench.seconds / 2, STREAMS)
+        took = time.monotonic() - began
+        return (_writes(node) - before) / took
+
+
+def _writes(node: Node) -> float:
+    host, port = node.address
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
+        found = _WRITES.findall(answer.read().decode())
+    if len(found) < node.shards:
+        raise FailedError(f"of {node.shards} shards {len(found)} told how much they have written")
+    return sum(map(float, found))
