@@ -1,0 +1,210 @@
+"""deploy/'s container files: valid by the published schemas, and what they start, from a wheel, serves clients.
+
+No container engine runs here: what an image would hold is installed into an environment of its own instead, and the
+processes of a pod are started from there with the variables and directories that the manifest gives them.
+"""
+
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import headrace
+from tests.fixtures.client import Client
+from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, free_port, get
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.shard import Database
+from tests.fixtures.waiting import wait_until
+
+ROOT = DEPLOY.parent
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+def documents() -> list[dict[str, Any]]:
+    return [document for file in MANIFESTS for document in yaml.safe_load_all(file.read_text())]
+
+
+def of_kind(kind: str) -> dict[str, Any]:
+    (found,) = [document for document in documents() if document["kind"] == kind]
+    return found
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The Containerfile's instructions with their arguments."""
+    lines = re.sub(r"\\\n", " ", (DEPLOY / "Containerfile").read_text()).splitlines()
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines) if word and word != "#"]
+
+
+def succeeds(*command: str | Path) -> str:
+    ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_the_compose_file_is_valid() -> None:
+    """It follows the published compose specification."""
+    succeeds(SCRIPTS / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+
+
+def test_the_manifests_are_valid() -> None:
+    """They follow the published schemas of Kubernetes, without a field that those do not know."""
+    for version in ("1.29.1", "1.37.0"):
+        succeeds(SCRIPTS / "kubernetes-validate", "--strict", "-k", version, *MANIFESTS)
+
+
+def test_the_linter_has_no_complaint() -> None:
+    """hadolint finds nothing in the Containerfile."""
+    assert succeeds(SCRIPTS / "hadolint", DEPLOY / "Containerfile") == ""
+
+
+def test_selectors_and_names_meet() -> None:
+    """Services, the budget and the set select the pods that there are, and what containers refer to is there."""
+    pods = of_kind("StatefulSet")["spec"]["template"]
+    labels = pods["metadata"]["labels"].items()
+    for document in documents():
+        selector = document.get("spec", {}).get("selector", {})
+        assert selector.get("matchLabels", selector).items() <= labels
+    names = {(document["kind"], document["metadata"]["name"]) for document in documents()}
+    for container in pods["spec"]["containers"] + of_kind("Job")["spec"]["template"]["spec"]["containers"]:
+        for source in container["envFrom"]:
+            ((reference, of),) = source.items()
+            assert ({"configMapRef": "ConfigMap", "secretRef": "Secret"}[reference], of["name"]) in names
+        for mount in container.get("volumeMounts", []):
+            assert mount["name"] in {volume["name"] for volume in pods["spec"]["volumes"]}
+    assert ("Service", of_kind("StatefulSet")["spec"]["serviceName"]) in names
+
+
+class Image:
+    """An environment with what the Containerfile's first stage builds, from the files that it copies."""
+
+    def __init__(self, directory: Path) -> None:
+        source = directory / "src"
+        source.mkdir()
+        for word, rest in instructions():
+            if word == "COPY" and not rest.startswith("--from"):
+                *paths, target = rest.split()
+                for path in paths:
+                    if not target.startswith("/"):
+                        succeeds("cp", "-r", ROOT / path, source / target)
+        pip = (sys.executable, "-m", "pip", "--quiet")
+        building = ("--no-deps", "--no-build-isolation", "--wheel-dir", directory)
+        succeeds(*pip, "wheel", *building, source)
+        venv.create(directory / "venv")
+        self.bin = directory / "venv" / "bin"
+        (wheel,) = directory.glob("*.whl")
+        succeeds(*pip, "--python", self.bin / "python", "install", "--no-deps", "--no-index", wheel)
+        # The dependencies, which the second stage installs from the index, are those of the checkout's environment.
+        (packages,) = (directory / "venv").glob("lib/python*/site-packages")
+        (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+        used = succeeds(self.bin / "python", "-P", "-c", "import headrace; print(headrace.__file__)")
+        assert Path(used.strip()).is_relative_to(packages)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return Image(tmp_path_factory.mktemp("image"))
+
+
+class Pod:
+    """The containers of the set's first pod, as processes. Owned by the test thread; they die with it."""
+
+    def __init__(self, image: Image, directory: Path, changes: dict[str, str]) -> None:
+        self.port = free_port()
+        self.directory = directory
+        self.containers = of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"]
+        self.environ = of_kind("ConfigMap")["data"] | of_kind("Secret")["stringData"]
+        assert changes.keys() <= self.environ.keys()
+        self.environ |= {"HEADRACE_NODE": "headrace-0"} | changes
+        self._fixed = dict(pair.split("=") for word, rest in instructions() if word == "ENV" for pair in rest.split())
+        self._fixed |= {"ROUTER_BIND": f"127.0.0.1:{self.port}", "HEADRACE_RUNTIME_DIR": str(directory / "run")}
+        self._image = image
+        (directory / "run").mkdir(mode=0o700)
+        self.processes = {container["name"]: self._start(container) for container in self.containers}
+
+    def _start(self, container: dict[str, Any]) -> "subprocess.Popen[bytes]":
+        command = [
+            re.sub(r"\$\((\w+)\)", lambda match: self.environ[match.group(1)], word).replace(
+                "/etc/headrace", str(DEPLOY)
+            )
+            for word in container["command"]
+        ]
+        with self.log(container["name"]).open("ab") as log:
+            return subprocess.Popen(
+                [str(self._image.bin / command[0]), *command[1:]],
+                cwd=self.directory,
+                env=self.environ | self._fixed | {"PATH": f"{self._image.bin}:/usr/bin:/bin"},
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+            )
+
+    def log(self, name: str) -> Path:
+        return self.directory / f"{name}.log"
+
+    def probe(self, name: str) -> bool:
+        """What the kubelet asks of the router."""
+        (router,) = [container for container in self.containers if container["name"] == "router"]
+        path = router[name]["httpGet"]["path"]
+        try:
+            with get(self.port, path) as client:
+                return b" 200 " in client.recv(64)
+        except OSError:
+            return False
+
+    def end(self) -> dict[str, int]:
+        """What ends a pod; returns the exit statuses."""
+        for process in self.processes.values():
+            process.terminate()
+        return {name: process.wait(15) for name, process in self.processes.items()}
+
+
+@pytest.fixture
+def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisServer) -> Iterator[Pod]:
+    changes = {
+        "HEADRACE_DATABASE_URL": deployed.url,
+        "HEADRACE_LISTEN_DATABASE_URL": deployed.url,
+        "HEADRACE_REDIS_URL": shared_redis.url,
+    }
+    made = Pod(image, tmp_path, changes)
+    yield made
+    made.end()
+    print(*(file.read_text() for file in tmp_path.glob("*.log")), sep="\n")  # noqa: T201
+
+
+def test_a_pod_serves_and_ends_in_order(pod: Pod, deployed: Database) -> None:
+    """The image's programs, started as the manifest says, are found ready by its probes, deliver, and say goodbye."""
+    for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+        wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}", 30)
+    client = Client(get(pod.port, headrace.sign("room:1", secrets=[pod.environ["HEADRACE_SECRET"]])))
+    client.wait(lambda: client.last_id, "the cursor")
+    deployed.publish("room:1", "hello")
+    client.wait_for_data("hello")
+    assert set(pod.end().values()) == {0}
+    assert client.wait_for_sentinel("goodbye")
+    client.close()
+
+
+def test_compose_starts_what_the_pod_starts(image: Image, deployed: Database) -> None:
+    """The services' commands are the manifest's, but for the names, and the one that migrates works from the image."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for container in of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"]:
+        command = [word.replace("$(HEADRACE_NODE)", "web1") for word in container["command"]]
+        assert services[container["name"]]["command"] == command
+    program, *arguments = services["migrate"]["command"]
+    migrated = subprocess.run(
+        [image.bin / program, *arguments],
+        env={"HEADRACE_DATABASE_URL": deployed.url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (migrated.returncode, migrated.stdout) == (0, "the schema is up to date\n"), migrated.stderr
