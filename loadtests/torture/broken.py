@@ -102,6 +102,14 @@ BREAKS: Final[dict[str, Break]] = {
         "current_setting('synchronous_commit') = 'off'",
         "current_setting('synchronous_commit') = 'never'",
     ),
+    "dead-sessions-stay": Break(
+        "shard/attendance.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
+    ),
+    "a-leave-overlooks-others": Break(
+        "headrace/sql/0007_presence.sql",
+        "h.stream = m.stream and h.member = m.member\n",
+        "h.stream = m.stream and h.member = m.member and false\n",
+    ),
 }
 """By name, what is broken."""
 

@@ -8,6 +8,8 @@ from typing import Final
 from loadtests.torture.predicates import EXPECTED
 
 AUDIENCES: Final = ("blue", "green", "red")
+PRESENCE_GRACE_S: Final = 3.0
+PRESENCE_EXPIRY_S: Final = 5.0
 _ODD_NAMES: Final = ("room:1", "Room:1", "room_1", "r\u00f6\u00f6m \u2028 \U0001f600", "a" * 512)
 _KINDS: Final = {"steady": 40, "slow": 12, "stalling": 12, "vanishing": 12, "restless": 18, "late": 6}
 
@@ -23,6 +25,11 @@ class Client:
     user: str
     audiences: frozenset[str]
     ttl_s: float | None
+
+    @property
+    def presence(self) -> tuple[str, ...]:
+        """The streams on which it makes its user present."""
+        return tuple(s for s in self.streams if s.startswith("shared:") and self.kind != "vanishing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ def _client(
     kind = chance.choices(tuple(_KINDS), tuple(_KINDS.values()))[0]
     audiences = frozenset(label for label in AUDIENCES if chance.random() < 0.4)
     ttl_s = chance.uniform(4, 15) if chance.random() < 0.08 else None
-    return Client(f"c{number}", kind, tuple(streams), start, f"u{number}", audiences, ttl_s)
+    return Client(f"c{number}", kind, tuple(streams), start, f"u{number // 2}", audiences, ttl_s)
 
 
 def _settings(chance: random.Random) -> dict[str, str]:
@@ -108,6 +115,9 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PRUNE_BATCH": chance.choice(("7", "2000")),
         "FILTERS": "loadtests.torture.predicates",
         "FILTER_DEADLINE_S": "1.5",
+        "PRESENCE_INTERVAL_S": "0.2",
+        "PRESENCE_GRACE_S": str(PRESENCE_GRACE_S),
+        "PRESENCE_EXPIRY_S": str(PRESENCE_EXPIRY_S),
     }
     assert set(EXPECTED) >= {"even", "slow", "raises", "late"}
     return {f"HEADRACE_{name}": value for name, value in drawn.items()}

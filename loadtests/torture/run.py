@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 import psycopg
 
-from loadtests.torture import truth
+from loadtests.torture import presence, truth
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.footprint import INTERVAL_S, Footprints, Growth
 from loadtests.torture.judge import History, Owed, StreamLog, Violation, delivered, judge
@@ -20,6 +20,7 @@ from loadtests.torture.predicates import EXPECTED
 from loadtests.torture.publishers import Publishing
 from loadtests.torture.subscribers import Subscribing
 from loadtests.torture.system import System
+from loadtests.torture.visitors import STREAM, VISITORS, Visitors
 
 SETTLE_S = 15.0
 """For how long nothing may arrive at clients that are owed more, with all faults healed, until that is the verdict."""
@@ -49,6 +50,7 @@ class Verdict:
     connections: int = 0
     gaps: int = 0
     whole_after_s: float = 0.0
+    presence: dict[str, float] = field(default_factory=dict)
     worst_pause_s: float = 0.0
     began: float = 0.0
     settings: dict[str, str] = field(default_factory=dict)
@@ -101,19 +103,23 @@ class Run:
         watching = [gevent.spawn(self._watch), gevent.spawn(self._sample)]
         clients = [gevent.spawn(subscriber.run) for subscriber in subscribing.subscribers]
         publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]
+        visitors = Visitors(plan, self._system)
+        visiting = [gevent.spawn(visitors.run, number) for number in range(VISITORS)]
         lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "operator", "log")]
         self._stopping.wait(plan.seconds)
         self._stopping.set()
         gevent.joinall(lanes)
-        self._publishing.stopping = True
-        gevent.joinall(publishers, timeout=60)
+        self._publishing.stopping = visitors.stopping = True
+        gevent.joinall([*publishers, *visiting], timeout=60)
         self._finish()
         subscribing.draining = True
         self._settle()
+        self._check_presence("all are there", presence.connected(plan.clients))
         subscribing.closing = True
         gevent.joinall(clients, timeout=30)
+        self._judge_presence()
         gevent.killall(watching)
-        greenlets: list[gevent.Greenlet[..., None]] = [*lanes, *publishers, *clients]
+        greenlets: list[gevent.Greenlet[..., None]] = [*lanes, *publishers, *visiting, *clients]
         for greenlet in greenlets:
             if greenlet.exception is not None:
                 raise RuntimeError("a part of the torture itself has failed") from greenlet.exception
@@ -147,6 +153,23 @@ class Run:
             time.sleep(0.1)
         self._verdict.whole_after_s = round(time.monotonic() - since, 1)
         self._ended = time.monotonic()
+
+    def _check_presence(self, when: str, expected: dict[str, set[str]]) -> None:
+        """Wait, bounded, until the members are these."""
+        with self._system.connect() as connection:
+            took_s, broken = presence.settle(connection, (*self._plan.shared, STREAM), expected)
+        self._verdict.presence[f"{when} after s"] = took_s
+        self._verdict.violations += broken
+
+    def _judge_presence(self) -> None:
+        """All clients have left: before the last members do, judge what was told of them; then they must, too."""
+        with self._system.connect() as connection, connection.transaction():
+            connection.execute("set transaction isolation level repeatable read")
+            told, listed = presence.told(connection), presence.listed(connection, (*self._plan.shared, STREAM))
+        staying = set() if self._plan.faults else presence.never_away(self._plan.clients)
+        self._verdict.violations += presence.judge(told, listed, staying)
+        self._check_presence("all are gone", {})
+        self._verdict.presence |= {f"{kind}s": sum(one.type == kind for one in told) for kind in ("join", "leave")}
 
     def _lane(self, lane: str) -> None:
         """Inject and heal the faults of one lane, one after the other, each once before any twice."""

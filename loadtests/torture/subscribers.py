@@ -115,6 +115,7 @@ class Subscriber:
             user=client.user,
             audiences=sorted(client.audiences),
             ttl_s=client.ttl_s,
+            presence=client.presence,
         )
         return f"/streams/{token}"
 

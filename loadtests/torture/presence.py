@@ -1,0 +1,129 @@
+"""Who is on which stream, as PostgreSQL lists it and has told it, against who is really connected.
+
+Clients that follow a `shared:` stream are present on it, two to a user; but not those that vanish, whom the server
+holds for connected until its deadlines say otherwise. What is owed:
+
+    a user joins, leaves, joins … in turn, and each event has the count that follows from all before it
+    visitors (`loadtests/torture/visitors.py`), each of whom comes once, leave
+    when all has been quiet for the expiry and the grace, the members are the users who are connected, no more, no less
+    where nothing was done to the system, nobody leaves who comes back within the grace
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+
+from headrace.stream import PRESENCE_PREFIX
+from loadtests.torture.judge import Violation
+from loadtests.torture.plan import PRESENCE_EXPIRY_S, PRESENCE_GRACE_S, Client
+
+WITHIN_S: Final = PRESENCE_EXPIRY_S + PRESENCE_GRACE_S + 2
+"""The rest is for the way to PostgreSQL and for what this machine does meanwhile."""
+_TOLD: Final = """
+    select s.name, h.id, h.type, h.data from torture.history h join headrace.stream s using (stream_id)
+        where starts_with(s.name, %s) order by s.name, h.id"""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event of a companion stream."""
+
+    stream: str
+    id: int
+    type: str
+    data: str
+
+
+def connected(clients: Iterable[Client]) -> dict[str, set[str]]:
+    """Who is on each stream while all these clients are connected."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for client in clients:
+        for stream in client.presence:
+            users[stream].add(client.user)
+    return dict(users)
+
+
+def listed(connection: psycopg.Connection[Any], streams: Iterable[str]) -> dict[str, set[str]]:
+    """Who is on each of these streams, without those on which nobody is."""
+    rows = connection.execute(
+        "select s, m.member from unnest(%s::text[]) s cross join headrace.members(s) m", [list(streams)]
+    )
+    users: dict[str, set[str]] = defaultdict(set)
+    for stream, member in rows:
+        users[stream].add(member)
+    return dict(users)
+
+
+def settle(
+    connection: psycopg.Connection[Any], streams: Iterable[str], expected: Mapping[str, set[str]]
+) -> tuple[float, list[Violation]]:
+    """Wait, bounded, until exactly these are listed; how long it took, and who is missing or left over."""
+    since = time.monotonic()
+    while (found := listed(connection, streams)) != expected and time.monotonic() - since < WITHIN_S:
+        time.sleep(0.1)
+    took_s = round(time.monotonic() - since, 1)
+    return took_s, list(differences(expected, found, time.monotonic()))
+
+
+def differences(expected: Mapping[str, set[str]], found: Mapping[str, set[str]], at: float) -> Iterable[Violation]:
+    """Who is missing on a stream, or left over."""
+    for stream in sorted({*expected, *found}):
+        wanted, there = expected.get(stream, set()), found.get(stream, set())
+        if missing := wanted - there:
+            yield _violation(stream, (), at, f"{_some(missing)} connected, and no member")
+        if left := there - wanted:
+            yield _violation(stream, (), at, f"{_some(left)} a member, and not connected")
+
+
+def told(connection: psycopg.Connection[Any]) -> list[Told]:
+    """All events of companion streams, in order."""
+    return [Told(*row) for row in connection.execute(_TOLD, [PRESENCE_PREFIX])]
+
+
+def never_away(clients: Iterable[Client]) -> set[str]:
+    """The users who, undisturbed, stay: none of their clients is late to notice that the server has closed it."""
+    late = {client.user for client in clients if client.kind in ("stalling", "slow")}
+    return {client.user for client in clients} - late
+
+
+def judge(events: Iterable[Told], found: Mapping[str, set[str]], staying: Collection[str] = ()) -> list[Violation]:
+    """Every promise that the events break, alone or against the members whom PostgreSQL lists after them.
+
+    staying are users who were never away for longer than the grace.
+    """
+    broken: list[Violation] = []
+    users: dict[str, set[str]] = defaultdict(set)
+    for event in events:
+        stream = event.stream.removeprefix(PRESENCE_PREFIX)
+        present = users[stream]
+        value = json.loads(event.data)
+        user, count = value["user"], value["count"]
+        if event.type not in ("join", "leave") or (user in present) != (event.type == "leave"):
+            state = "present" if user in present else "away"
+            broken.append(_violation(stream, (event.id,), 0.0, f"a {event.type} of {user!r}, who is {state}"))
+        (present.add if event.type == "join" else present.discard)(user)
+        if count != len(present):
+            broken.append(
+                _violation(stream, (event.id,), 0.0, f"says that they are {count}, and they are {len(present)}")
+            )
+        if user in staying and event.type == "leave":
+            broken.append(_violation(stream, (event.id,), 0.0, f"{user!r} has left, who was never away for long"))
+    for stream, present in users.items():
+        if present != found.get(stream, set()):
+            text = f"add up to {sorted(present)}, listed are {sorted(found.get(stream, set()))}"
+            broken.append(_violation(stream, (), 0.0, f"the events {text}"))
+    return broken
+
+
+def _violation(stream: str, ids: tuple[int, ...], at: float, text: str) -> Violation:
+    return Violation("presence", "PostgreSQL", stream, ids, at, text)
+
+
+def _some(users: set[str]) -> str:
+    shown = ", ".join(sorted(users)[:8])
+    return f"{shown}{', …' if len(users) > 8 else ''} {'is' if len(users) == 1 else 'are'}"

@@ -1,0 +1,52 @@
+"""Visitors: users who come to one stream for a moment and never again, so that nobody but headrace ends their presence.
+
+What they are sent is not judged; that none of them is still a member at the end, is. Those whose shard is killed under
+them do not come back: they leave by its expiry.
+"""
+
+import contextlib
+import socket
+import time
+from itertools import count
+from typing import Final
+
+from headrace import tokens
+from loadtests.torture.plan import Plan
+from loadtests.torture.system import System
+
+STREAM: Final = "visited"
+VISITORS: Final = 4
+_DEADLINE_S: Final = 5.0
+
+
+class Visitors:
+    """All visits, one after the other in each of a few greenlets, until `stopping`."""
+
+    def __init__(self, plan: Plan, system: System) -> None:
+        self.stopping = False
+        self.visits = 0
+        self._plan = plan
+        self._system = system
+
+    def run(self, number: int) -> None:
+        """Come as ever new users until `stopping`."""
+        chance = self._plan.random(f"visitor {number}")
+        for visit in count():
+            if self.stopping:
+                return
+            with contextlib.suppress(OSError):
+                self._visit(f"v{number}.{visit}", chance.choice((0.1, 1.0, 4.0)) * chance.random())
+            time.sleep(chance.uniform(0.05, 0.5))
+
+    def _visit(self, user: str, lasts_s: float) -> None:
+        path = tokens.sign(STREAM, secrets=(self._system.secret,), user=user, presence=True)
+        with socket.create_connection(self._system.address, _DEADLINE_S) as connection:
+            connection.sendall(f"GET /streams/{path} HTTP/1.1\r\nHost: torture\r\n\r\n".encode())
+            # Wherever the connection then is: with a router, with a shard, or refused.
+            until = time.monotonic() + lasts_s
+            while (left := until - time.monotonic()) > 0 and not self.stopping:
+                connection.settimeout(min(left, 0.5))
+                with contextlib.suppress(TimeoutError):
+                    if not connection.recv(65536):
+                        break
+        self.visits += 1
