@@ -11,7 +11,7 @@ help:
 	@echo "make up      run everything on this machine: http://127.0.0.1:8000"
 	@echo "make test    format, lint, types and tests"
 	@echo "make check   the same without the tests"
-	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\""
+	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
 
 .venv: .venv/stamp
@@ -35,7 +35,7 @@ test: check
 	$(BIN)/pytest
 
 torture: .venv
-	$(BIN)/python -m loadtests.torture $(ARGS)
+	$(BIN)/python -m loadtests.$(or $(SCENARIO),torture) $(ARGS)
 
 bench: .venv
 	$(BIN)/python -m loadtests.bench $(ARGS)
