@@ -100,6 +100,15 @@ def _switch(text: str) -> bool:
         raise ValueError("on or off") from None
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(", ".join(words[:-1]) + f" or {words[-1]}")
+        return text
+
+    return parse
+
+
 def _setting(default: Any, parse: Callable[[str], Any], secret: bool = False) -> Any:
     return field(default=default, metadata={"parse": parse, "secret": secret}, repr=not secret)
 
@@ -185,6 +194,7 @@ class Settings:
     # What `headrace up` serves.
     demo: bool = _setting(False, _switch)
     log_level: str = _setting("info", _text)
+    log_format: str = _setting("auto", _one_of("auto", "json", "text"))
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

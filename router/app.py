@@ -16,10 +16,10 @@ from typing import Any, Final
 import gevent
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
+from headrace import logs
 from headrace.directory import Directory
 from headrace.passing import Channels
 from headrace.settings import Settings
-from router import logs
 from router.auth import PREFIX, PREFLIGHT, cors
 from router.demo import Demo, publisher
 from router.follower import Follower, sockets_in
@@ -130,7 +130,7 @@ class Application:
 def create_application() -> Application:
     """Build the router's parts from the environment; called by gunicorn in each worker, after the fork."""
     settings = Settings.from_environ(os.environ).require("secret", "redis_url")
-    logs.set_up(settings.log_level)
+    logs.set_up(settings, "router")
     metrics = Metrics()
     channels = Channels(deadline_s=settings.handoff_deadline_s)
     placement = Placement(

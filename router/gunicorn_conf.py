@@ -5,6 +5,7 @@ What an operator may want otherwise is in `headrace.settings`; bind and workers 
 
 import os
 
+from headrace import logs
 from headrace.settings import Settings
 
 _settings = Settings.from_environ(os.environ)
@@ -36,4 +37,5 @@ http2_cleartext = "off"
 accesslog = None
 errorlog = "-"
 loglevel = "info"
+logconfig_dict = logs.gunicorn_config(_settings, "router")
 control_socket_disable = True

@@ -70,7 +70,7 @@ class Streams:
         limits = self._limits.of(admission.context.user, handoff.peer)
         refusal = self._limits.refusal(request.id, limits)
         if refusal:
-            logger.warning("request %s of %s refused: %s", request.id, handoff.peer, refusal)
+            _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
             return _later(refusal)
         response = self._hand_off(request, admission.slot, handoff, message)
         if response is not None:
@@ -98,12 +98,8 @@ class Streams:
                 if passed.outcome is Outcome.ACCEPTED:
                     self._metrics.handed_off(seconds)
                     self._placement.gave(shard.id)
-                logger.log(
-                    logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING,
-                    "hand-off %s: request %s of %s, slot %d, shard %s, %.1f ms%s",
-                    *(passed.outcome.value, request.id, handoff.peer, slot, shard.id),
-                    *(seconds * 1000, passed.reason and f": {passed.reason}"),
-                )
+                level = logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING
+                _log(level, handoff, slot, passed.outcome.value, shard.id, passed.reason, seconds)
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
@@ -111,11 +107,15 @@ class Streams:
             full = full or passed.reason == REFUSED_FULL
         if self._placement.drained:
             return _later("this node is being drained")
-        logger.warning(
-            "hand-off failed: request %s of %s, slot %d: %s",
-            *(request.id, handoff.peer, slot, "; ".join(tried) or "no shard is known"),
-        )
+        reason = "; ".join(tried) or "no shard is known"
+        _log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
         return _later("no shard accepts clients now")
+
+
+def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float) -> None:
+    """The access log: one line for each client that asked for a stream, with the request id that the shard logs too."""
+    about = {"request_id": handoff.request_id, "peer": handoff.peer, "slot": slot, "outcome": outcome, "shard": shard}
+    logger.log(level, "hand-off", extra={**about, "reason": reason, "duration_ms": round(seconds * 1000, 1)})
 
 
 def _later(why: str) -> Response:

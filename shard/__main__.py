@@ -11,7 +11,7 @@ import sys
 import click
 import gevent
 
-from headrace import schema
+from headrace import logs, schema
 from headrace.errors import DatabaseUnavailableError, HeadraceError
 from headrace.settings import Settings, environ_with_file
 from shard import succession
@@ -33,11 +33,7 @@ def main(shard_id: str, predecessor: int | None) -> None:
     """Serve event streams to the clients that routers hand over, until SIGTERM."""
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format=f"%(asctime)s %(levelname)s {shard_id} %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
+        logs.set_up(settings, shard_id)
         _check_schema(settings)
         if predecessor:
             succession.replace(shard_id, settings.runtime_dir / f"{shard_id}.sock", predecessor)

@@ -221,7 +221,9 @@ class Delivery:
         self._presence.disappear(connection)
         self._sockets.close(connection.fd)
         self.counters.closed.add(reason)
-        logger.debug("%s closed: %s", connection.request_id, reason)
+        # Clients come and go; that the server ends a connection is news.
+        level = logging.DEBUG if reason == "peer gone" else logging.INFO
+        logger.log(level, "client closed", extra={"request_id": connection.request_id, "reason": reason})
 
     # -- live
 

@@ -178,6 +178,8 @@ class Intake:
                 self.accepted += 1
                 self.moved_here += message.moved is not None
                 self._inbox.put(Connect(descriptors.pop(0), message, unsent))
+                about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
+                logger.info("client taken", extra={**about, "moved": message.moved is not None})
         else:
             self._answer(channel, refused)
         if refused:

@@ -2,13 +2,17 @@
 
 Whoever reads them may be slow, stop reading, or go away. So a thread writes them, from a queue with an end: what does
 not fit is dropped, and the number of lost lines is printed in their place. Nothing else ever waits for the reader.
+
+Where logs are JSON, each process's lines are printed as they are, since they name it, and ours in the same form.
 """
 
 import contextlib
+import json
 import queue
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from itertools import cycle
 from typing import TextIO
 
@@ -19,8 +23,9 @@ _COLOURS = cycle((36, 33, 32, 35, 34, 96, 93, 92, 95, 94))
 class Console:
     """Writes lines to a stream. Any thread may call it; one thread of its own writes."""
 
-    def __init__(self, stream: TextIO, names: list[str], *, coloured: bool) -> None:
+    def __init__(self, stream: TextIO, names: list[str], *, coloured: bool, structured: bool = False) -> None:
         self._stream = stream
+        self._structured = structured
         self._width = max(map(len, names), default=0)
         self._colours = dict(zip(names, _COLOURS, strict=False)) if coloured else {}
         self._queue: queue.Queue[str | None] = queue.Queue(_CAPACITY)
@@ -37,6 +42,9 @@ class Console:
 
     def of(self, name: str, text: str) -> None:
         """A line of the named process."""
+        if self._structured:
+            self.line(text if text.startswith("{") else _as_json(name, text))
+            return
         prefix = f"{name:<{self._width}} |"
         if name in self._colours:
             prefix = f"\x1b[{self._colours[name]}m{prefix}\x1b[0m"
@@ -57,6 +65,11 @@ class Console:
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(lines)
                 self._stream.flush()
+
+
+def _as_json(name: str, text: str) -> str:
+    timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return json.dumps({"timestamp": timestamp, "level": "info", "process": name, "event": text}, ensure_ascii=False)
 
 
 def takes_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:

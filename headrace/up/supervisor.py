@@ -70,7 +70,9 @@ def up(
         runtime_dir = home.runtime_dir(f"{own.node}-999.sock", environ.get("HEADRACE_RUNTIME_DIR", ""))
 
         names = ["up", "router", *(f"{own.node}-{index}" for index in range(shards))]
-        console = Console(sys.stdout, names, coloured=takes_colours(sys.stdout, environ))
+        console = Console(
+            sys.stdout, names, coloured=takes_colours(sys.stdout, environ), structured=own.log_format == "json"
+        )
         try:
             with (
                 _logging_to(console),
@@ -83,6 +85,8 @@ def up(
                 kept = _kept_environ(environ, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
                 children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
+                # What they print stands behind their names here, which is for people.
+                children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
                 demo = Settings.from_environ(children).demo
                 if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"], demo)):
                     return 0

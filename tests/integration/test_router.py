@@ -136,7 +136,7 @@ def test_a_silent_shard_costs_its_client_the_connection(router: Router, shards: 
     with pytest.raises(BrokenPipeError):
         silent.client().sendall(HEAD)
     assert not other.messages
-    assert "hand-off silent" in router.log.read_text()
+    assert "outcome=silent" in router.log.read_text()
 
 
 def test_after_silence_others_are_tried_first(router: Router, shards: Shards, pair: tuple[str, str]) -> None:

@@ -82,7 +82,8 @@ def test_up_serves_and_leaves_nothing(up: Up) -> None:
     assert up.environ["HEADRACE_PUBLIC_URL"] == address
     assert up.environ["HEADRACE_NODE"] == "n"
     runtime_dir = Path(up.environ["HEADRACE_RUNTIME_DIR"])
-    assert sorted(path.name for path in runtime_dir.iterdir()) == ["n-0.sock", "n-1.sock", "up.control"]
+    kept = ["n-0.prom", "n-0.sock", "n-1.prom", "n-1.sock", "router-0.lock", "router-0.prom", "up.control"]
+    assert sorted(path.name for path in runtime_dir.iterdir()) == kept
 
     second = Up(up.directory, "--port", "0")
     assert second.process.wait(20) == 2

@@ -1,30 +1,120 @@
-"""Tokens stay out of logs."""
+"""One event a line, with stable keys, and nothing secret in it."""
 
+import json
 import logging
+import sys
 
+import psycopg
 import pytest
 
-from router.logs import Redaction
+from headrace.logs import Redaction, formatter
+from headrace.settings import Settings
+from headrace.tokens import sign
+
+SECRETS = "first-secret-of-sixteen,second/secret=with\"signs'"
+SETTINGS = Settings.from_environ(
+    {
+        "HEADRACE_SECRET": SECRETS,
+        "HEADRACE_DATABASE_URL": "postgresql://app:p%40ss%2Fword@db.example:5432/app",
+        "HEADRACE_REDIS_URL": "redis://:redispassword@redis.example/0",
+        "HEADRACE_LOG_FORMAT": "json",
+    }
+)
+TOKEN = sign(["room:1", "user:7"], secrets=SETTINGS.secret, user="ada", audiences=["staff"], ttl_s=60)
+LONG = sign([f"room:{number}" for number in range(64)], secrets=SETTINGS.secret)
+
+
+def record(message: str, *arguments: object, exc_info: object = None, **extra: object) -> logging.LogRecord:
+    made = logging.getLogger("x").makeRecord("x", logging.INFO, __file__, 1, message, arguments, None, extra=extra)
+    made.exc_info = exc_info  # type: ignore[assignment]
+    return made
 
 
 @pytest.mark.parametrize(
-    ("message", "arguments"),
+    ("text", "secret"),
     [
-        ("Error handling request %s", ("/streams/17.eyJz.abc?since=3",)),
-        ("Invalid Request Line 'GET /streams/17.eyJz.abc HTTP/9'", ()),
-        ("%s and %s", ("/streams/17.eyJz.abc", "http://h/streams/18.eyJz.abc")),
+        (f"Error handling request /streams/{TOKEN}?since=3", TOKEN),
+        (f"Invalid Request Line 'GET /streams/{TOKEN} HTTP/9'", TOKEN),
+        (f"http://h/streams/{TOKEN} and /streams/{LONG}", LONG),
+        (f"the token {TOKEN.partition('.')[2]!r} was refused", TOKEN.partition(".")[2]),
+        (f"the token ({LONG}) was refused", LONG.partition(".")[2]),
+        ("it is signed with first-secret-of-sixteen", "first-secret-of-sixteen"),
+        ("it is signed with second/secret=with\"signs'", "second/secret"),
+        ('connection to "postgresql://app:p%40ss%2Fword@db.example:5432/app" failed', "p%40ss"),
+        ("password authentication failed with p@ss/word", "p@ss/word"),
+        ("redis://:redispassword@redis.example/0 is away", "redispassword"),
+        ("another://user:of-another-service@host/", "of-another-service"),
+        ("host=db user=app password=of-another-service dbname=app", "of-another-service"),
+        ("host=db password='of another service' dbname=app", "of another"),
+        ("GET /x?secret=of-another-service&y=1", "of-another-service"),
+        ("{'Authorization': 'Bearer abcdef', 'Accept': '*/*'}", "abcdef"),
+        ("Cookie: session=abcdef", "abcdef"),
     ],
 )
-def test_what_follows_streams_is_removed(message: str, arguments: tuple[str, ...]) -> None:
-    """Whoever reads the log cannot read the streams."""
-    record = logging.LogRecord("x", logging.INFO, __file__, 1, message, arguments, None)
-    assert Redaction().filter(record)
-    assert "eyJz" not in record.getMessage()
-    assert "/streams/…" in record.getMessage()
+def test_secrets_stay_out_of_the_log(text: str, secret: str) -> None:
+    """Whatever brings a token, a password or a secret, message, argument, key or error, it gets into no line."""
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        failed = sys.exc_info()
+    for format_ in ("json", "text"):
+        settings = Settings.from_environ({**_environ(), "HEADRACE_LOG_FORMAT": format_})
+        lines = formatter(settings, "n-0")
+        for made in (
+            record(text),
+            record("%s", text),
+            record("it failed", exc_info=failed),
+            record("it failed", reason=text, about={"what": text}),
+        ):
+            line = lines.format(made)
+            assert secret not in line
+            assert json.dumps(secret)[1:-1] not in line
+            assert "…" in line
 
 
-def test_other_records_stay_as_they_are() -> None:
-    """A record without a token keeps its message and arguments."""
-    record = logging.LogRecord("x", logging.INFO, __file__, 1, "%d clients at 100 %%", (5,), None)
-    assert Redaction().filter(record)
-    assert record.getMessage() == "5 clients at 100 %"
+def _environ() -> dict[str, str]:
+    urls = {"HEADRACE_DATABASE_URL": SETTINGS.database_url, "HEADRACE_REDIS_URL": SETTINGS.redis_url}
+    return {"HEADRACE_SECRET": SECRETS, **urls}
+
+
+def test_the_error_of_a_failed_connection_has_no_password() -> None:
+    """What psycopg says when it cannot connect is logged without the password, in the traceback too."""
+    lines = formatter(SETTINGS, "n-0")
+    try:
+        psycopg.connect("postgresql://app:p%40ss%2Fword@127.0.0.1:1/app?password=p%40ss%2Fword", connect_timeout=2)
+    except psycopg.OperationalError as error:
+        line = lines.format(record("PostgreSQL is away: %s", error, exc_info=sys.exc_info()))
+    assert "OperationalError" in line
+    assert "ss/word" not in line
+    assert "ss%2Fword" not in line
+
+
+@pytest.mark.parametrize(
+    "text", ["shard.delivery wrote 1.5 s late", "5 clients at 100 %", "a/b=c d.e-f", "room:1 = 17"]
+)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    """What is no secret is not touched."""
+    assert Redaction.of(SETTINGS)(text) == text
+
+
+def test_an_event_is_one_line_with_stable_keys() -> None:
+    """Whatever an event holds, it is one JSON object on one line, with the same keys for what all events have."""
+    lines = formatter(SETTINGS, "n-0")
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        line = lines.format(record("a\nb %d", 5, exc_info=sys.exc_info(), request_id="r1", streams=3, ok=True))
+    assert "\n" not in line
+    event = json.loads(line)
+    assert event.pop("exception").endswith("ValueError: two\nlines")
+    assert event.pop("timestamp").endswith("Z")
+    assert event.pop("pid") > 0
+    assert event == {
+        "event": "a\nb 5",
+        "level": "info",
+        "logger": "x",
+        "process": "n-0",
+        "request_id": "r1",
+        "streams": 3,
+        "ok": True,
+    }
