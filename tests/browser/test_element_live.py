@@ -14,8 +14,9 @@ from playwright.sync_api import BrowserContext, Page, Route
 from headrace.stream import slot
 from headrace.tokens import sign
 from tests.browser.conftest import TIMEOUT_MS
+from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import LOCAL, Database, Shard, tcp_sockets
-from tests.fixtures.stack import Stack, StartStack
+from tests.fixtures.stack import Stack
 from tests.fixtures.up import Up, searchable_directory
 from tests.fixtures.waiting import wait_until
 
@@ -61,10 +62,25 @@ def wait_for_events(page: Page, count: int) -> list[dict[str, Any]]:
     return [each for each in page.evaluate("seen") if each["name"] == "event"]
 
 
-@pytest.fixture
-def stack(start_stack: StartStack) -> Stack:
-    """Two shards behind a router, which asks clients to come back soon."""
-    return start_stack(2, retry_ms=50)
+@pytest.fixture(scope="module")
+def database(module_database_url: str) -> Iterator[Database]:
+    """The database of the stack: each test has streams of its own."""
+    database = Database(module_database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def stack(database: Database) -> Iterator[Stack]:
+    """Two shards behind a router, which ask clients to come back soon."""
+    redis = RedisServer()
+    redis.start()
+    stack = Stack(database, redis, 2, retry_ms=50)
+    try:
+        yield stack.start()
+    finally:
+        stack.remove()
+        redis.remove()
 
 
 def origin(stack: Stack) -> str:
@@ -126,6 +142,7 @@ def test_a_plain_event_source_follows_sixty_four_streams(stack: Stack, database:
     wait_for(64)
     (holder,) = [shard for shard in stack.shards if browsers(stack, shard)]
     holder.kill()
+    holder.launch()
     publish("second")
     page.wait_for_function("opened === 2", timeout=TIMEOUT_MS)
     publish("third")

@@ -13,6 +13,8 @@ FILES = {
     "/turbo.js": "@hotwired/turbo/dist/turbo.es2017-umd.js",
     "/htmx.js": "htmx.org/dist/htmx.js",
     "/sse.js": "htmx-ext-sse/dist/sse.js",
+    "/htmx4.js": "htmx4/dist/htmx.js",
+    "/hx-sse.js": "htmx4/dist/ext/hx-sse.js",
 }
 
 
@@ -129,6 +131,24 @@ def test_htmx_follows_a_stream_unaided(site: ScriptedServer, context: BrowserCon
     expect(page.locator("b")).to_have_text("fetched")
     first, second = site.next_request(S), site.next_request(S)
     assert (first.since, second.headers["last-event-id"]) == ("0", "2")
+
+
+def test_htmx_4_follows_a_stream_unaided(site: ScriptedServer, context: BrowserContext):
+    """The sse extension of htmx 4 swaps in what has no type of its own, and resumes also after a refusal."""
+    site.script(
+        S,
+        plays(b"id: 1\ndata: <li>1</li>\n\n", b"id: 2\nevent: note\ndata: x\n\n", hold=False),
+        refuses(503),
+        plays(b"id: 3\ndata: <li>3</li>\n\n"),
+    )
+    body = f"""<ol hx-sse:connect="{S}?since=0" hx-swap="beforeend"></ol><p></p><script>
+        document.querySelector("ol").addEventListener("note", ({{ detail }}) =>
+            document.querySelector("p").append(detail.data));
+    </script>"""
+    page = open_page(site, context, '<script src="/htmx4.js"></script><script src="/hx-sse.js"></script>', body)
+    expect(page.locator("li")).to_have_text(["1", "3"])
+    expect(page.locator("p")).to_have_text("x")
+    assert [site.next_request(S).headers.get("last-event-id") for _ in range(3)] == [None, "2", "2"]
 
 
 def test_htmx_with_the_element_outlives_refusals(site: ScriptedServer, context: BrowserContext):

@@ -13,12 +13,15 @@ from tests.fixtures.stack import StartStack
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 STREAM = "order:42"
-HEAD = """<!doctype html><script type="importmap">{"imports": {"@hotwired/turbo": "/turbo.js"}}</script>
-<script src="/htmx.js"></script><script src="/sse.js"></script>"""
+TURBO = """<script type="importmap">{"imports": {"@hotwired/turbo": "/turbo.js"}}</script>"""
+HTMX_2 = '<script src="/htmx.js"></script><script src="/sse.js"></script>'
+HTMX_4 = '<script src="/htmx4.js"></script><script src="/hx-sse.js"></script>'
 LIBRARIES = {
     "turbo.js": "@hotwired/turbo/dist/turbo.es2017-esm.js",
     "htmx.js": "htmx.org/dist/htmx.js",
     "sse.js": "htmx-ext-sse/dist/sse.js",
+    "htmx4.js": "htmx4/dist/htmx.js",
+    "hx-sse.js": "htmx4/dist/ext/hx-sse.js",
 }
 
 
@@ -41,23 +44,23 @@ def test_the_pages_of_the_readme_work(
     for name, file in LIBRARIES.items():
         context.route(f"{origin}/{name}", partial(Route.fulfill, path=packages / file))
 
-    def open_page(html: str) -> Page:
-        body = HEAD + html.replace("{{ stream_url }}", stack.path(STREAM, since=0))
-        context.route(f"{origin}/page", lambda route: route.fulfill(body=body, content_type="text/html"))
+    def open_page(html: str, head: str = "") -> Page:
+        body = f"<!doctype html>{head}{html.replace('{{ stream_url }}', stack.path(STREAM, since=0))}"
+        context.route(f"{origin}/page", partial(Route.fulfill, body=body, content_type="text/html"))
         page = context.new_page()
         page.goto(f"{origin}/page")
         context.unroute(f"{origin}/page")
         return page
 
     database.publish(STREAM, "<li>one</li>")
-    (element,) = blocks("html", "## The browser element")[:1]
+    plain = open_page(blocks("html", "## The browser element")[0])
     (turbo,) = blocks("html", "### Turbo")
-    extension, swap = blocks("html", "### htmx")
-    plain, turbo_page, *htmx_pages = (open_page(each) for each in (element, turbo, extension, swap))
+    turbo_page = open_page(turbo, TURBO)
+    htmx_blocks = blocks("html", "### htmx")
+    htmx_pages = list(map(open_page, htmx_blocks, [HTMX_2, HTMX_4, HTMX_2]))
     (publish,) = blocks("python", "### Turbo")
     exec(publish, {"headrace": headrace, "connection": database.connection})
-    items = [f"{STREAM} 1: <li>one</li>"]
-    expect(plain.locator("#orders li")).to_have_text([items[0], re.compile("2: <turbo-stream")])
+    expect(plain.locator("#orders li")).to_have_text([f"{STREAM} 1: <li>one</li>", re.compile("2: <turbo-stream")])
     expect(turbo_page.locator("#messages li")).to_have_text(["Hello"])
     for page in htmx_pages:
         expect(page.locator("ol > li")).to_have_text(["one"])
