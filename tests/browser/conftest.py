@@ -26,17 +26,23 @@ TIMEOUT_MS = 15_000
 STATIC = Path(__file__).parents[2] / "headrace" / "static"
 
 
-# Not for the session: while it is there, playwright's event loop runs in this thread, and Django refuses to work.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="session")
+def browser_path() -> str:
+    """Chromium's program."""
     path = shutil.which("chromium")
     if path is None:
         if os.environ.get("CI"):
             pytest.fail("chromium is not on PATH; install Debian's package `chromium`")
         pytest.skip("chromium is not on PATH")
+    return path
+
+
+# Not for the session: while it is there, playwright's event loop runs in this thread, and Django refuses to work.
+@pytest.fixture(scope="module")
+def browser(browser_path: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=path,
+            executable_path=browser_path,
             args=ARGUMENTS,
             ignore_default_args=["--disable-back-forward-cache"],  # a visitor's browser has it
         )

@@ -4,6 +4,7 @@ import hashlib
 import threading
 
 import pytest
+from playwright.sync_api import BrowserContext
 
 from headrace.tokens import sign
 from tests.browser.conftest import Listen
@@ -399,6 +400,29 @@ def test_a_tab_whose_leader_falls_silent_connects_for_itself(server: ScriptedSer
     assert server.next_request(S).gone.wait(15)
     assert server.next_request(S).since == "1"
     assert second.data() == ["one"]
+
+
+def test_a_tab_that_missed_what_its_leader_said_connects_for_itself(
+    server: ScriptedServer, listen: Listen, context: BrowserContext
+):
+    """A frame that follows on what a tab has not been told is not taken: the tab gets all of them from the server."""
+    leader = context.new_page()
+    leader.goto(server.url)
+    leader.evaluate("""async () => {
+        window.channel = new BroadcastChannel("headrace:chat");
+        await new Promise((held) => navigator.locks.request("headrace:chat", () => (held(), new Promise(() => {}))));
+    }""")
+    feed = Feed("one")
+    server.script(S, *[feed.script] * 9)
+    tab = listen(src=f"{S}?since=all", share="chat")
+    tab.wait_for("event")
+    leader.evaluate("channel.postMessage({ state: 'open', cursor: '1' })")
+    assert server.next_request(S).gone.wait(15)
+    feed.publish("two", "three")
+    leader.evaluate("channel.postMessage({ state: 'open', cursor: '2', frame: { id: '3', data: 'three' } })")
+    tab.wait_for("event", 3)
+    assert tab.data() == ["one", "two", "three"]
+    assert server.next_request(S).since == "1"
 
 
 def test_tabs_that_name_no_share_share_what_their_tokens_allow(server: ScriptedServer, listen: Listen):

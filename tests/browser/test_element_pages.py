@@ -4,12 +4,15 @@ Each page here shows the data of the stream's events: those that it was rendered
 appended. Right is what equals the log.
 """
 
-import pytest
-from playwright.sync_api import BrowserContext, Page
+from pathlib import Path
 
-from tests.browser.conftest import TIMEOUT_MS, Listen
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.browser.conftest import ARGUMENTS, TIMEOUT_MS, Listen
 from tests.browser.feed import Feed
 from tests.fixtures.scripted_sse import ScriptedServer, plays, refuses
+from tests.fixtures.waiting import wait_until
 
 S = "/streams/7.token"
 OTHER = ("text/html", b"<!doctype html><title>elsewhere</title><a href='/page'>back by a link</a>")
@@ -172,6 +175,32 @@ def test_a_reload_of_a_page_that_shows_nothing_misses_nothing(site: Site):
     site.feed.publish("e")
     page.reload()
     site.shows(page, ["e"])
+
+
+def test_a_restored_tab_misses_nothing(site: Site, browser: Browser, browser_path: str, tmp_path: Path):
+    """A browser that is closed and started again restores the tab, and the element goes on where the tab was."""
+
+    def start() -> BrowserContext:
+        return browser.browser_type.launch_persistent_context(
+            tmp_path, executable_path=browser_path, args=[*ARGUMENTS, "--restore-last-session"]
+        )
+
+    site.render("now")
+    with start() as first:
+        first.set_default_timeout(TIMEOUT_MS)
+        page = first.new_page()
+        page.goto(f"{site.server.url}/page")
+        site.shows(page, [])
+        site.feed.publish("c")
+        site.shows(page, ["c"])
+    site.feed.publish("d")
+    with start() as second:
+
+        def restored() -> list[Page]:
+            second.cookies()  # a round trip, in which playwright hears of new pages
+            return [page for page in second.pages if page.url.startswith(site.server.url)]
+
+        site.shows(wait_until(restored, "the tab is restored")[0], ["d"])
 
 
 def test_a_page_without_resume_begins_at_the_head(site: Site):
