@@ -101,6 +101,7 @@ BREAKS: Final[dict[str, Break]] = {
         "headrace/sql/0001_log.sql",
         "current_setting('synchronous_commit') = 'off'",
         "current_setting('synchronous_commit') = 'never'",
+        faults="postgres-kill",
     ),
     "dead-sessions-stay": Break(
         "shard/attendance.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
