@@ -153,7 +153,7 @@ class Directory:
     def claim(self, node: str, *, settle_s: float | None = None, balance: bool = False) -> int:
         """Give each slot of the node that has no live owner to its first choice among the shards that are up.
 
-        With balance, a shard that owns none gets those whose first choice it is, whoever owns them.
+        With balance, a shard that has appeared and owns none gets those whose first choice it is, whoever owns them.
 
         Returns how many slots were given. Called by every shard each second: with nothing to do it costs one short
         call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when None):
@@ -161,7 +161,7 @@ class Directory:
         routers use the same order of preference themselves.
         """
         settle_ms = int((self._expiry_s if settle_s is None else settle_s) * 1000)
-        orphans, up, newcomers = self._call("orphans", node, str(settle_ms))
+        orphans, up, newcomers = self._call("orphans", node, str(settle_ms), str(int(balance)))
         if balance and newcomers:
             choices = ((slot, rendezvous(slot, up)[0]) for slot in range(SLOTS))
             return self.assign(node, {slot: owner for slot, owner in choices if owner in newcomers})

@@ -21,6 +21,8 @@
 --                                   the node's last claim, since nodes may have a new name each time
 --   headrace:hot:<node>     hash    hot stream -> connections that it leads on that node, at most 64. Expires with the
 --                                   slots
+--   headrace:newcomers:<node>   set    ids of shards that have appeared on the node and not owned a slot since. Expires
+--                                   with the slots
 --   headrace:drained        set     ids of the shards that an operator wants without clients
 --   headrace:drained:nodes  hash    node that an operator wants without clients -> over how many seconds they leave
 --   headrace:node:<node>    hash    joined_ms    when a shard of this node last appeared, left, died or changed
@@ -37,8 +39,8 @@
 --   register  id expiry_ms (field value)...   returns 1 if the directory changed, else 0
 --   leave     id pid                          returns 1 if the entry was this process's, else 0
 --   bury      id pid                          the same for a process that was found dead
---   orphans   node settle_ms                  returns {{slot...}, {id of each shard of the node that is up...},
---                                                      {id of each of these that owns no slot, though others do...}}
+--   orphans   node settle_ms balance          returns {{slot...}, {id of each shard of the node that is up...},
+--                                                      {id of each newcomer among these; none unless balance is 1...}}
 --   claim     node (slot id)...               returns how many slots were given
 --   drain     id                              marks the shard drained
 --   undrain   id                              takes the mark away
@@ -72,6 +74,10 @@ end
 
 local function held_key(id)
   return "headrace:held:" .. id
+end
+
+local function newcomers_key(node)
+  return "headrace:newcomers:" .. node
 end
 
 local function now_ms()
@@ -138,6 +144,9 @@ local function register()
   redis.call("DEL", key)
   redis.call("HSET", key, unpack(ARGV, 5))
   redis.call("PEXPIRE", key, expiry_ms)
+  if not before[1] then
+    redis.call("SADD", newcomers_key(given.node), id)
+  end
   -- A directory that was emptied learns what operators want from those who knew.
   if not before[1] and given.wish == "shard" then
     redis.call("SADD", "headrace:drained", id)
@@ -180,11 +189,12 @@ local function bury()
 end
 
 local function orphans()
-  local node, settle_ms = ARGV[3], tonumber(ARGV[4])
+  local node, settle_ms, balance = ARGV[3], tonumber(ARGV[4]), ARGV[5] == "1"
   prune()
   redis.call("PEXPIRE", "headrace:node:" .. node, NODE_EXPIRY_MS)
   redis.call("PEXPIRE", "headrace:slots:" .. node, NODE_EXPIRY_MS)
   redis.call("PEXPIRE", "headrace:hot:" .. node, NODE_EXPIRY_MS)
+  redis.call("PEXPIRE", newcomers_key(node), NODE_EXPIRY_MS)
   local state = redis.call("HMGET", "headrace:node:" .. node, "joined_ms", "complete")
   local current = epoch()
   if state[2] == current then
@@ -222,14 +232,14 @@ local function orphans()
     end
   end
   local newcomers = {}
-  if next(owning) then
-    for _, id in ipairs(up) do
-      if not owning[id] then
-        newcomers[#newcomers + 1] = id
-      end
+  for _, id in ipairs(up) do
+    if owning[id] then
+      redis.call("SREM", newcomers_key(node), id)
+    elseif balance and next(owning) and redis.call("SISMEMBER", newcomers_key(node), id) == 1 then
+      newcomers[#newcomers + 1] = id
     end
   end
-  if #slots == 0 then
+  if #slots == 0 and #newcomers == 0 then
     redis.call("HSET", "headrace:node:" .. node, "complete", current)
   end
   return { slots, up, newcomers }

@@ -327,6 +327,10 @@ def test_a_newcomer_gets_its_share_where_that_is_wanted(directory: Directory) ->
     assert given == len(mine)
     assert {slot for slot in range(SLOTS) if before[slot] != after[slot]} == mine
     assert directory.claim("n1", settle_s=0, balance=True) == 0
+    # An operator's word stands: it is no newcomer any more.
+    directory.assign("n1", dict.fromkeys(range(SLOTS), "s1"))
+    assert directory.claim("n1", settle_s=0, balance=True) == 0
+    assert set(directory.read().slots["n1"].values()) == {"s1"}
 
 
 def test_a_stream_is_hot_with_hysteresis(directory: Directory) -> None:
