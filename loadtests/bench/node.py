@@ -78,6 +78,12 @@ class Node:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def pid(self) -> int:
+        """The process of `headrace up`."""
+        assert self._up is not None
+        return self._up.pid
+
+    @property
     def database_url(self) -> str:
         """Where its PostgreSQL is."""
         return self._environ["HEADRACE_DATABASE_URL"]

@@ -1,5 +1,6 @@
 """One run: everything that an operator can do, one after the other, and what the clients noticed of it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -204,22 +205,26 @@ class Run:
     def _restart_routers(self) -> str:
         """SIGHUP to gunicorn's master: new workers, and the old ones end."""
         before = self._workers()
-        master = next(p for p in self._routers() if p.pid not in before)
-        master.send_signal(signal.SIGHUP)
+        (master,) = self._routers().keys() - before
+        os.kill(master, signal.SIGHUP)
         deadline = time.monotonic() + COMMAND_DEADLINE_S
         while before & self._workers() and time.monotonic() < deadline:
             time.sleep(0.05)
         return ""
 
-    def _routers(self) -> list[psutil.Process]:
-        assert self._node._up is not None
-        children = psutil.Process(self._node._up.pid).children(recursive=True)
-        return [p for p in children if any("gunicorn" in word for word in p.cmdline()[:4])]
+    def _routers(self) -> dict[int, int]:
+        """The processes of gunicorn, each with its parent."""
+        found = {}
+        for process in psutil.Process(self._node.pid).children(recursive=True):
+            # Those that are just ending are none.
+            with contextlib.suppress(psutil.Error):
+                if any("gunicorn" in word for word in process.cmdline()[:4]):
+                    found[process.pid] = process.ppid()
+        return found
 
     def _workers(self) -> set[int]:
         routers = self._routers()
-        pids = {p.pid for p in routers}
-        return {p.pid for p in routers if p.ppid() in pids}
+        return {pid for pid, parent in routers.items() if parent in routers}
 
     def _owner(self, stream: str) -> str:
         return self._directory().read().slots["b"].get(slot(stream), "")
