@@ -19,7 +19,7 @@ import yaml
 
 import headrace
 from tests.fixtures.client import Client
-from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, free_port, get
+from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, free_port, get
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import wait_until
@@ -127,6 +127,7 @@ class Pod:
         self._fixed = dict(pair.split("=") for word, rest in instructions() if word == "ENV" for pair in rest.split())
         self._fixed |= {"ROUTER_BIND": f"127.0.0.1:{self.port}", "HEADRACE_RUNTIME_DIR": str(directory / "run")}
         self._image = image
+        self._environ = self.environ | self._fixed | {"PATH": f"{image.bin}:/usr/bin:/bin"}
         (directory / "run").mkdir(mode=0o700)
         self.processes = {container["name"]: self._start(container) for container in self.containers}
 
@@ -141,7 +142,7 @@ class Pod:
             return subprocess.Popen(
                 [str(self._image.bin / command[0]), *command[1:]],
                 cwd=self.directory,
-                env=self.environ | self._fixed | {"PATH": f"{self._image.bin}:/usr/bin:/bin"},
+                env=self._environ,
                 stdout=log,
                 stderr=log,
                 preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
@@ -159,6 +160,17 @@ class Pod:
                 return b" 200 " in client.recv(64)
         except OSError:
             return False
+
+    def run(self, hook: str) -> str:
+        """What the kubelet executes in the router's container, but for the time that it takes; returns its output."""
+        (router,) = [container for container in self.containers if container["name"] == "router"]
+        command = [
+            word.replace("--over 20", "--over 1").replace("sleep 5", "true")
+            for word in router["lifecycle"][hook]["exec"]["command"]
+        ]
+        ran = subprocess.run(command, env=self._environ, capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
     def end(self) -> dict[str, int]:
         """What ends a pod; returns the exit statuses."""
@@ -180,17 +192,20 @@ def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisSer
     print(*(file.read_text() for file in tmp_path.glob("*.log")), sep="\n")  # noqa: T201
 
 
-def test_a_pod_serves_and_ends_in_order(pod: Pod, deployed: Database) -> None:
-    """The image's programs, started as the manifest says, are found ready by its probes, deliver, and say goodbye."""
+def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: Database) -> None:
+    """The image's programs, started as the manifest says, are found ready by its probes, deliver, drain and end."""
+    assert pod.run("postStart") == "node headrace-0 is up\n"
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}", 30)
     client = Client(get(pod.port, headrace.sign("room:1", secrets=[pod.environ["HEADRACE_SECRET"]])))
     client.wait(lambda: client.last_id, "the cursor")
     deployed.publish("room:1", "hello")
     client.wait_for_data("hello")
-    assert set(pod.end().values()) == {0}
+    assert pod.run("preStop") == "node headrace-0 is drained\n"
+    assert not pod.probe("readinessProbe")
     assert client.wait_for_sentinel("goodbye")
     client.close()
+    assert set(pod.end().values()) == {0}
 
 
 def test_compose_starts_what_the_pod_starts(image: Image, deployed: Database) -> None:
