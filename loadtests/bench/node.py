@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -97,13 +98,48 @@ class Node:
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
         return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
 
+    @contextlib.contextmanager
+    def everywhere(self) -> Iterator[None]:
+        """Let all of it, and this process, run on every core meanwhile."""
+        assert self._up is not None
+        mine = os.sched_getaffinity(0)
+        processes = {p.pid: frozenset(p.cpu_affinity()) for p in self._processes()}
+        cores.pin(0, cores.ALL)
+        for pid in processes:
+            cores.pin(pid, cores.ALL)
+        try:
+            yield
+        finally:
+            cores.pin(0, frozenset(mine))
+            for process in self._processes():
+                cores.pin(process.pid, processes.get(process.pid, cores.CLIENT))
+
+    def pgbench(self) -> Path:
+        """The program pgbench that belongs to its PostgreSQL. Raises FailedError where there is none."""
+        beside = Path(self._postgres().exe()).with_name("pgbench")
+        found = beside if beside.exists() else shutil.which("pgbench")
+        if found is None:
+            raise FailedError(
+                f"there is no pgbench beside {str(beside.parent)!r} or on PATH; install PostgreSQL's programs"
+            )
+        return Path(found)
+
     def kill_postgres(self) -> None:
         """Kill its PostgreSQL, all processes at once; `up` starts it again."""
-        assert self._up is not None
-        (master,) = [p for p in psutil.Process(self._up.pid).children() if p.name() == "postgres"]
+        master = self._postgres()
         for process in (master, *master.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def _postgres(self) -> psutil.Process:
+        assert self._up is not None
+        (master,) = [p for p in psutil.Process(self._up.pid).children() if p.name() == "postgres"]
+        return master
+
+    def _processes(self) -> list[psutil.Process]:
+        assert self._up is not None
+        up = psutil.Process(self._up.pid)
+        return [up, *up.children(recursive=True)]
 
     def _pids(self, module: str) -> list[int]:
         assert self._up is not None
