@@ -175,6 +175,9 @@ class Settings:
     revocation_interval_s: float = _setting(0.25, _seconds(0.02, 1))
     prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
     prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
+    # From so many publishing transactions a second on, one shard notifies for all of them, at this interval. 0: never.
+    announce_above_per_s: float = _setting(50.0, _number(float, 0, 1_000_000, "transactions a second"))
+    announce_interval_s: float = _setting(0.005, _seconds(0.001, 1))
 
     # Presence: how often PostgreSQL is told, how long who left may come back unnoticed, how long a dead shard's
     # members stay.

@@ -1,6 +1,7 @@
 """The listener: sole owner of the LISTEN connection. It turns notifications into Wake messages.
 
     channel `headrace_slot_<n>`, payload `<head> <stream>`   ──►   Wake(stream, head)
+    channel `headrace_rate`                                  ──►   the announcer, whose business it is
 
 Notifications are hints. What makes them safe to rely on: LISTEN is committed before the first read of a slot's
 streams; after any loss of the connection all slots are listened to again and Relistened is posted, upon which the
@@ -10,7 +11,7 @@ dispatcher reads whatever came meanwhile; a server that is silent is asked `sele
 import logging
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import gevent
@@ -28,6 +29,7 @@ from shard.messages import Listening, Message, Relistened, Wake
 logger = logging.getLogger(__name__)
 
 CHANNEL_PREFIX: Final = "headrace_slot_"
+RATE_CHANNEL: Final = "headrace_rate"
 MAX_HEAD_DIGITS: Final = 19
 """Of a bigint."""
 
@@ -40,13 +42,16 @@ class Listener:
     Relistened follows.
     """
 
-    def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
+    def __init__(
+        self, settings: Settings, inbox: Inbox[Message], shard_id: str, on_rate: Callable[[str], None]
+    ) -> None:
         self.reconnects = 0
         self.notifications = 0
         self.connected = False
         self.last_error = ""
         self._settings = settings
         self._inbox = inbox
+        self._on_rate = on_rate
         self._name = f"headrace {shard_id} listener"
         self._wanted: set[int] = set()
         self._confirmed: set[int] = set()
@@ -101,6 +106,9 @@ class Listener:
             connection.add_notify_handler(lambda notify: self._notified(notify.channel, notify.payload))
             watcher.start(self._stirred.set)
             listened: set[int] = set()
+            if self._settings.announce_above_per_s:
+                with gevent.Timeout(self._settings.read_deadline_s):
+                    connection.execute(f"listen {RATE_CHANNEL}")
             self._apply(connection, listened)
             if not self._proven:
                 self._prove(connection)
@@ -168,6 +176,8 @@ class Listener:
             if space and head.isascii() and head.isdigit() and len(head) <= MAX_HEAD_DIGITS:
                 self.notifications += 1
                 self._inbox.put(Wake(stream, int(head)))
+        elif channel == RATE_CHANNEL:
+            self._on_rate(payload)
         elif channel == self._proof:
             self._proven = True
 

@@ -6,7 +6,7 @@ intake ────► Connect ─────┼─► inbox ─► dispatcher 
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┤
 revocations ► Revised ────┘
-registration ─► Redis        pruner, presence ─► PostgreSQL        metrics ─► routers
+registration ─► Redis   announcer, pruner, presence ─► PostgreSQL   metrics ─► routers
 """
 
 import gc
@@ -27,6 +27,7 @@ from headrace.directory import Directory, ShardEntry, Snapshot, State
 from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
 from headrace.holder import limits_of
 from headrace.settings import Settings
+from shard.announcer import Announcer
 from shard.census import Census
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
@@ -81,7 +82,8 @@ class Process:
         self._inbox: Inbox[Message] = Inbox()
         self._poller = Poller(lambda: self._inbox.put_once(Ready()))
         self._readers = Readers(settings, self._inbox, shard_id)
-        self._listener = Listener(settings, self._inbox, shard_id)
+        self._announcer = Announcer(settings, shard_id)
+        self._listener = Listener(settings, self._inbox, shard_id, self._announcer.heard)
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
         self._transfer = Transfer(settings.handoff_deadline_s, self._inbox)
         self._presence = Presence(settings, shard_id)
@@ -131,8 +133,8 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._revocations, self._readers, self._listener, self._filters, self._heartbeat, self._pruner,
-            self._presence, self._transfer, self._metrics, self._intake, self._registration,
+            self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
+            self._pruner, self._presence, self._transfer, self._metrics, self._intake, self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -161,6 +163,7 @@ class Process:
         if not dispatching.ready():
             logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
         self._listener.stop()
+        self._announcer.stop()
         self._pruner.stop()
         self._presence.stop()
         self._revocations.stop()

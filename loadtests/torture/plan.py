@@ -118,6 +118,9 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PRESENCE_INTERVAL_S": "0.2",
         "PRESENCE_GRACE_S": str(PRESENCE_GRACE_S),
         "PRESENCE_EXPIRY_S": str(PRESENCE_EXPIRY_S),
+        # Hardly ever, most of the time, and to and fro.
+        "ANNOUNCE_ABOVE_PER_S": chance.choice(("0", "1", "1", "50")),
+        "ANNOUNCE_INTERVAL_S": chance.choice(("0.001", "0.005", "0.05")),
     }
     assert set(EXPECTED) >= {"even", "slow", "raises", "late"}
     return {f"HEADRACE_{name}": value for name, value in drawn.items()}

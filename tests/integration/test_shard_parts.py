@@ -14,6 +14,7 @@ import pytest
 
 from headrace.directory import Directory, ShardEntry
 from headrace.settings import Settings
+from shard.announcer import Announcer
 from shard.filters import Filters
 from shard.heartbeat import Heartbeat
 from shard.inbox import Inbox
@@ -31,6 +32,7 @@ from shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 
 PARTS = [
+    "announcer",
     "readers",
     "listener",
     "filters",
@@ -67,7 +69,8 @@ class House:
         settings, inbox = self.settings, self.inbox
         parts: dict[str, Callable[[], Part]] = {
             "readers": lambda: Readers(settings, inbox, "n-0"),
-            "listener": lambda: Listener(settings, inbox, "n-0"),
+            "announcer": lambda: Announcer(settings, "n-0"),
+            "listener": lambda: Listener(settings, inbox, "n-0", lambda payload: None),
             "filters": lambda: Filters({"label": lambda context, stream: True}, 1.0, inbox),
             "heartbeat": lambda: Heartbeat(settings, inbox),
             "pruner": lambda: Pruner(settings, "n-0"),

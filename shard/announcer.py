@@ -1,0 +1,195 @@
+"""The announcer: notifies for the publishing transactions of the whole database, while there are many of them.
+
+A transaction that notifies flushes its commit alone. When commits are many, one shard therefore takes office:
+publishing transactions leave rows instead, and every few milliseconds it notifies once for all rows that are there.
+When commits are few, or no shard wants to, each transaction notifies by itself. Who may rely on whom at which moment,
+and why no wake is lost, is written at the head of headrace/sql/0009_announce.sql; this file keeps these rules of it:
+
+    a session that has been in office, or may have been, rings until `nobody_defers`, and then once more
+    every session has an idle_session_timeout, so that one which no longer rings loses its office
+    while one is in office all other shards stand by: they ring now and then, and one of them succeeds it
+
+    idle ──(headrace_rate often)──► standing by ──(office free)──► in office ──(few commits)──► leaving ──► idle
+
+A shard that is idle has no connection and no timer here.
+"""
+
+import logging
+import math
+import random
+import time
+from collections import deque
+from contextlib import closing
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent.event import Event
+
+from headrace.settings import Settings
+from shard import log
+from shard.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+SAMPLE: Final = 16
+"""One of so many transactions that notify says so on the channel headrace_rate; headrace.announce decides."""
+WINDOW_S: Final = 2.0
+"""Over which commits are counted, before taking office and before leaving it."""
+STAND_BY_S: Final = 1.0
+"""Between two looks at whether the office is free; at most half of what lets an idle session end."""
+VACUUM_S: Final = 1.0
+"""Between two removals of what is left of rows that were taken away. Autovacuum comes once a minute."""
+MOST_BYTES: Final = 16 << 20
+"""Size of the table, kept full by an old snapshot somewhere, from which ringing costs more than it is worth."""
+REST_S: Final = 60.0
+"""Out of office, when the table has grown so large."""
+LEAVING_S: Final = 10.0
+"""For transactions that have seen us in office to end; those that stay open longer are left to the sweep."""
+ENDING_S: Final = 1.0
+"""The same where the process ends."""
+
+SESSION: Final = """
+    set synchronous_commit = off; set default_transaction_isolation = 'read committed';
+    set idle_session_timeout = '2s'"""
+
+
+class Announcer:
+    """Takes and leaves the office of the announcer, and announces while in it.
+
+    Owned by its own greenlet; `heard` only counts and wakes it.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str) -> None:
+        self.in_office = False
+        self.announced = 0
+        self._settings = settings
+        self._name = f"headrace {shard_id} announcer"
+        self._load = Load(settings.announce_above_per_s)
+        self._wanted = Event()
+        self._ending = Event()
+        self._vacuumed_at = 0.0
+        self._rest_until = 0.0
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start waiting for load; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """Leave office, announce what is there, and end. Yields, about a second at most."""
+        if self._greenlet is not None:
+            self._ending.set()
+            self._wanted.set()
+            self._greenlet.join(2 * ENDING_S)
+            self._greenlet.kill()
+
+    def heard(self, payload: str) -> None:
+        """Something came on headrace_rate. Never switches greenlets.
+
+        Without a payload a transaction has told that it has notified by itself; with one, an announcer that there is
+        reason to stand by.
+        """
+        if payload or self._load.heard(time.monotonic()):
+            self._wanted.set()
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        failing = False
+        while self._wanted.wait() and not self._ending.wait(max(0.0, self._rest_until - time.monotonic())):
+            try:
+                with closing(log.connect(self._settings.listen_database_url, self._name)) as connection:
+                    self._serve(connection)
+                self._wanted.clear()
+                failing = False
+                backoff.reset()
+            except (psycopg.Error, gevent.Timeout) as error:
+                # Still wanted: what we may have left unannounced is looked for when there is a connection again.
+                if not failing:
+                    logger.warning("cannot announce, transactions do it: %s", str(error).strip() or repr(error))
+                failing = True
+                self._ending.wait(backoff.next_s())
+            finally:
+                self.in_office = False
+
+    def _serve(self, connection: psycopg.Connection[Any]) -> None:
+        """Wait for the office, hold it until commits are few, and leave it. Yields."""
+        self._ask(connection, SESSION)
+        while not self._ask(connection, "select headrace.take_office()"):
+            self._ring(connection)
+            if self._ending.wait(STAND_BY_S * random.uniform(0.5, 1.0)):
+                return
+        self.in_office = True
+        logger.info("this shard announces for all publishing transactions")
+        began, count = time.monotonic(), 0
+        while not self._ending.wait(self._settings.announce_interval_s):
+            transactions, size = self._ring(connection)
+            count += transactions
+            now = time.monotonic()
+            if size > MOST_BYTES:
+                logger.warning("rows of headrace.unannounced cannot be removed, an old transaction may see them")
+                self._rest_until = now + REST_S
+                break
+            if now - began >= WINDOW_S:
+                if self._load.few(count, now - began):
+                    break
+                began, count = now, 0
+                # For shards that have started since then, and have heard no transaction.
+                self._ask(connection, "notify headrace_rate, 'office'")
+        self._leave(connection)
+
+    def _leave(self, connection: psycopg.Connection[Any]) -> None:
+        """Let transactions notify by themselves, and announce what others have left to us. Yields."""
+        self._ask(connection, "select headrace.leave_office()")
+        self.in_office = False
+        left = time.monotonic()
+        while not self._ask(connection, "select headrace.nobody_defers()"):
+            self._ring(connection)
+            if time.monotonic() - left > (ENDING_S if self._ending.is_set() else LEAVING_S):
+                break
+            gevent.sleep(self._settings.announce_interval_s)
+        self._ring(connection)
+        # Nobody writes to the table now, so it can become small again.
+        self._ask(connection, "vacuum (skip_locked) headrace.unannounced")
+        logger.info("transactions announce by themselves again")
+
+    def _ring(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
+        """Notify of all that waits; of how many transactions, and the size of the table. Yields."""
+        row = self._ask(connection, "select array[transactions, bytes] from headrace.announce_waiting()")
+        transactions, size = row
+        self.announced += transactions
+        now = time.monotonic()
+        if transactions and now - self._vacuumed_at >= VACUUM_S:
+            self._vacuumed_at = now
+            # Not made smaller here: that would wait for a moment in which nobody publishes.
+            self._ask(connection, "vacuum (skip_locked, truncate off) headrace.unannounced")
+        return transactions, size
+
+    def _ask(self, connection: psycopg.Connection[Any], statement: str) -> Any:
+        """The first column of the first row, if any. Yields."""
+        with gevent.Timeout(self._settings.read_deadline_s):
+            cursor = connection.execute(statement.encode())
+            row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+class Load:
+    """Whether commits are many, from a sample of them, or few, from a count.
+
+    Owned by the announcer. Few is half of what many is, so that an office taken is not left at once.
+    """
+
+    def __init__(self, above_per_s: float) -> None:
+        self._above_per_s = above_per_s
+        self._heard: deque[float] = deque(maxlen=max(1, math.ceil(above_per_s * WINDOW_S / SAMPLE)))
+
+    def heard(self, now: float) -> bool:
+        """One transaction of SAMPLE has notified; whether they are many."""
+        self._heard.append(now)
+        full = len(self._heard) == self._heard.maxlen
+        return full and now - self._heard[0] <= WINDOW_S and self._above_per_s > 0
+
+    def few(self, count: int, seconds: float) -> bool:
+        """Whether so many transactions in that time are few."""
+        return count < self._above_per_s / 2 * seconds

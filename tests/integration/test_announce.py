@@ -1,0 +1,351 @@
+"""Who notifies of what is published, in every order in which publishers and an announcer can meet."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from headrace.schema import migrate
+from headrace.stream import slot
+from tests.fixtures.postgres import execute, scratch_postgres
+from tests.fixtures.waiting import wait_until, wait_until_blocked
+
+Connection = psycopg.Connection[Any]
+Connect = Callable[..., Connection]
+SLOTS = [f"headrace_slot_{slot(stream)}" for stream in "st"]
+
+
+@pytest.fixture
+def connect(database_url: str) -> Iterator[Connect]:
+    """Opens connections to this test's database that are closed with the test."""
+    with ExitStack() as opened:
+
+        def new(autocommit: bool = False) -> Connection:
+            connection = psycopg.connect(database_url, autocommit=autocommit)
+            opened.callback(connection.close)
+            return connection
+
+        yield new
+
+
+def value(connection: Connection, sql: str, *parameters: Any) -> Any:
+    row = connection.execute(sql.encode(), parameters).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def announce(connection: Connection) -> int:
+    """Ring; of how many transactions."""
+    return int(value(connection, "select transactions from headrace.announce_waiting()"))
+
+
+class Ear:
+    """A session that listens to some channels, as a shard does."""
+
+    def __init__(self, connection: Connection, *channels: str) -> None:
+        self._connection = connection
+        for channel in channels:
+            connection.execute(f"listen {channel}".encode())
+
+    def heard(self) -> list[str]:
+        """The payloads since the last call. What is committed by now is among them: it is handed out in order."""
+        self._connection.execute("listen marker; notify marker")
+        heard: list[str] = []
+        for notification in self._connection.notifies(timeout=10):
+            if notification.channel == "marker":
+                return sorted(heard)
+            heard.append(notification.payload)
+        raise AssertionError("the marker has not come back")
+
+
+@pytest.fixture
+def ear(connect: Connect) -> Ear:
+    return Ear(connect(autocommit=True), *SLOTS)
+
+
+@pytest.fixture
+def announcer(connect: Connect) -> Connection:
+    """A session in office."""
+    connection = connect(autocommit=True)
+    assert value(connection, "select headrace.take_office()")
+    return connection
+
+
+def test_one_notification_for_many_commits(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """With an announcer in office nobody else notifies; it does so once per stream, of the newest head, in one go."""
+    publisher = connect()
+    publisher.execute("select headrace.publish('s', '1')")
+    publisher.commit()
+    publisher.execute("select headrace.publish_now('s', '2')")
+    publisher.commit()
+    publisher.execute("select headrace.publish_many(array['s', 't', 's'], array['3', '1', '4'])")
+    publisher.commit()
+    publisher.execute("select headrace.publish('s', 'never'); select headrace.publish_now('t', 'never')")
+    publisher.rollback()
+    with publisher.transaction(), publisher.transaction(force_rollback=True):
+        publisher.execute("select headrace.publish_now('t', 'never')")
+    assert ear.heard() == []
+    assert announce(announcer) == 3
+    assert ear.heard() == ["1 t", "4 s"]
+    assert announce(announcer) == 0
+    assert ear.heard() == []
+
+
+def test_a_late_commit_is_seen_by_who_has_left_office(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """A publisher that relied on the announcer and commits after it has left: who leaves knows, waits, and rings."""
+    late, other, rolled_back = connect(), connect(), connect()
+    late.execute("select headrace.publish_now('s', '1')")
+    rolled_back.execute("select headrace.publish_now('t', '1')")
+    announcer.execute("select headrace.leave_office()")
+    assert announce(announcer) == 0
+    assert not value(announcer, "select headrace.nobody_defers()")
+    # Whoever comes now does not rely on it any more, and does not keep it waiting either.
+    rolled_back.rollback()
+    other.execute("select headrace.publish_now('t', '1')")
+    assert not value(announcer, "select headrace.nobody_defers()")
+    late.commit()
+    assert value(announcer, "select headrace.nobody_defers()")
+    assert ear.heard() == []
+    other.commit()
+    assert ear.heard() == ["1 t"]
+    assert announce(announcer) == 1
+    assert ear.heard() == ["1 s"]
+
+
+def test_the_same_at_commit(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """A transaction that publishes while there is an announcer, and commits when there is none, notifies by itself."""
+    publisher = connect()
+    publisher.execute("select headrace.publish('s', '1')")
+    announcer.execute("select headrace.leave_office()")
+    assert value(announcer, "select headrace.nobody_defers()")
+    publisher.commit()
+    assert ear.heard() == ["1 s"]
+
+
+def test_a_publisher_that_may_not_be_waited_for_notifies(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """In the moment in which one who leaves makes sure that nobody relies on it, a publisher relies on itself."""
+    connect(autocommit=True).execute("select pg_advisory_lock(x'6865616472616364'::bigint)")
+    connect(autocommit=True).execute("select headrace.publish('s', '1')")
+    assert ear.heard() == ["1 s"]
+    assert announce(announcer) == 0
+
+
+def test_looking_for_an_announcer_keeps_nobody_from_office(connect: Connect) -> None:
+    """An open transaction that has looked for an announcer holds up neither who takes office nor who leaves it."""
+    first, second, third = connect(), connect(), connect(autocommit=True)
+    first.execute("select headrace.publish_now('s', '1')")
+    assert value(third, "select headrace.take_office()")
+    second.execute("select headrace.publish_now('t', '1')")
+    assert not value(first, "select headrace.take_office()")
+    third.execute("select headrace.leave_office()")
+    assert value(first, "select headrace.take_office()")
+
+
+def test_an_announcer_that_dies_between_taking_and_telling(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """Rows taken away by a session that ends before it has told are there again; nobody waits for it meanwhile."""
+    publisher, successor = connect(autocommit=True), connect(autocommit=True)
+    publisher.execute("select headrace.publish('s', '1')")
+    announcer.autocommit = False
+    assert announce(announcer) == 1
+    publisher.execute("select headrace.publish('t', '1')")
+    assert announce(successor) == 1
+    assert ear.heard() == ["1 t"]
+    publisher.execute("select pg_terminate_backend(%s)", [announcer.info.backend_pid])
+    wait_until(lambda: value(successor, "select headrace.take_office()"), "the office is free")
+    assert announce(successor) == 1
+    assert ear.heard() == ["1 s"]
+
+
+def test_two_who_announce_at_once_tell_of_everything(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """A row is told by one of them, whoever has it first, and the newest head is told by somebody."""
+    publisher, other = connect(autocommit=True), connect(autocommit=True)
+    for number in range(50):
+        publisher.execute("select headrace.publish('s', %s)", [str(number)])
+    counts: list[int] = []
+    threads = [
+        threading.Thread(target=lambda each=each: counts.append(announce(each)))  # type: ignore[misc]
+        for each in (announcer, other)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sum(counts) == 50
+    assert set(ear.heard()) == {"50 s"}
+
+
+def test_a_removed_stream_is_not_announced(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """A row whose stream has been removed meanwhile is taken away in silence."""
+    publisher = connect(autocommit=True)
+    publisher.execute("select headrace.publish_many(array['s', 't'], array['1', '1'])")
+    publisher.execute("delete from headrace.stream where name = 's'")
+    assert announce(announcer) == 1
+    assert ear.heard() == ["1 t"]
+
+
+def test_a_prepared_transaction_is_waited_for(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """A transaction that left a row can be prepared; it counts as open until it is committed, and is told then."""
+    publisher = connect()
+    publisher.execute("select headrace.publish('s', '1')")
+    publisher.execute("prepare transaction 'two-phase'")
+    announcer.execute("select headrace.leave_office()")
+    assert not value(announcer, "select headrace.nobody_defers()")
+    publisher.autocommit = True
+    publisher.execute("commit prepared 'two-phase'")
+    assert value(announcer, "select headrace.nobody_defers()")
+    assert announce(announcer) == 1
+    assert ear.heard() == ["1 s"]
+
+
+def test_repeatable_read_knows_who_is_in_office_now(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """An old snapshot does not hide that the announcer has left."""
+    publisher = connect()
+    publisher.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    publisher.execute("select * from pg_locks")
+    announcer.execute("select headrace.leave_office()")
+    publisher.execute("select headrace.publish('s', '1')")
+    publisher.commit()
+    assert ear.heard() == ["1 s"]
+
+
+def test_a_share_of_the_transactions_tells_that_it_notifies(connect: Connect) -> None:
+    """Of transactions that notify by themselves about one in 16 says so; of others none."""
+    publisher, announcer = connect(autocommit=True), connect(autocommit=True)
+    ear = Ear(connect(autocommit=True), "headrace_rate")
+
+    def samples() -> int:
+        for _ in range(400):
+            publisher.execute("select headrace.publish('s', 'x')")
+        return len(ear.heard())
+
+    assert 3 <= samples() <= 80
+    announcer.execute("select headrace.take_office()")
+    assert samples() == 0
+
+
+def test_nothing_is_announced_before_it_is_durable() -> None:
+    """While a commit is flushed and waits for a standby, its events are invisible and its row is not taken."""
+    with scratch_postgres() as server:
+        migrate(server.url)
+        with (
+            psycopg.connect(server.url, autocommit=True) as announcer,
+            psycopg.connect(server.url, autocommit=True) as publisher,
+            psycopg.connect(server.url, autocommit=True) as listening,
+        ):
+            announcer.execute("set synchronous_commit = off")
+            assert value(announcer, "select headrace.take_office()")
+            ear = Ear(listening, *SLOTS)
+            execute(server, "alter system set synchronous_standby_names = 'nobody'")
+            execute(server, "select pg_reload_conf()")
+            wait_until(
+                lambda: value(announcer, "show synchronous_standby_names") == "nobody", "commits wait for a standby"
+            )
+            thread = threading.Thread(target=publisher.execute, args=[b"select headrace.publish('s', '1')"])
+            thread.start()
+            waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+            wait_until(lambda: value(announcer, waits) == 1, "the commit waits")
+            assert announce(announcer) == 0
+            assert value(announcer, "select headrace.head('s')") == 0
+            announcer.execute("alter system reset synchronous_standby_names")
+            announcer.execute("select pg_reload_conf()")
+            thread.join(10)
+            assert announce(announcer) == 1
+            assert ear.heard() == ["1 s"]
+
+
+# Numbering many streams at once
+
+
+def test_shuffled_transactions_of_many_streams_do_not_deadlock(connect: Connect) -> None:
+    """Six writers, each transaction to 60 of 100 streams in any order, half of them new: no deadlock, no gap."""
+    observer = connect(autocommit=True)
+    observer.execute("select headrace.publish('s' || i, 'x') from generate_series(1, 50) i")
+    faults: list[BaseException] = []
+
+    def write(connection: Connection) -> None:
+        try:
+            for _ in range(15):
+                connection.execute(
+                    "select headrace.publish_many(array_agg('s' || i), array_agg('x'::text))"
+                    " from (select i from generate_series(1, 100) i order by random() limit 60) i"
+                )
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=write, args=[connect(autocommit=True)]) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert faults == []
+    assert value(observer, "select sum(last_id) from headrace.stream") == 50 + 6 * 15 * 60
+    gaps = (
+        "select count(*) from headrace.stream s where s.last_id <>"
+        " (select count(*) from headrace.event e where e.stream_id = s.stream_id and e.id between 1 and s.last_id)"
+    )
+    assert value(observer, gaps) == 0
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_rows_are_locked_in_the_order_of_names(connect: Connect, end: str) -> None:
+    """A numbering that waits for its first stream holds none of its later ones; then it sees what has become of it."""
+    observer, blocker, waiting = connect(autocommit=True), connect(), connect()
+    names = ["a", "b", "c"]
+    observer.execute("select headrace.publish_many(array['c', 'b', 'a'], array['0', '0', '0'])")
+    blocker.execute("select headrace.publish_now('a', '1')")
+    for name in reversed(names):
+        waiting.execute("select headrace.publish(%s, 'w')", [name])
+    thread = threading.Thread(target=waiting.commit)
+    thread.start()
+    wait_until_blocked(observer, waiting.info.backend_pid)
+    observer.execute("set lock_timeout = '2s'")
+    for name in names[1:]:
+        observer.execute("select headrace.publish_now(%s, '1')", [name])
+    getattr(blocker, end)()
+    thread.join(10)
+    heads = [value(observer, "select headrace.head(%s)", name) for name in names]
+    assert heads == [3 if end == "commit" else 2, 3, 3]
+    newest = (
+        "select e.data from headrace.event e join headrace.stream s using (stream_id)"
+        " where s.name = %s and e.id = s.last_id"
+    )
+    assert [value(observer, newest, name) for name in names] == ["w", "w", "w"]
+
+
+def test_new_streams_are_made_before_any_row_is_locked(connect: Connect) -> None:
+    """While one transaction makes a stream, another that wants it too holds none of the streams that exist."""
+    observer, maker, waiting = connect(autocommit=True), connect(), connect()
+    observer.execute("select headrace.publish('a', '0')")
+    maker.execute("select headrace.publish_now('z', '1')")
+    for name in ("a", "z"):
+        waiting.execute("select headrace.publish(%s, 'w')", [name])
+    thread = threading.Thread(target=waiting.commit)
+    thread.start()
+    wait_until_blocked(observer, waiting.info.backend_pid)
+    maker.execute("set lock_timeout = '2s'")
+    assert value(maker, "select headrace.publish_now('a', '1')") == 2
+    maker.commit()
+    thread.join(10)
+    assert [value(observer, "select headrace.head(%s)", name) for name in "az"] == [3, 2]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_repeatable_read_conflict_of_many(connect: Connect, exists: bool) -> None:
+    """Under REPEATABLE READ one stream of many that another has numbered since the snapshot is a 40001."""
+    first, second = connect(), connect(autocommit=True)
+    if exists:
+        second.execute("select headrace.publish('b', '0')")
+    first.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    first.execute("select 1 from headrace.stream")
+    second.execute("select headrace.publish('b', '1')")
+    publishing = b"select headrace.publish_many(array['a', 'b', 'c'], array['2', '2', '2'])"
+    first.execute(publishing)
+    with pytest.raises(errors.SerializationFailure):
+        first.commit()
+    first.execute(publishing)
+    first.commit()
+    assert [value(second, "select headrace.head(%s)", name) for name in "abc"] == [1, 3 if exists else 2, 1]
