@@ -1,0 +1,105 @@
+"""The whole examination: all checks in their order, each of which may fail without hindering the others."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import redis
+
+from headrace.directory import Directory, ShardEntry
+from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
+from headrace.doctor.finding import Finding, fail
+from headrace.errors import HeadraceError
+from headrace.publish import publish_now
+from headrace.settings import Settings
+
+CONNECT_TIMEOUT_S = 5
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that these settings name, and yield each finding as it is made. Publishes to one stream."""
+    registered = _Registered()
+    yield from _redis(settings, registered)
+    yield from _postgresql(settings, registered)
+    here = [shard.pid for shard in registered.shards if shard.node == settings.node]
+    yield machine.descriptors(here, settings.max_connections)
+    yield machine.somaxconn()
+    if not settings.secret:
+        yield fail("secrets", "none", "set HEADRACE_SECRET")
+        return
+    yield secret.strength(settings.secret)
+    yield from _guarded("front door", "start PostgreSQL", lambda: _front(settings))
+
+
+class _Registered:
+    shards: tuple[ShardEntry, ...] = ()
+
+
+def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
+    if not settings.redis_url:
+        yield fail("redis", "no URL", "set HEADRACE_REDIS_URL")
+        return
+    with contextlib.closing(redis.Redis.from_url(settings.redis_url, socket_timeout=CONNECT_TIMEOUT_S)) as client:
+        try:
+            info = redis_server.information(client)
+        except (redis.RedisError, OSError) as error:
+            yield fail("redis", str(error), "start it, or correct HEADRACE_REDIS_URL; meanwhile events go on")
+            return
+    yield redis_server.version(info)
+    yield redis_server.persistence(info)
+    yield redis_server.memory(info)
+    with contextlib.closing(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)) as directory:
+        try:
+            registered.shards = directory.read().shards
+        except HeadraceError as error:
+            yield fail("shards", str(error), "see Redis")
+            return
+    yield shards.serving(registered.shards)
+
+
+def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding]:
+    if not settings.database_url:
+        yield fail("postgresql", "no URL", "set HEADRACE_DATABASE_URL")
+        return
+    try:
+        # The server itself, not a pooler, which would tell of its own connections.
+        connection = _connect(settings.listen_database_url)
+    except psycopg.Error as error:
+        yield fail("postgresql", str(error).strip(), "start it, or correct HEADRACE_LISTEN_DATABASE_URL")
+        return
+    with connection:
+        yield postgresql.version(connection)
+        advice = "see the server's log"
+        for name, check in (
+            ("schema", postgresql.schema_version),
+            ("notification queue", postgresql.notification_queue),
+            ("open transactions", postgresql.open_transactions),
+            ("clocks", postgresql.clock),
+        ):
+            yield from _guarded(name, advice, lambda check=check: check(connection))  # type: ignore[misc]
+        count = len(registered.shards)
+        yield from _guarded("max_connections", advice, lambda: postgresql.room(connection, count, settings.readers))
+    yield from _guarded(
+        "listen",
+        "correct HEADRACE_DATABASE_URL",
+        lambda: listening.listen(settings.listen_database_url, settings.database_url, settings.listen_proof_deadline_s),
+    )
+
+
+def _front(settings: Settings) -> Finding:
+    with _connect(settings.database_url) as connection:
+        return front.delivery(
+            settings.public_url, settings.secret, lambda stream, data: publish_now(connection, stream, data)
+        )
+
+
+def _guarded(name: str, advice: str, check: Callable[[], Finding]) -> Iterator[Finding]:
+    try:
+        yield check()
+    except (psycopg.Error, HeadraceError, OSError) as error:
+        yield fail(name, " ".join(str(error).split()), advice)
+
+
+def _connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None)

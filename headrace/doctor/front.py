@@ -1,0 +1,82 @@
+"""The front door: whether an event that is published now arrives now at a client that came through the public URL."""
+
+import secrets as random_names
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from headrace import sse
+from headrace.doctor.finding import Finding, fail, ok, warn
+from headrace.tokens import sign
+
+EVENTS: Final = 3
+LATE_S: Final = 1.0
+PATIENCE_S: Final = 4.0
+_CHECK: Final = "front door"
+_BUFFERS: Final = (
+    "a proxy in between keeps the response back: switch off its buffering (nginx: proxy_buffering off) and compression "
+    "for /streams/"
+)
+
+
+def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, str], object]) -> Finding:
+    """Subscribe through the public URL, publish a few events one after the other, and measure how long each takes.
+
+    publish(stream, data) commits an event. A proxy that buffers would bring them late, all at once, or not at all.
+    """
+    stream = f"headrace:doctor:{random_names.token_hex(8)}"
+    url = f"{public_url.rstrip('/')}/streams/{sign(stream, secrets=secrets, ttl_s=60)}?since=now"
+    try:
+        response = urllib.request.urlopen(url, timeout=PATIENCE_S)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        with error:
+            return _refused(error.code)
+    except TimeoutError:
+        return fail(_CHECK, f"{public_url} gave no answer within {PATIENCE_S:g} s", _BUFFERS)
+    except OSError as error:
+        return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
+    with response:
+        took_s = [_measure(response, stream, publish, number) for number in range(EVENTS)]
+    if None in took_s:
+        return fail(_CHECK, f"an event did not arrive within {PATIENCE_S:g} s through {public_url}", _BUFFERS)
+    slowest_ms = max(seconds or 0.0 for seconds in took_s) * 1000
+    found = f"{EVENTS} events through {public_url}, the slowest took {slowest_ms:.0f} ms"
+    if slowest_ms > LATE_S * 1000:
+        return warn(_CHECK, found, f"look for load in the metrics; or {_BUFFERS}")
+    return ok(_CHECK, found)
+
+
+def _measure(response: Any, stream: str, publish: Callable[[str, str], object], number: int) -> float | None:
+    """How long one event takes; None if it does not come. The first call begins when the client is told its cursor."""
+    parser = sse.Parser()
+    try:
+        while number == 0 and not parser.last_id:
+            _feed(parser, response)
+        began = time.monotonic()
+        publish(stream, str(number))
+        while True:
+            if any(message.data == str(number) for message in _feed(parser, response)):
+                return time.monotonic() - began
+            if time.monotonic() - began > PATIENCE_S:
+                return None
+    except OSError:
+        return None
+
+
+def _feed(parser: sse.Parser, response: Any) -> list[sse.Message]:
+    data = response.read1(sse.CHUNK_BYTES)
+    if not data:
+        raise ConnectionResetError("the response has ended")
+    return parser.feed(data)
+
+
+def _refused(status: int) -> Finding:
+    advice = {
+        404: "the router has another HEADRACE_SECRET, or the public URL leads elsewhere",
+        502: "the proxy cannot reach the router",
+        503: "no shard accepts clients: see /readyz",
+        504: "the proxy gets no answer from the router",
+    }
+    return fail(_CHECK, f"answered {status}", advice.get(status, "see the log of the router under this status"))

@@ -1,0 +1,316 @@
+"""`headrace doctor`, each of whose checks is made to fail by what it is there to find."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from headrace.directory import ShardEntry
+from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
+from headrace.doctor.finding import Level
+from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.publish import publish_now
+from tests.fixtures.postgres import execute
+from tests.fixtures.programs import tool
+from tests.fixtures.redis import RedisServer
+from tests.fixtures.router import SECRET
+from tests.fixtures.stack import StartStack
+from tests.fixtures.waiting import wait_until
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url, autocommit=True)
+
+
+@contextmanager
+def pooler(postgres: EmbeddedPostgres, url: str) -> Iterator[str]:
+    """A PgBouncer in transaction mode; yields the URL of the same database behind it."""
+    program = tool("pgbouncer")
+    info = psycopg.conninfo.conninfo_to_dict(url)
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    directory = Path(tempfile.mkdtemp(prefix="headrace-pooler-"))
+    directory.chmod(0o777)
+    (directory / "users").write_text(f'"{info["user"]}" "{info.get("password", "")}"\n')
+    (directory / "ini").write_text(
+        f"[databases]\n* = host={info['host']} port={info.get('port', 5432)} user={info['user']}"
+        f" password={info.get('password', '')}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = transaction\n"
+        f"auth_type = any\nauth_file = {directory}/users\nignore_startup_parameters = extra_float_digits\n"
+    )
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    as_user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen([program, *as_user, str(directory / "ini")], stdout=log, stderr=log)
+    behind = f"postgresql://{info['user']}@127.0.0.1:{port}/{info['dbname']}"
+    try:
+        wait_until(lambda: _answers(behind), f"the pooler answers; see {directory}/log")
+        yield behind
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with connect(url):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def test_a_pooler_in_transaction_mode_is_found_out(postgres: EmbeddedPostgres, database_url: str) -> None:
+    """Behind it LISTEN is accepted and nothing arrives, which is said; publishing through it is fine."""
+    with pooler(postgres, database_url) as behind:
+        assert listening.listen(database_url, behind, 5).level is Level.OK
+        finding = listening.listen(behind, behind, 0.5)
+        assert finding.level is Level.FAIL
+        assert "HEADRACE_LISTEN_DATABASE_URL" in finding.advice
+
+
+def test_two_urls_of_different_databases_are_found_out(database_url: str, empty_database_url: str) -> None:
+    """A notification that is sent in another database does not arrive."""
+    assert listening.listen(database_url, empty_database_url, 0.5).level is Level.FAIL
+
+
+def test_a_database_that_headrace_cannot_use_is_named(postgres: EmbeddedPostgres, database_url: str) -> None:
+    """Another encoding than UTF8, and a schema that is not there, fail with what to do."""
+    execute(postgres, "create database ascii encoding 'SQL_ASCII' template template0")
+    try:
+        with connect(postgres.database_url("ascii")) as connection:
+            assert "encoding" in postgresql.version(connection).advice
+            assert "headrace migrate" in postgresql.schema_version(connection).advice
+    finally:
+        execute(postgres, "drop database ascii")
+    with connect(database_url) as connection:
+        assert postgresql.version(connection).level is Level.OK
+        assert postgresql.schema_version(connection).level is Level.OK
+
+
+def test_a_transaction_that_holds_up_a_stream_is_named(database_url: str) -> None:
+    """Its process, age and query are shown as soon as somebody waits for it; another that only stages is not."""
+    with connect(database_url) as connection, connect(database_url) as holder, connect(database_url) as calm:
+        with calm.transaction():
+            calm.execute("select headrace.publish('held', 'staged')")
+            time.sleep(postgresql.HELD_WARN_S)
+            assert postgresql.open_transactions(connection).level is Level.OK
+        with holder.transaction():
+            publish_now(holder, "held", "one")
+            holder.execute("select 'what it does now'")
+            wait_until(lambda: postgresql.open_transactions(connection).level is Level.WARN, "it is noticed")
+            finding = postgresql.open_transactions(connection)
+            assert f"pid {holder.info.backend_pid} " in finding.found
+            assert "what it does now" in finding.found
+            assert str(holder.info.backend_pid) in finding.advice
+        assert postgresql.open_transactions(connection).level is Level.OK
+
+
+def test_too_few_connections_are_foreseen(database_url: str) -> None:
+    """What the shards need is compared with what PostgreSQL allows, before it refuses the next one."""
+    with connect(database_url) as connection:
+        assert postgresql.room(connection, 2, 2).level is Level.OK
+        finding = postgresql.room(connection, 1000, 2)
+        assert finding.level is Level.FAIL
+        assert "max_connections" in finding.advice
+
+
+def test_a_session_that_blocks_the_notification_queue_is_named(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that listens and has a transaction open keeps the queue from being emptied; its process is shown."""
+    monkeypatch.setattr(postgresql, "QUEUE_WARN", 1e-9)
+    monkeypatch.setattr(postgresql, "QUEUE_FAIL", 1e-9)
+    with connect(database_url) as connection, connect(database_url) as deaf:
+        assert postgresql.notification_queue(connection).level is Level.OK
+        deaf.execute("listen somewhere")
+        with deaf.transaction():
+            deaf.execute("select 1")
+            connection.execute("select pg_notify('somewhere', repeat('x', 7000) || n) from generate_series(1, 200) n")
+            finding = postgresql.notification_queue(connection)
+            assert finding.level is Level.FAIL
+            assert f"pid {deaf.info.backend_pid} " in finding.advice
+
+
+def test_clocks_apart_are_measured(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of ours that is wrong by ten seconds shows as such."""
+    with connect(database_url) as connection:
+        assert postgresql.clock(connection).level is Level.OK
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 10)
+        finding = postgresql.clock(connection)
+        assert finding.level is Level.FAIL
+        assert "10.0" in finding.found
+
+
+def test_redis_that_cannot_save_or_must_evict_is_named(own_redis: RedisServer) -> None:
+    """A failed save, which makes Redis refuse writes, and a memory limit that evicts keys, are told of."""
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        info = redis_server.information(client)
+        assert {
+            check(info).level for check in (redis_server.version, redis_server.persistence, redis_server.memory)
+        } == {Level.OK}
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert redis_server.memory(redis_server.information(client)).level is Level.WARN
+        client.config_set("maxmemory", str(1 << 20))
+        assert redis_server.memory(redis_server.information(client)).level is Level.FAIL
+        client.config_set("maxmemory", "0")
+        (own_redis.directory / "taken").mkdir()
+        (own_redis.directory / "taken" / "x").touch()
+        client.config_set("dbfilename", "taken")
+        client.set("key", "value")
+        client.bgsave()
+        wait_until(
+            lambda: redis_server.persistence(redis_server.information(client)).level is Level.FAIL,
+            "the save has failed",
+        )
+    assert redis_server.version({"redis_version": "4.0.14"}).level is Level.FAIL
+
+
+def test_limits_of_the_machine_are_read(tmp_path: Path) -> None:
+    """A process that may open few files, and a short queue of new connections, are told of."""
+    child = subprocess.Popen(
+        ["sh", "-c", "ulimit -S -n 1024; echo ready; read line"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None and child.stdin is not None
+    with child:
+        assert child.stdout.readline() == b"ready\n"
+        assert machine.descriptors([child.pid], 0).level is Level.WARN
+        assert machine.descriptors([child.pid], 800).level is Level.WARN
+        assert "1100" in machine.descriptors([child.pid], 900).advice
+        child.stdin.close()
+    (tmp_path / "somaxconn").write_text("128\n")
+    assert machine.somaxconn(tmp_path / "somaxconn").level is Level.WARN
+    (tmp_path / "somaxconn").write_text("4096\n")
+    assert machine.somaxconn(tmp_path / "somaxconn").level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        (["aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"], Level.FAIL),
+        (["change-me-please-in-production-thanks"], Level.WARN),
+        (["short-of-16-chars"], Level.WARN),
+        (["Xw3kQ-9zvT0aLr7yUe2mHs8cJb5nDf1g", "short-of-16-chars"], Level.WARN),
+        (["Xw3kQ-9zvT0aLr7yUe2mHs8cJb5nDf1g"], Level.OK),
+    ],
+)
+def test_weak_secrets_are_told_of_and_not_shown(given: list[str], level: Level) -> None:
+    """What could be guessed is refused or warned of, by its place alone."""
+    finding = secret.strength(given)
+    assert finding.level is level
+    assert not any(one in finding.found + finding.advice for one in given)
+
+
+def test_shards_in_trouble_are_named() -> None:
+    """No shard that is up, one that waits for PostgreSQL, has an error or is nearly full, is told of."""
+
+    def shard(**values: Any) -> ShardEntry:
+        kept = {"id": "n-0", "node": "n", "pid": 1, "path": "", "state": "up", "capacity": 100, "connections": 5}
+        return ShardEntry(**{**kept, "streams": 0, "version": "1", **values})
+
+    assert shards.serving([]).level is Level.FAIL
+    assert shards.serving([shard(state="drained")]).level is Level.FAIL
+    assert shards.serving([shard(lag_s=6.0)]).level is Level.FAIL
+    assert "no LISTEN" in shards.serving([shard(last_error="no LISTEN")]).found
+    assert shards.serving([shard(connections=95)]).level is Level.WARN
+    assert shards.serving([shard()]).level is Level.OK
+
+
+@contextmanager
+def buffering_proxy(upstream: int) -> Iterator[str]:
+    """A real nginx that keeps responses back, whatever they ask for; yields its URL."""
+    program = tool("nginx")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    directory = Path(tempfile.mkdtemp(prefix="headrace-proxy-"))
+    (directory / "conf").write_text(
+        f"daemon off; pid {directory}/pid; error_log {directory}/log; events {{}}\n"
+        f"http {{ access_log off; client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;\n"
+        f"fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;\n"
+        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{upstream};\n"
+        "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; } } }\n"
+    )
+    directory.chmod(0o755)
+    process = subprocess.Popen([program, "-p", str(directory), "-c", "conf", "-e", str(directory / "log")])
+    try:
+        wait_until(lambda: _accepts(port), "the proxy accepts connections")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_front_door_is_tried(start_stack: StartStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events arrive at once through the router; a buffering proxy, another secret or nobody there are told apart."""
+    monkeypatch.setattr(front, "PATIENCE_S", 1.5)
+    stack = start_stack(shards=1)
+    assert stack.router is not None
+    url = f"http://127.0.0.1:{stack.router.port}"
+
+    def publish(stream: str, data: str) -> None:
+        stack.database.publish(stream, data)
+
+    assert front.delivery(url, [SECRET], publish).level is Level.OK
+    with buffering_proxy(stack.router.port) as behind:
+        finding = front.delivery(behind, [SECRET], publish)
+    assert (finding.level, "buffering" in finding.advice) == (Level.FAIL, True)
+    other = front.delivery(url, ["another-secret-of-32-characters!"], publish)
+    assert (other.level, "HEADRACE_SECRET" in other.advice) == (Level.FAIL, True)
+    assert front.delivery("http://127.0.0.1:1", [SECRET], publish).level is Level.FAIL
+
+
+def _doctor(**settings: object) -> "subprocess.CompletedProcess[str]":
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    environ |= {f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "headrace.cli", "doctor"]
+    return subprocess.run(
+        [*command, "--json"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tempfile.gettempdir(),
+    )
+
+
+def test_the_command_says_what_is_wrong_and_exits_so(start_stack: StartStack) -> None:
+    """On a healthy node nothing fails and it exits with 0; without its servers it names them, exits with 1, and shows
+    no password."""
+    stack = start_stack(shards=2)
+    assert stack.router is not None
+    well = {"database_url": stack.database.url, "redis_url": stack.redis.url, "secret": SECRET, "node": "n1"}
+    ran = _doctor(**well, public_url=f"http://127.0.0.1:{stack.router.port}")
+    findings = {finding["check"]: finding for finding in json.loads(ran.stdout)}
+    assert ran.returncode == 0, ran.stdout
+    assert set(findings) == {
+        *("redis version", "redis persistence", "redis memory", "shards", "postgresql version", "schema", "clocks"),
+        *("notification queue", "open transactions", "max_connections", "listen", "open files", "somaxconn"),
+        *("secrets", "front door"),
+    }
+    assert all(finding["advice"] for finding in findings.values() if finding["level"] != "ok")
+
+    away = {"database_url": "postgresql://a:hidden-pw@127.0.0.1:1/x", "redis_url": "redis://:hidden-pw@127.0.0.1:1/0"}
+    ran = _doctor(**away, secret=SECRET)
+    assert ran.returncode == 1
+    failed = {finding["check"] for finding in json.loads(ran.stdout) if finding["level"] == "fail"}
+    assert {"redis", "postgresql", "front door"} <= failed
+    assert "hidden-pw" not in ran.stdout + ran.stderr
