@@ -1,5 +1,4 @@
-"""Who is here, what PostgreSQL has been told of it, and which other sessions have fallen silent: decisions without
-I/O.
+"""Who is here, what PostgreSQL was told of it, and which other sessions have fallen silent: decisions without I/O.
 
 A pair is a stream and a user. Wanted is what PostgreSQL ought to have of us: every pair with a connection, and those
 whose last connection has ended less than the grace ago. Told is what it has or may have. A report carries what
@@ -11,6 +10,7 @@ undo it.
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 Pair = tuple[str, str]
@@ -119,7 +119,7 @@ class Attendance:
             self._forget(pair)
         here: list[Pair] = []
         gone: list[Pair] = []
-        for pair in list(self._unsettled)[:MAX_PAIRS]:
+        for pair in list(islice(self._unsettled, MAX_PAIRS)):
             del self._unsettled[pair]
             if self._wanted(pair):
                 here.append(pair)

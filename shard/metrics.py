@@ -28,6 +28,7 @@ from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
 from shard.messages import Message, ReadKind
+from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration
@@ -47,6 +48,7 @@ class Parts:
     listener: Listener
     heartbeat: Heartbeat
     pruner: Pruner
+    presence: Presence
     transfer: Transfer
     intake: Intake
     registration: Registration
@@ -97,6 +99,7 @@ class Numbers(Collector):
         yield from self._clients()
         yield from self._delivery()
         yield from self._log()
+        yield from self._presence()
         yield from self._moves()
         yield from self._loop()
 
@@ -166,6 +169,13 @@ class Numbers(Collector):
         yield _counter("listen_reconnects", "LISTEN connections lost and made anew.", parts.listener.reconnects)
         yield _counter("notifications", "Notifications of new events received.", parts.listener.notifications)
         yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
+
+    def _presence(self) -> Iterator[Metric]:
+        presence = self._parts.presence
+        yield _gauge("presence_members", "Users with a connection here, once for each stream.", presence.members)
+        yield _counter("presence_reports", "Times that PostgreSQL was told who is here.", presence.reports)
+        yield _counter("presence_expired", "Silent sessions that this shard has given up.", presence.expired)
+        yield _gauge("presence_up", "1 while PostgreSQL can be told who is here.", not presence.last_error)
 
     def _moves(self) -> Iterator[Metric]:
         parts = self._parts

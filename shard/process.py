@@ -116,8 +116,8 @@ class Process:
         self._dismissed: float | None = None
         self._wish = ""
         parts = Parts(
-            self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner, self._transfer,
-            self._intake, self._registration, self._version, self._limit,
+            self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner,
+            self._presence, self._transfer, self._intake, self._registration, self._version, self._limit,
         )  # fmt: skip
         self._metrics = Metrics(shard_id, self.path, parts)
         self._assigned = Assign("", {})

@@ -53,8 +53,8 @@ def test_one_scrape_tells_of_all_processes_of_a_node(start_stack: StartStack) ->
     shards = {shard.id for shard in stack.shards}
     assert _processes(samples, "process_open_fds") == shards | {"router-0", "router-1"}
     assert _processes(samples, "headrace_scrape_up") >= shards
-    for name in ("headrace_scrape_up", "headrace_postgresql_up", "headrace_redis_up", "headrace_listen_connected"):
-        assert {n for (key, _), n in samples.items() if key == name} == {1}
+    for name in ("scrape_up", "postgresql_up", "redis_up", "listen_connected", "presence_up"):
+        assert {n for (key, _), n in samples.items() if key == f"headrace_{name}"} == {1}
     assert value(samples, "headrace_streams") == 12
     moved = value(samples, "headrace_moves_here_total")
     assert value(samples, "headrace_handoffs_total", answer="accepted") - moved == 12
