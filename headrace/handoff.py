@@ -11,6 +11,8 @@ rest of a frame that the giver has begun, they lie in a memfd, the second descri
 
 `"presence": [0]` has the indexes of the streams on which the connection makes its user present.
 
+`"page": 100` asks for so many past events of the one stream as a JSON response, in place of a subscription.
+
 A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
 On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
 later and there must never be two writers.
@@ -29,6 +31,8 @@ from headrace.stream import check_name
 from headrace.tokens import Context
 
 VERSION: Final = 1
+PAGE_VERSION: Final = 2
+"""Of a message that asks for a page of history: who knows of none would take it for a subscription."""
 MAX_MESSAGE_BYTES: Final = 180 * 1024
 """A unix message holds about 200 kB by default (net.core.wmem_default)."""
 MAX_DESCRIPTORS: Final = 4
@@ -45,7 +49,7 @@ class Handoff:
 
     headers are extra response header lines (name, value), such as those for cross-origin requests.
     peer is the client's address as `host:port`, for logs and limits. guest tells that another shard should have it,
-    which had no room.
+    which had no room. page is how many past events are wanted, None for a subscription.
     """
 
     streams: tuple[tuple[str, Start], ...]
@@ -55,6 +59,7 @@ class Handoff:
     headers: tuple[tuple[str, str], ...] = ()
     moved: "Moved | None" = None
     guest: bool = False
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def encode(handoff: Handoff) -> bytes:
     """The message's bytes. Raises HandoffError if they would not fit in one unix message."""
     context = handoff.context
     message = {
-        "v": VERSION,
+        "v": VERSION if handoff.page is None else PAGE_VERSION,
         "streams": handoff.streams,
         "context": [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
         "request_id": handoff.request_id,
@@ -89,6 +94,7 @@ def encode(handoff: Handoff) -> bytes:
         "presence": [index for index, (name, _) in enumerate(handoff.streams) if name in context.presence],
         "moved": [handoff.moved.unsent, handoff.moved.owed] if handoff.moved else None,
         "guest": handoff.guest,
+        **({} if handoff.page is None else {"page": handoff.page}),
     }
     data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
@@ -105,8 +111,10 @@ def decode(data: bytes) -> Handoff:
     version = message.get("v")
     if type(version) is not int:
         raise HandoffError(f"hand-off message without a version: {data[:80]!r}")
-    if version != VERSION:
-        raise HandoffVersionError(f"hand-off message of version {version}; this process speaks {VERSION}")
+    if version not in (VERSION, PAGE_VERSION):
+        raise HandoffVersionError(
+            f"hand-off message of version {version}; this process speaks {VERSION} and {PAGE_VERSION}"
+        )
     try:
         user, audiences, issued_ms, expires_ms, *_ = message["context"]
         read = Handoff(
@@ -124,10 +132,13 @@ def decode(data: bytes) -> Handoff:
             headers=tuple((_line(name), _line(value)) for name, value in message.get("headers", ())),
             moved=_moved(message.get("moved")),
             guest=message.get("guest") is True,
+            page=_number(message["page"]) if version == PAGE_VERSION else None,
         )
     except (LookupError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
     names = [name for name, _ in read.streams]
+    if read.page is not None and (len(names) != 1 or read.page < 1 or read.moved is not None):
+        raise HandoffError(f"a hand-off for a page of {read.page} events is for one stream, not {names!r:.200}")
     if not names or len(set(names)) != len(names):
         raise HandoffError(f"a hand-off is for one or more different streams, not {names!r:.200}")
     return read

@@ -1,6 +1,7 @@
 """The router's WSGI application and its composition root.
 
 /streams/<slot>.<token>   GET         hand over to a shard
+/streams/….<token>/events GET         the same, for a page of the past
 /healthz /readyz /metrics GET, HEAD   how this process is
 /headrace.js              GET, HEAD   the browser element
 / /demo/config            GET, HEAD   the demo, if it is on
@@ -20,10 +21,11 @@ from headrace import logs
 from headrace.directory import Directory
 from headrace.passing import Channels
 from headrace.settings import Settings
-from router.auth import PREFIX, PREFLIGHT, cors
+from router.auth import PREFIX, PREFLIGHT, Terms, cors
 from router.demo import Demo, publisher
 from router.follower import Follower, sockets_in
 from router.health import Health
+from router.history import SUFFIX, History
 from router.limits import Limits
 from router.metrics import Metrics
 from router.peers import Peers
@@ -63,6 +65,7 @@ class Application:
         self,
         *,
         stream: Route,
+        history: Route,
         routes: Mapping[str, Route],
         allowed_origins: tuple[str, ...],
         metrics: Metrics,
@@ -70,6 +73,7 @@ class Application:
         close: Callable[[], None],
     ) -> None:
         self._stream = stream
+        self._history = history
         self._routes = routes
         self._allowed_origins = allowed_origins
         self._metrics = metrics
@@ -112,7 +116,7 @@ class Application:
         return [] if request.method == "HEAD" else [response.body]
 
     def _respond(self, request: Request, cross_origin: Headers) -> Response | None:
-        route = self._stream if request.path.startswith(PREFIX) else self._routes.get(request.path)
+        route = self._route(request.path)
         if route is None:
             return as_error(404, "there is nothing at this path; check the address")
         if request.method == "OPTIONS":
@@ -125,6 +129,11 @@ class Application:
         if request.has_body and request.method != "POST":
             return as_error(400, f"a {request.method} has no body here; send none")
         return route.endpoint(request, cross_origin)
+
+    def _route(self, path: str) -> Route | None:
+        if not path.startswith(PREFIX):
+            return self._routes.get(path)
+        return self._history if path.endswith(SUFFIX) else self._stream
 
 
 def create_application() -> Application:
@@ -147,10 +156,9 @@ def create_application() -> Application:
         interval_s=settings.directory_interval_s,
         learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
     )
+    terms = Terms(settings.secret, settings.max_streams, settings.max_token_life_s)
     streams = Streams(
-        secrets=settings.secret,
-        max_streams=settings.max_streams,
-        max_token_life_s=settings.max_token_life_s,
+        terms=terms,
         placement=placement,
         limits=Limits(directory, placement, settings),
         peers=Peers(settings.trusted_proxies),
@@ -168,6 +176,7 @@ def create_application() -> Application:
 
     return Application(
         stream=Route(streams, ("GET",)),
+        history=Route(History(terms, streams), ("GET",)),
         routes=_routes(settings, Health(placement, channels), scrape),
         allowed_origins=settings.allowed_origins,
         metrics=metrics,

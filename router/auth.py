@@ -7,7 +7,7 @@ from typing import Final
 from headrace import cursor, tokens
 from headrace.cursor import Start
 from headrace.stream import slot
-from headrace.tokens import Context
+from headrace.tokens import Context, Token
 from router.request import Request
 from router.response import Headers
 
@@ -27,39 +27,45 @@ class Admission:
     slot: int
 
 
-def admit(
-    request: Request,
-    *,
-    secrets: Sequence[str],
-    max_streams: int,
-    max_token_life_s: float = 0.0,
-    now: float | None = None,
-) -> Admission:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Which tokens this server serves: signed with one of the secrets, of at most so many streams, and, unless it is 0,
+    valid for at most so long."""
+
+    secrets: Sequence[str]
+    max_streams: int
+    max_token_life_s: float = 0.0
+
+
+def admit(request: Request, terms: Terms, now: float | None = None) -> Admission:
     """Verify the token in the path, then the cursor: Last-Event-ID wins over `since`, blank is missing.
 
-    now is in seconds since the epoch. Raises TokenError (not ours, or changed), TokenExpiredError,
-    ForbiddenError (more than max_streams, or valid for more than max_token_life_s, if that is not 0), CursorError.
+    now is in seconds since the epoch. Raises what `verify` does, and CursorError.
     """
-    token = tokens.verify(request.path.removeprefix(PREFIX), secrets=secrets, now=now)
-    if len(token.streams) > max_streams:
-        raise ForbiddenError(
-            f"the token has {len(token.streams)} streams and HEADRACE_MAX_STREAMS is {max_streams}; "
-            "use fewer streams a connection"
-        )
-    _check_life(token.context, max_token_life_s)
+    token = verify(request.path.removeprefix(PREFIX), terms, now)
     since = request.headers.get("last-event-id", "").strip() or request.argument("since")
     starts = cursor.parse(since, len(token.streams))
     return Admission(tuple(zip(token.streams, starts, strict=True)), token.context, slot(token.streams[0]))
 
 
-def _check_life(context: Context, max_token_life_s: float) -> None:
-    if not max_token_life_s:
-        return
-    if context.expires_ms is None or context.expires_ms - context.issued_ms > max_token_life_s * 1000:
+def verify(segment: str, terms: Terms, now: float | None = None) -> Token:
+    """Verify a path's `<slot>.<token>`. now is in seconds since the epoch.
+
+    Raises TokenError (not ours, or changed), TokenExpiredError, ForbiddenError (the terms exclude it).
+    """
+    token = tokens.verify(segment, secrets=terms.secrets, now=now)
+    if len(token.streams) > terms.max_streams:
         raise ForbiddenError(
-            f"the token is valid for longer than HEADRACE_MAX_TOKEN_LIFE_S, {max_token_life_s:g} seconds; "
+            f"the token has {len(token.streams)} streams and HEADRACE_MAX_STREAMS is {terms.max_streams}; "
+            "use fewer streams a connection"
+        )
+    life, context = terms.max_token_life_s, token.context
+    if life and (context.expires_ms is None or context.expires_ms - context.issued_ms > life * 1000):
+        raise ForbiddenError(
+            f"the token is valid for longer than HEADRACE_MAX_TOKEN_LIFE_S, {life:g} seconds; "
             "sign it with a ttl_s of at most that"
         )
+    return token
 
 
 def cors(origin: str, allowed: Sequence[str]) -> Headers:

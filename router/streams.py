@@ -3,14 +3,13 @@
 import logging
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
 from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, encode
 from headrace.passing import Channels, Outcome
-from router.auth import Admission, ForbiddenError, admit
+from router.auth import ForbiddenError, Terms, admit
 from router.limits import Limits
 from router.metrics import Metrics
 from router.peers import Peers
@@ -29,18 +28,14 @@ class Streams:
     def __init__(
         self,
         *,
-        secrets: Sequence[str],
-        max_streams: int,
-        max_token_life_s: float,
+        terms: Terms,
         placement: Placement,
         limits: Limits,
         peers: Peers,
         channels: Channels,
         metrics: Metrics,
     ) -> None:
-        self._secrets = secrets
-        self._max_streams = max_streams
-        self._max_token_life_s = max_token_life_s
+        self._terms = terms
         self._placement = placement
         self._limits = limits
         self._peers = peers
@@ -53,13 +48,9 @@ class Streams:
         headers go on the shard's response. None means that the socket MUST NOT be touched again.
         """
         try:
-            admission = admit(
-                request,
-                secrets=self._secrets,
-                max_streams=self._max_streams,
-                max_token_life_s=self._max_token_life_s,
-            )
-            handoff = self._handoff(request, admission, headers)
+            admission = admit(request, self._terms)
+            peer = self.peer(request)
+            handoff = Handoff(admission.streams, admission.context, request.id, peer, headers)
             message = encode(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
             return as_error(403, error)
@@ -72,16 +63,17 @@ class Streams:
         if refusal:
             _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
             return _later(refusal)
-        response = self._hand_off(request, admission.slot, handoff, message)
+        response = self.hand_off(request, admission.slot, handoff, message)
         if response is not None:
             self._limits.release(request.id, limits)
         return response
 
-    def _handoff(self, request: Request, admission: Admission, headers: Headers) -> Handoff:
-        peer = self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
-        return Handoff(admission.streams, admission.context, request.id, peer, headers)
+    def peer(self, request: Request) -> str:
+        """The client's address, from the header of a proxy that is trusted with it."""
+        return self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
 
-    def _hand_off(self, request: Request, slot: int, handoff: Handoff, message: bytes) -> Response | None:
+    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: bytes) -> Response | None:
+        """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields."""
         began = time.monotonic()
         tried: list[str] = []
         full = False

@@ -8,6 +8,7 @@ import gevent
 from gevent.queue import SimpleQueue
 
 from headrace.predicates import Predicate
+from headrace.tokens import Context
 from shard.connection import Connection
 from shard.inbox import Inbox
 from shard.messages import Message, Verdict
@@ -45,25 +46,34 @@ class Filters:
 
     def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
         """False for a label that nobody registered; else None, and a Verdict follows. Never switches greenlets."""
-        if label in self._predicates:
-            self._questions.put((connection, stream, label))
-            return None
-        if label not in self._unknown and len(self._unknown) < 1000:
-            self._unknown.add(label)
-            logger.warning("no predicate is registered for the label %r: its events are hidden", label)
+        if not self._known(label):
+            return False
+        self._questions.put((connection, stream, label))
+        return None
+
+    def decide(self, context: Context, stream: str, label: str) -> bool:
+        """Whether a context may see events with the label on the stream. Yields, for the deadline at most."""
+        if not self._known(label):
+            return False
+        try:
+            with gevent.Timeout(self._deadline_s):
+                return self._predicates[label](context, stream) is True
+        except gevent.Timeout:
+            logger.error("predicate %r took over %g s for %r: hidden", label, self._deadline_s, stream)
+        except Exception:
+            logger.exception("predicate %r failed for %r: hidden", label, stream)
         return False
 
     def _run(self) -> None:
         while True:
             connection, stream, label = self._questions.get()
-            self._inbox.put(Verdict(connection, stream, label, self._visible(connection, stream, label)))
+            visible = self.decide(connection.context, stream, label)
+            self._inbox.put(Verdict(connection, stream, label, visible))
 
-    def _visible(self, connection: Connection, stream: str, label: str) -> bool:
-        try:
-            with gevent.Timeout(self._deadline_s):
-                return self._predicates[label](connection.context, stream) is True
-        except gevent.Timeout:
-            logger.error("predicate %r took over %g s for %r: hidden", label, self._deadline_s, stream)
-        except Exception:
-            logger.exception("predicate %r failed for %r: hidden", label, stream)
+    def _known(self, label: str) -> bool:
+        if label in self._predicates:
+            return True
+        if label not in self._unknown and len(self._unknown) < 1000:
+            self._unknown.add(label)
+            logger.warning("no predicate is registered for the label %r: its events are hidden", label)
         return False

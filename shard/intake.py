@@ -35,20 +35,27 @@ class Intake:
     """The unix socket on which clients arrive.
 
     Its channels are owned by their greenlets. `refusal` is asked with each client's message, in the same breath in
-    which the client is posted: it returns why it cannot be taken, or nothing.
+    which the client is posted: it returns why it cannot be taken, or nothing. turn_page is given the socket of a
+    client that asks for a page of history.
     """
 
     def __init__(
-        self, settings: Settings, path: Path, inbox: Inbox[Message], refusal: Callable[[Handoff], str]
+        self,
+        settings: Settings,
+        path: Path,
+        inbox: Inbox[Message],
+        refusal: Callable[[Handoff], str],
+        turn_page: Callable[[int, Handoff], None],
     ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "limit", "unreadable", "version", "revoked"))
+        self.refused = Tally(("full", "limit", "unreadable", "version", "revoked", "busy"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
         self._inbox = inbox
         self._refusal = refusal
+        self._turn_page = turn_page
         self._listening: gsocket.socket | None = None
         self._inode = 0
         self._greenlets: set[gevent.Greenlet[..., None]] = set()
@@ -170,20 +177,26 @@ class Intake:
             logger.error("a hand-off was refused: %s", error)
             refused = "version" if isinstance(error, HandoffVersionError) else "unreadable"
         if not refused:
-            try:
-                channel.send(handoff.encode_answer(handoff.Answer()))
-            except OSError:
-                refused = "router gone"
-            else:
-                self.accepted += 1
-                self.moved_here += message.moved is not None
-                self._inbox.put(Connect(descriptors.pop(0), message, unsent))
-                about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
-                logger.info("client taken", extra={**about, "moved": message.moved is not None})
+            refused = self._admit(channel, message, descriptors, unsent)
         else:
             self._answer(channel, refused)
         if refused:
             self.refused.add(refused)
+
+    def _admit(self, channel: gsocket.socket, message: Handoff, descriptors: list[int], unsent: bytes) -> str:
+        try:
+            channel.send(handoff.encode_answer(handoff.Answer()))
+        except OSError:
+            return "router gone"
+        about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
+        logger.info("client taken", extra={**about, "moved": message.moved is not None})
+        if message.page is not None:
+            self._turn_page(descriptors.pop(0), message)
+        else:
+            self.accepted += 1
+            self.moved_here += message.moved is not None
+            self._inbox.put(Connect(descriptors.pop(0), message, unsent))
+        return ""
 
     def _answer(self, channel: gsocket.socket, refused: str) -> None:
         with contextlib.suppress(OSError):

@@ -34,6 +34,16 @@ FIRST_FLOOR: Final = "0"
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it was published; visible_to is the audience that may see it, None for everybody."""
+
+    id: int
+    type: str
+    data: str
+    visible_to: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Revocation:
     """One disconnect of a user, whose tokens issued up to issued_to_ms are refused, or of a stream, age_ms ago."""
 
@@ -84,6 +94,21 @@ def read_after(
         found[row[0] - 1].append(row)
     pages = tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
     return pages, [row[8] for row in rows if row[8] is not None]
+
+
+def read_events(
+    connection: psycopg.Connection[Any], stream: str, after: int, max_events: int, max_bytes: int
+) -> tuple[Page, list[Event]]:
+    """Where one stream stands and its events after an id, with their data as it was published. Yields.
+
+    max_events and max_bytes bound them; there is at least one if there is any. Raises psycopg.Error.
+    """
+    rows = connection.execute(READ_AFTER, ([stream], [after], max_events, max_bytes)).fetchall()
+    _, head, trimmed_to, jumps, *_ = rows[0]
+    events = [
+        Event(id_, type_ or DEFAULT_TYPE, data, label) for *_, id_, type_, data, label, _ in rows if id_ is not None
+    ]
+    return Page(head, trimmed_to, _pairs(jumps)), events
 
 
 def prune(connection: psycopg.Connection[Any], batch: int) -> int:
@@ -141,9 +166,13 @@ def forget_revocations(connection: psycopg.Connection[Any], token_life_s: float)
     connection.execute("select headrace.forget_revocations(make_interval(secs => %s))", (token_life_s or None,))
 
 
+def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
+
+
 def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
     _, head, trimmed_to, jumps, *_ = rows[0]
-    pairs = tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
+    pairs = _pairs(jumps)
     frames = [
         Frame(id_, data, type_ or DEFAULT_TYPE, visible_to)
         for _, _, _, _, id_, type_, data, visible_to, _ in rows

@@ -32,6 +32,7 @@ from shard.census import Census
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
 from shard.heartbeat import Heartbeat
+from shard.history import History
 from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
@@ -100,9 +101,10 @@ class Process:
             self._revocations,
             pause=lambda: gevent.sleep(0),
         )
+        self._history = History(settings, shard_id, self._filters.decide, self._revocations)
         self._heartbeat = Heartbeat(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
-        self._intake = Intake(settings, self.path, self._inbox, self._refusal)
+        self._intake = Intake(settings, self.path, self._inbox, self._refusal, self._history.submit)
         directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
         self._registration = Registration(
             directory,
@@ -134,7 +136,8 @@ class Process:
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
             self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
-            self._pruner, self._presence, self._transfer, self._metrics, self._intake, self._registration,
+            self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
+            self._registration,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -166,6 +169,7 @@ class Process:
         self._announcer.stop()
         self._pruner.stop()
         self._presence.stop()
+        self._history.stop()
         self._revocations.stop()
         self._transfer.stop()
         self._filters.stop()
@@ -190,6 +194,8 @@ class Process:
             return self.state
         if message.moved is None and self._revocations.refuses(message.context):
             return REFUSED_REVOKED
+        if message.page is not None:
+            return "busy" if self._history.busy else ""
         waiting = self._intake.accepted - self.dispatcher.connects
         if len(self.dispatcher.registry) + waiting >= self._limit:
             return REFUSED_FULL

@@ -17,6 +17,7 @@ from headrace.settings import Settings
 from shard.announcer import Announcer
 from shard.filters import Filters
 from shard.heartbeat import Heartbeat
+from shard.history import History
 from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
@@ -41,6 +42,7 @@ PARTS = [
     "presence",
     "revocations",
     "transfer",
+    "history",
     "intake",
     "registration",
 ]
@@ -76,7 +78,8 @@ class House:
             "pruner": lambda: Pruner(settings, "n-0"),
             "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox),
-            "intake": lambda: Intake(settings, self.path, inbox, lambda message: ""),
+            "intake": lambda: Intake(settings, self.path, inbox, lambda message: "", lambda fd, message: os.close(fd)),
+            "history": lambda: History(settings, "n-0", lambda *asked: True, Revocations(settings, inbox, "n-0")),
             "revocations": lambda: Revocations(settings, inbox, "n-0"),
             "registration": lambda: Registration(self.directory, self.entry, lambda snapshot: None, 0.1),
         }

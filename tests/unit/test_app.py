@@ -32,6 +32,7 @@ def application(follow: Callable[[], None] = lambda: None) -> Application:
     routes = {"/page": Route(ok), "/fails": Route(fails), "/post": Route(ok, ("POST",))}
     return Application(
         stream=Route(gives_away, ("GET",)),
+        history=Route(ok, ("GET",)),
         routes=routes,
         allowed_origins=("https://app.example",),
         metrics=Metrics(),

@@ -7,7 +7,7 @@ import pytest
 from headrace.errors import CursorError, TokenError, TokenExpiredError
 from headrace.stream import slot
 from headrace.tokens import sign
-from router.auth import Admission, ForbiddenError, admit, cors
+from router.auth import Admission, ForbiddenError, Terms, admit, cors
 from tests.fixtures.requests import request
 
 SECRETS = ("a-secret-of-the-tests", "an-older-secret-of-theirs")
@@ -17,8 +17,8 @@ def path(*streams: str, secrets: tuple[str, ...] = SECRETS, **options: Any) -> s
     return "/streams/" + sign(streams or ("room:1",), secrets=secrets, now=1000, **options)
 
 
-def admitted(path_: str, *, now: float = 1001, max_streams: int = 64, **parts: Any) -> Admission:
-    return admit(request(path_, **parts), secrets=SECRETS, max_streams=max_streams, now=now)
+def admitted(path_: str, *, now: float = 1001, max_streams: int = 64, life_s: float = 0, **parts: Any) -> Admission:
+    return admit(request(path_, **parts), Terms(SECRETS, max_streams, life_s), now)
 
 
 def test_a_token_admits_to_its_streams() -> None:

@@ -77,6 +77,17 @@ def test_a_giver_may_know_of_no_presence() -> None:
     assert handoff.decode(json.dumps(message).encode()).context == Context("ada", frozenset({"staff"}), 5, 6)
 
 
+def test_a_page_is_asked_for_in_a_version_of_its_own() -> None:
+    """A shard that knows of no pages refuses the message, and does not take it for a subscription."""
+    asked = Handoff((("room:1", "all"),), Context("ada"), "r", "p", page=100)
+    data = handoff.encode(asked)
+    assert handoff.decode(data) == asked
+    assert json.loads(data)["v"] == 2
+    for wrong in ({"page": None}, {"page": 0}, {"streams": [["a", 0], ["b", 0]]}, {"moved": [0, False]}):
+        with pytest.raises(HandoffError):
+            handoff.decode(json.dumps(json.loads(data) | wrong).encode())
+
+
 def test_too_large() -> None:
     """A message that no unix socket would carry is refused by its sender."""
     with pytest.raises(HandoffError, match="fewer streams"):

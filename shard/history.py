@@ -1,0 +1,209 @@
+"""The past: one page of a stream's events as a JSON response, beside the dispatcher.
+
+Why here and not in the router, which answers everything else that is no stream: who may see an event is decided by
+predicates and revocations, and both live in shards. So a request for a page is handed over like a subscription, with
+the same refusals, and no router reads the log.
+
+    intake ── submit ──► queue ──► a reader, one query ──► a greenlet of the request's own: filter, write, close
+
+The readers have database connections of their own, since pages must stand neither between an event and those who are
+live nor between them and those who catch up. What waits or writes is bounded by MAX_REQUESTS, each by a deadline, and
+a page by MAX_PAGE_BYTES; beyond that the router is refused and tries another shard.
+
+    {"stream": "room:1", "events": [{"id": 4, "type": "message", "data": "…"}], "next": 4, "head": 9, "more": true,
+     "gap": {"missed_from": 1, "missed_to": 3}, "reset": {"head": 9}}
+
+next is where the following page begins, past what is hidden from the client; gap and reset are there if they are owed.
+"""
+
+import contextlib
+import http
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent import socket as gsocket
+from gevent.queue import SimpleQueue
+
+from headrace.cursor import Start
+from headrace.handoff import Handoff
+from headrace.settings import Settings
+from headrace.tokens import Context
+from shard import log
+from shard.log import Event
+from shard.messages import Page
+from shard.ports import Revocations
+
+logger = logging.getLogger(__name__)
+
+READERS: Final = 2
+MAX_REQUESTS: Final = 64
+MAX_PAGE_BYTES: Final = 1 << 20
+DEADLINE_S: Final = 5.0
+"""From the hand-off until the rows are there."""
+
+Decide = Callable[[Context, str, str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A page asked for: its client's socket, which is this request's to close, and until when it may be read."""
+
+    fd: int
+    handoff: Handoff
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client is told."""
+
+    status: int
+    value: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self, headers: Sequence[tuple[str, str]]) -> bytes:
+        """The whole response, after which the connection ends."""
+        body = json.dumps(self.value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        lines = [
+            f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
+            "Content-Type: application/json",
+            "Cache-Control: no-store",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in headers),
+            *(["Retry-After: 2"] if self.status == 503 else []),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+REVOKED: Final = Answer(403, {"error": "the token was revoked; ask the application for a fresh stream URL"})
+AWAY: Final = Answer(503, {"error": "the log cannot be read now; try again after Retry-After"})
+
+
+class History:
+    """Reads and writes pages.
+
+    The queue is shared; a request belongs to the greenlet that has it. decide answers whether a context may see events
+    with a label on a stream, and may yield.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str, decide: Decide, revocations: Revocations) -> None:
+        self.pages = 0
+        self._settings = settings
+        self._shard_id = shard_id
+        self._decide = decide
+        self._revocations = revocations
+        self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._readers: list[gevent.Greenlet[..., None]] = []
+        self._answering: set[gevent.Greenlet[..., None]] = set()
+        self._requests = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether one more request would be too many."""
+        return self._requests >= MAX_REQUESTS
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start the readers; returns their greenlets, which end only by `stop`."""
+        self._readers = [
+            gevent.spawn(self._run, f"headrace {self._shard_id} history {number}") for number in range(READERS)
+        ]
+        return self._readers
+
+    def stop(self) -> None:
+        """End at once; clients that have not got their whole page see the connection end. Yields."""
+        gevent.killall([*self._readers, *self._answering])
+        while not self._queue.empty():
+            self._close(_socket(self._queue.get().fd))
+
+    def submit(self, fd: int, handoff: Handoff) -> None:
+        """Answer a client, whose socket is ours from now on. Never switches greenlets."""
+        self._requests += 1
+        self._queue.put(Request(fd, handoff, time.monotonic() + DEADLINE_S))
+
+    def _run(self, name: str) -> None:
+        connection: psycopg.Connection[Any] | None = None
+        try:
+            while True:
+                request = self._queue.get()
+                found: tuple[Page, list[Event]] | Answer = AWAY
+                try:
+                    with gevent.Timeout(max(0.0, request.deadline - time.monotonic())):
+                        if self._revocations.current():
+                            if connection is None:
+                                connection = log.connect(self._settings.database_url, name, DEADLINE_S)
+                            found = self._read(connection, request.handoff)
+                except (psycopg.Error, gevent.Timeout) as error:
+                    logger.warning("a page for %s could not be read: %s", request.handoff.request_id, error)
+                    if connection is not None:
+                        connection.close()
+                        connection = None
+                greenlet = gevent.spawn(self._answer, request, found)
+                self._answering.add(greenlet)
+                greenlet.link(self._answering.discard)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _read(self, connection: psycopg.Connection[Any], handoff: Handoff) -> tuple[Page, list[Event]]:
+        ((stream, start),) = handoff.streams
+        after = start if isinstance(start, int) else 0
+        return log.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES)
+
+    def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
+        """Filter, write and close. Yields."""
+        handoff, client = request.handoff, _socket(request.fd)
+        try:
+            with gevent.Timeout(self._settings.write_deadline_s):
+                answer = found if isinstance(found, Answer) else self._page(handoff, *found)
+                # A predicate may have waited; what was revoked meanwhile counts.
+                if self._revocations.refuses(handoff.context):
+                    answer = REVOKED
+                client.sendall(answer.encode(handoff.headers))
+                self.pages += 1
+        except (OSError, gevent.Timeout) as error:
+            logger.debug("the page for %s was not taken: %s", handoff.request_id, error)
+        except Exception:
+            logger.exception("the page for %s failed", handoff.request_id)
+        finally:
+            self._close(client)
+
+    def _page(self, handoff: Handoff, page: Page, events: Sequence[Event]) -> Answer:
+        ((stream, start),) = handoff.streams
+        verdicts: dict[str, bool] = {}
+        seen = []
+        for event in events:
+            label = event.visible_to
+            if label is not None and label not in handoff.context.audiences:
+                if label not in verdicts:
+                    verdicts[label] = self._decide(handoff.context, stream, label)
+                if not verdicts[label]:
+                    continue
+            seen.append({"id": event.id, "type": event.type, "data": event.data})
+        return Answer(200, {"stream": stream, "events": seen, **_position(start, page, events)})
+
+    def _close(self, client: gsocket.socket) -> None:
+        self._requests -= 1
+        with contextlib.suppress(OSError):
+            client.shutdown(gsocket.SHUT_RDWR)
+        client.close()
+
+
+def _socket(fd: int) -> gsocket.socket:
+    return gsocket.socket(fileno=fd)
+
+
+def _position(start: Start, page: Page, events: Sequence[Event]) -> dict[str, Any]:
+    """Where the page leads, and what is owed to a client that was somewhere else than it can be."""
+    if isinstance(start, int) and page.foreign(start):
+        return {"next": page.head, "head": page.head, "more": False, "reset": {"head": page.head}}
+    follows = events[-1].id if events else page.head
+    value: dict[str, Any] = {"next": follows, "head": page.head, "more": follows < page.head}
+    if isinstance(start, int) and start < page.trimmed_to:
+        value["gap"] = {"missed_from": start + 1, "missed_to": page.trimmed_to}
+    return value
