@@ -12,6 +12,7 @@ import pytest
 from headrace.errors import MigrationBlockedError
 from headrace.schema import LOCK_TIMEOUT_S, Migration, migrate, migrations
 from tests.fixtures.releases import RELEASES, Release
+from tests.fixtures.shard import Shard
 from tests.fixtures.waiting import wait_until
 
 STREAMS = ["a", "b", "c"]
@@ -138,6 +139,19 @@ def test_migrating_under_traffic_loses_nothing(
     traffic.end()
     for stream in STREAMS:
         assert sorted(traffic.read[stream]) == sorted(traffic.committed[stream])
+
+
+def test_a_shard_does_not_start_on_an_older_schema(empty_database_url: str) -> None:
+    """It ends with the fix before it takes clients, which a shard of the version before still serves."""
+    RELEASES[-1].migrate(empty_database_url)
+    shard = Shard(empty_database_url)
+    shard.launch()
+    try:
+        assert shard.exit_status() == 1
+        assert "run `headrace migrate`" in shard.log
+        assert not shard.path.exists()
+    finally:
+        shard.remove()
 
 
 def test_an_open_transaction_does_not_make_the_migration_hold_up_others(

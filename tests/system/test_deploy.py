@@ -9,6 +9,7 @@ from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, ROUTER, SHARD, Host, get, sign, variables
 from tests.fixtures.programs import tool
 from tests.fixtures.shard import Database
+from tests.fixtures.up import lives
 
 
 def test_the_example_of_settings_is_valid() -> None:
@@ -65,6 +66,26 @@ def test_what_the_units_start_delivers_events(hosts: list[Host], deployed: Datab
     deployed.publish("both", "hello")
     for client in clients:
         client.wait_for_data("hello")
+
+
+def test_a_reload_replaces_a_shard_or_leaves_it(hosts: list[Host], deployed: Database, clients: list[Client]) -> None:
+    """A successor that cannot start fails the reload and changes nothing; one that can has every client afterwards."""
+    host = hosts[0]
+    client = Client(get(host.port, sign(host, "kept")))
+    clients.append(client)
+    client.wait(lambda: client.last_id, "the cursor")
+    old = host.main[SHARD + "0"]
+    host.environ["HEADRACE_FILTERS"] = "no.such.module"
+    assert host.reload(SHARD, "0") == 0
+    del host.environ["HEADRACE_FILTERS"]
+    deployed.publish("kept", "still with the old one")
+    client.wait_for_data("still with the old one")
+    assert host.main[SHARD + "0"] == old and lives(old)
+    assert host.reload(SHARD, "0") not in (0, old)
+    assert not lives(old)
+    deployed.publish("kept", "with the new one")
+    client.wait_for_data("with the new one")
+    assert not client.sentinels and not client.ended
 
 
 def test_a_shard_stops_as_systemd_asks(hosts: list[Host], clients: list[Client]) -> None:

@@ -172,7 +172,7 @@ def test_a_rolling_upgrade(
     wait_until(host.serves, "the new router serves", 20)
     upgrade.subscribe()  # over the new router, to both
 
-    host.reload(SHARD, "1")
+    assert host.reload(SHARD, "1")
     assert upgrade.shards()["web1-1"].version == now["web1-0"].version
     upgrade.flows()
 
