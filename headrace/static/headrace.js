@@ -193,8 +193,8 @@ export class HeadraceStream extends HTMLElement {
     const token = await claims(this.#url());
     if (signal.aborted) return;
     this.#names = this.getAttribute("streams")?.trim().split(/\s+/) ?? token.s ?? [];
-    this.#recall();
     this.#share(signal, token);
+    this.#recall();
     this.#failures = 0;
     let refreshed = false;
     while (!signal.aborted) {

@@ -186,6 +186,21 @@ def test_gap_and_reset_are_told_for_the_streams_that_they_are_of(
     assert page.locator("headrace-stream[gap][reset]").count() == 1
 
 
+def test_a_token_that_expires_is_renewed(stack: Stack, database: Database, context: BrowserContext):
+    """When its token's time is over the element asks `refresh` for another and goes on; without it, it is closed."""
+    tags = "".join(
+        element(stack.path("brief", since=0, ttl_s=1), **given) for given in ({"refresh": "/stream-url"}, {})
+    )
+    context.route(
+        f"{origin(stack)}/stream-url", lambda route: route.fulfill(json={"src": stack.path("brief", since="now")})
+    )
+    page = open_page(context, serve_page(context, origin(stack), lambda: tags))
+    page.wait_for_function("document.querySelector('headrace-stream[state=closed]')", timeout=TIMEOUT_MS)
+    database.publish("brief", "later")
+    assert [each["data"] for each in wait_for_events(page, 1)] == ["later"]
+    assert page.locator("headrace-stream[refresh][state=open]").count() == 1
+
+
 @contextmanager
 def publishing(database: Database, stream: str) -> Iterator[None]:
     """Publish numbers, from 1, all the while."""
