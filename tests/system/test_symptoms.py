@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +59,14 @@ class Node:
         found: dict[str, Any] = json.loads(data.partition(b"\r\n\r\n")[2])
         return found
 
+    def examined(self) -> list[tuple[str, str]]:
+        """What `headrace doctor` finds, each check with its level."""
+        command = [sys.executable, "-P", "-m", "headrace.cli", "doctor", "--json"]
+        environ = {name: value for name, value in self.host.environ.items() if name.startswith("HEADRACE_")}
+        environ |= {"HEADRACE_PUBLIC_URL": f"http://127.0.0.1:{self.host.port}", "HEADRACE_NODE": self.host.name}
+        ran = subprocess.run(command, cwd=self.host.directory, env=environ, capture_output=True, text=True, timeout=60)
+        return [(entry["check"], entry["level"]) for entry in json.loads(ran.stdout)]
+
     def well(self) -> bool:
         """Whether both shards are up and nothing is away."""
         try:
@@ -72,6 +82,8 @@ class Node:
             for name in match.group(1).split("."):
                 value = value[name]
             return bool(value == match.group(2))
+        if match := re.fullmatch(r"doctor ([\w ]+) == (\w+)", condition):
+            return match.groups() in self.examined()
         match = re.fullmatch(r"(\w+)(?:\{(.*)\})?(?: (==|>) (\d+)| (absent))", condition)
         assert match, f"not understood: {condition!r}"
         name, labels, comparison, number, absent = match.groups()
