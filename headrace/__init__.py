@@ -7,7 +7,7 @@ from headrace.disconnect import disconnect
 from headrace.predicates import predicate
 from headrace.presence import member_count, members
 from headrace.publish import head, publish, publish_many, publish_now, set_retention
-from headrace.signing import sign
+from headrace.signing import sign, sign_publisher
 from headrace.snapshot import snapshot
 from headrace.stream import presence_stream
 
@@ -23,5 +23,6 @@ __all__ = [
     "publish_now",
     "set_retention",
     "sign",
+    "sign_publisher",
     "snapshot",
 ]

@@ -172,6 +172,8 @@ class Settings:
     ping_interval_s: float = _setting(2.0, _seconds(0.1, 60))
     ping_deadline_s: float = _setting(2.0, _seconds(0.1, 60))
     listen_proof_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
+    publish_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
+    idempotency_keep_s: float = _setting(86_400.0, _seconds(60, 90 * 86_400))
     revocation_interval_s: float = _setting(0.25, _seconds(0.02, 1))
     prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
     prune_batch: int = _setting(2000, _count(1, 100_000, "events"))

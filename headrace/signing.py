@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from headrace import tokens
+from headrace import publisher, tokens
 from headrace.settings import Settings, environ_with_file
 
 
@@ -26,10 +26,24 @@ def sign(
     are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
     StreamNameError for a name that cannot be a stream.
     """
-    if secrets is None:
-        secrets = Settings.from_environ(environ_with_file(os.environ)).secret
-    token = tokens.sign(streams, secrets=secrets, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
+    token = tokens.sign(streams, secrets=_own(secrets), user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
     return f"/streams/{token}" + ("" if since is None else f"?since={since}")
+
+
+def sign_publisher(
+    streams: str | Sequence[str], *, ttl_s: float | None = None, secrets: Sequence[str] | None = None
+) -> str:
+    """Return a token that allows its holder to `POST /publish` to the streams that match one of the patterns.
+
+    In a pattern `*` is any text and `?` one character. ttl_s is the life of the token in seconds, None for no expiry:
+    until then it can only be taken back by replacing the secret. secrets are those of HEADRACE_SECRET when None. Raises
+    TokenError without a secret or pattern, StreamNameError for a pattern that is empty or has over 512 bytes.
+    """
+    return publisher.sign_publisher(streams, secrets=_own(secrets), ttl_s=ttl_s)
+
+
+def _own(secrets: Sequence[str] | None) -> Sequence[str]:
+    return Settings.from_environ(environ_with_file(os.environ)).secret if secrets is None else secrets
 
 
 def origin() -> str:

@@ -88,7 +88,7 @@ def sign(
         claims["a"] = sorted(set(audiences))
     if present := _present(names, claims.get("u"), presence):
         claims["p"] = present
-    return f"{slot(names[0])}.{_serializer(secrets).dumps(claims)}"
+    return f"{slot(names[0])}.{serializer(secrets).dumps(claims)}"
 
 
 def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) -> Token:
@@ -101,7 +101,7 @@ def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) ->
     if not dot or len(signed) > MAX_TOKEN_CHARS:
         raise TokenError()
     try:
-        claims = _serializer(secrets).loads(signed)
+        claims = serializer(secrets).loads(signed)
     except itsdangerous.BadData:
         raise TokenError() from None
     try:
@@ -152,12 +152,16 @@ def _check_user(user: str | None) -> None:
         )
 
 
-def _serializer(secrets: Sequence[str]) -> itsdangerous.URLSafeSerializer:
+def serializer(secrets: Sequence[str], salt: str = "headrace.stream") -> itsdangerous.URLSafeSerializer:
+    """Signs with the first secret and verifies with all; salt keeps one kind of token from passing for another.
+
+    Raises TokenError without a secret.
+    """
     if not secrets:
         raise TokenError("no secret is set; set HEADRACE_SECRET to the one that the application signs with")
     # itsdangerous signs with the last key of a list and verifies with all.
     return itsdangerous.URLSafeSerializer(
         list(reversed(secrets)),
-        salt="headrace.stream",
+        salt=salt,
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )

@@ -4,6 +4,7 @@
 /streams/….<token>/events GET         the same, for a page of the past
 /healthz /readyz /metrics GET, HEAD   how this process is
 /headrace.js              GET, HEAD   the browser element
+/publish                  POST        events from outside the database, if HEADRACE_DATABASE_URL is set
 / /demo/config            GET, HEAD   the demo, if it is on
 /demo/publish             POST
 """
@@ -22,6 +23,7 @@ from headrace.directory import Directory
 from headrace.passing import Channels
 from headrace.settings import Settings
 from router.auth import PREFIX, PREFLIGHT, Terms, cors
+from router.database import Database
 from router.demo import Demo, publisher
 from router.follower import Follower, sockets_in
 from router.health import Health
@@ -30,6 +32,7 @@ from router.limits import Limits
 from router.metrics import Metrics
 from router.peers import Peers
 from router.placement import Placement
+from router.publish import Publish
 from router.request import Request
 from router.response import Headers, Response, as_error
 from router.scrape import Scrape
@@ -169,15 +172,19 @@ def create_application() -> Application:
     scrape = Scrape(metrics, placement, settings.runtime_dir)
     scrape.start()
 
+    database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
+
     def close() -> None:
         scrape.stop()
         channels.close()
         directory.close()
+        if database is not None:
+            database.close()
 
     return Application(
         stream=Route(streams, ("GET",)),
         history=Route(History(terms, streams), ("GET",)),
-        routes=_routes(settings, Health(placement, channels), scrape),
+        routes=_routes(settings, Health(placement, channels), scrape, database),
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
         follow=follower.run,
@@ -185,13 +192,15 @@ def create_application() -> Application:
     )
 
 
-def _routes(settings: Settings, health: Health, scrape: Scrape) -> dict[str, Route]:
+def _routes(settings: Settings, health: Health, scrape: Scrape, database: Database | None) -> dict[str, Route]:
     routes = {
         "/healthz": Route(health.healthz),
         "/readyz": Route(health.readyz),
         "/metrics": Route(scrape),
         "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
     }
+    if database is not None:
+        routes["/publish"] = Route(Publish(settings.secret, database, settings.request_deadline_s), ("POST",))
     if settings.demo:
         settings.require("database_url")
         demo = Demo(

@@ -87,7 +87,10 @@ def cors(origin: str, allowed: Sequence[str]) -> Headers:
 
 
 PREFLIGHT: Final[Headers] = (
-    ("Access-Control-Allow-Methods", "GET"),
-    ("Access-Control-Allow-Headers", "Last-Event-ID, Cache-Control, X-Request-Id"),
+    ("Access-Control-Allow-Methods", "GET, POST"),
+    (
+        "Access-Control-Allow-Headers",
+        "Last-Event-ID, Cache-Control, X-Request-Id, Authorization, Content-Type, Idempotency-Key",
+    ),
     ("Access-Control-Max-Age", "600"),
 )

@@ -166,6 +166,11 @@ def forget_revocations(connection: psycopg.Connection[Any], token_life_s: float)
     connection.execute("select headrace.forget_revocations(make_interval(secs => %s))", (token_life_s or None,))
 
 
+def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> None:
+    """Remove the idempotency keys that were used longer ago than keep_s. Yields."""
+    connection.execute("select headrace.forget_publications(make_interval(secs => %s))", (keep_s,))
+
+
 def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
     return tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
 

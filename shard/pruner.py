@@ -45,6 +45,7 @@ class Pruner:
                 with log.connect(self._settings.database_url, self._name) as connection:
                     self._round(connection)
                     log.forget_revocations(connection, self._settings.max_token_life_s)
+                    log.forget_publications(connection, self._settings.idempotency_keep_s)
             except psycopg.Error as error:
                 # Old events stay a little longer; nobody is hurt.
                 logger.warning("pruning failed, trying again later: %s", str(error).strip())

@@ -1,9 +1,9 @@
-"""`headrace disconnect`: who may no longer be connected."""
+"""`headrace disconnect` and `headrace publisher`: who may no longer be connected, and who may publish over HTTP."""
 
 import click
 
 import headrace
-from headrace.cli.command import connect, main
+from headrace.cli.command import connect, main, read_settings
 from headrace.disconnect import DEFAULT_REASON
 
 
@@ -21,3 +21,13 @@ def disconnect(user: str | None, stream: str | None, reason: str, skew: float) -
     """
     with connect() as connection:
         headrace.disconnect(connection, user=user, stream=stream, reason=reason, skew_s=skew)
+
+
+@main.command(epilog="Example: headrace publisher 'room:*' --ttl 3600")
+@click.argument("patterns", nargs=-1, required=True)
+@click.option(
+    "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"
+)
+def publisher(patterns: tuple[str, ...], ttl: float | None) -> None:
+    """Print a token with which POST /publish takes events for the streams that match PATTERNS (`*` and `?`)."""
+    click.echo(headrace.sign_publisher(patterns, ttl_s=ttl, secrets=read_settings("secret").secret))

@@ -25,7 +25,8 @@ def code(chapter: str, language: str = "") -> list[str]:
     """The blocks of one language in a chapter."""
     _, found, rest = README.partition(f"\n## {chapter}\n")
     assert found, f"the README has no chapter {chapter!r}"
-    return re.findall(rf"^```{language}\n(.*?)^```", rest.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", rest.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    return [text for kind, text in blocks if kind == language]
 
 
 class Site:
@@ -97,3 +98,30 @@ def test_history(site: Site) -> None:
         headrace.publish(site.connection, "room:past", text, visible_to=label)
     printed = json.loads(site.shell(line.removeprefix("$ ").replace("room:1", "room:past")))
     assert printed == json.loads(example.replace("room:1", "room:past"))
+
+
+def test_publish(site: Site) -> None:
+    """The token of the line of Python, used as the lines of the terminal show, is answered as shown."""
+    (python,) = code("Publish over HTTP", "python")
+    (shown,) = code("Publish over HTTP")
+    names: dict[str, Any] = {"headrace": _Signing(site)}
+    exec(python, names)
+    pairs = re.findall(
+        r"^\$ (.*)\n(.*)$", shown.replace("room:1", "room:http").replace("audit", "room:audit"), re.MULTILINE
+    )
+    assert len(pairs) == 2
+    for line, answer in pairs:
+        assert json.loads(site.shell(f"TOKEN={names['token']}; {line}")) == json.loads(answer)
+    command = re.search(r"# or: (headrace publisher .*)", python)
+    assert command
+    assert site.shell(command.group(1)).strip()
+
+
+class _Signing:
+    """`headrace` in the application's own environment, which has the site's secret."""
+
+    def __init__(self, site: Site) -> None:
+        self._secrets = site.settings.secret
+
+    def sign_publisher(self, streams: list[str], **options: Any) -> str:
+        return headrace.sign_publisher(streams, secrets=self._secrets, **options)

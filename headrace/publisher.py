@@ -1,0 +1,83 @@
+"""Publisher tokens: to which streams somebody outside the database may publish over HTTP, and until when.
+
+Signed with the secrets of stream tokens, but with a salt of their own, so that neither passes for the other:
+
+    {"p": ["room:*", "audit"], "i": 1790000000000, "x": 1790000600000}
+
+p are patterns, in which `*` is any text and `?` one character; i and x as in a stream token.
+"""
+
+import fnmatch
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import itsdangerous
+
+from headrace.errors import TokenError, TokenExpiredError
+from headrace.stream import check_name
+from headrace.tokens import MAX_TOKEN_CHARS, serializer
+
+SALT: Final = "headrace.publisher"
+MAX_PATTERNS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """The holder of a verified token."""
+
+    patterns: tuple[str, ...]
+
+    def may_publish_to(self, stream: str) -> bool:
+        """Whether one of the patterns matches the whole name, every other character being literal."""
+        return any(re.match(_expression(pattern), stream) for pattern in self.patterns)
+
+
+def sign_publisher(
+    streams: str | Sequence[str],
+    *,
+    secrets: Sequence[str],
+    ttl_s: float | None = None,
+    now: float | None = None,
+) -> str:
+    """Return a token for the patterns; the first secret signs. now is the issue time in seconds since the epoch.
+
+    What it means, and what is raised, is said in `headrace.signing.sign_publisher`.
+    """
+    patterns = [streams] if isinstance(streams, str) else list(streams)
+    if not 1 <= len(patterns) <= MAX_PATTERNS:
+        raise TokenError(f"a publisher token is for 1 to {MAX_PATTERNS} patterns, not {len(patterns)}")
+    for pattern in patterns:
+        check_name(pattern)
+    if ttl_s is not None and not ttl_s > 0:
+        raise TokenError(f"a token's life must be above 0 seconds, not {ttl_s!r}")
+    issued_ms = int((time.time() if now is None else now) * 1000)
+    claims: dict[str, Any] = {"p": sorted(set(patterns)), "i": issued_ms}
+    if ttl_s is not None:
+        claims["x"] = issued_ms + int(ttl_s * 1000)
+    signed = serializer(secrets, SALT).dumps(claims)
+    return signed.decode() if isinstance(signed, bytes) else signed
+
+
+def verify_publisher(token: str, *, secrets: Sequence[str], now: float | None = None) -> Publisher:
+    """Check a publisher token and return what it allows; now is in seconds since the epoch.
+
+    Raises TokenError for anything that one of the secrets did not sign as such, TokenExpiredError past its expiry.
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenError()
+    try:
+        claims = serializer(secrets, SALT).loads(token)
+        publisher, expires_ms = Publisher(tuple(map(check_name, claims["p"]))), claims.get("x")
+    except (itsdangerous.BadData, LookupError, TypeError, AttributeError) as error:
+        raise TokenError("the publisher token is unknown or was changed; ask the application for another") from error
+    if expires_ms is not None and (time.time() if now is None else now) * 1000 >= expires_ms:
+        raise TokenExpiredError("the publisher token has expired; ask the application for another")
+    return publisher
+
+
+def _expression(pattern: str) -> str:
+    # fnmatch's brackets are no wildcards here. Its expressions do not backtrack without end.
+    return fnmatch.translate(pattern.replace("[", "[[]"))

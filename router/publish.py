@@ -1,0 +1,134 @@
+"""`POST /publish`: events from those who are outside the database and hold a publisher token.
+
+    Authorization: Bearer <token of headrace.sign_publisher>
+    Idempotency-Key: <1 to 255 visible ASCII characters>          optional
+
+    {"stream": "room:1", "data": "hi", "event": "message", "visible_to": null}   ->  200 {"id": 17}
+    [{"stream": …, "data": …}, …]                                                ->  200 {"ids": [17, 4]}
+
+A batch is one transaction: all of it is published or nothing, and the ids are in the order given. A request that is
+repeated with its key, also while the first is under way, publishes nothing and answers the same ids; the key belongs
+to those whose tokens have the same patterns. Without a key, an answer that did not come leaves open what happened.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import psycopg
+
+from headrace import calls
+from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
+from headrace.publisher import Publisher, verify_publisher
+from router.database import Database
+from router.request import BodyTooLargeError, BodyTooSlowError, Request
+from router.response import Headers, Response, as_error, as_json
+
+MAX_BODY_BYTES: Final = 4 << 20
+MAX_EVENTS: Final = 1000
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+_FIELDS: Final = {"stream", "data", "event", "visible_to"}
+_ONCE: Final = "select headrace.publish_once(%s, %s, %s::text[], %s::text[], %s::text[], %s::text[])"
+_KEY_USED: Final = "22HR1"
+
+Event = tuple[str, str, str, str | None]
+"""Stream, data, type, label."""
+
+
+class TooManyError(UsageError):
+    """the batch has too many events; send it in parts."""
+
+
+class Publish:
+    """The publishing endpoint. Called by any request greenlet; keeps nothing between requests."""
+
+    def __init__(self, secrets: Sequence[str], database: Database, body_deadline_s: float) -> None:
+        self._secrets = secrets
+        self._database = database
+        self._body_deadline_s = body_deadline_s
+
+    def __call__(self, request: Request, headers: Headers) -> Response:
+        """Publish the events of the body. The body is read only for a good token. Yields."""
+        try:
+            publisher = verify_publisher(_bearer(request), secrets=self._secrets)
+        except TokenError as error:
+            return as_error(401, error, (("WWW-Authenticate", "Bearer"),))
+        try:
+            key = _key(request)
+            single, events = read_events(request.read_body(MAX_BODY_BYTES, self._body_deadline_s))
+            for stream, *_ in events:
+                if not publisher.may_publish_to(stream):
+                    return as_error(403, f"the token is not for the stream {stream!r:.80}; nothing was published")
+            ids = self._publish(publisher, key, events)
+        except (BodyTooLargeError, TooManyError) as error:
+            return as_error(413, error)
+        except BodyTooSlowError as error:
+            return as_error(408, error)
+        except UsageError as error:
+            return as_error(400, error)
+        except DatabaseUnavailableError:
+            sentence = "the log cannot be written now; try again after Retry-After, with the same Idempotency-Key"
+            return as_error(503, sentence, (("Retry-After", "2"),))
+        except psycopg.DataError as error:
+            if error.sqlstate == _KEY_USED:
+                return as_error(422, "the Idempotency-Key was used for other events; take another")
+            return as_error(400, error.diag.message_primary or "the events were refused")
+        return as_json(200, {"id": ids[0]} if single else {"ids": ids})
+
+    def _publish(self, publisher: Publisher, key: str, events: Sequence[Event]) -> list[int]:
+        if not events:
+            return []
+        columns = [list(column) for column in zip(*events, strict=True)]
+        stored = _digest([publisher.patterns, key]) if key else None
+
+        def work(connection: psycopg.Connection[Any]) -> list[int]:
+            row = connection.execute(_ONCE, (stored, _digest(events), *columns)).fetchone()
+            assert row is not None
+            return list(row[0])
+
+        return self._database.transaction(work)
+
+
+def read_events(body: bytes) -> tuple[bool, list[Event]]:
+    """Whether a body is a single event, and its events. Raises UsageError, saying which event is wrong, and how."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise UsageError("the body is not JSON; send an event, or a list of them") from None
+    if not isinstance(value, list):
+        return True, [_event(value, "the event")]
+    if len(value) > MAX_EVENTS:
+        raise TooManyError(f"the batch has {len(value)} events; at most {MAX_EVENTS} go at once")
+    return False, [_event(item, f"event {number}") for number, item in enumerate(value)]
+
+
+def _event(value: Any, name: str) -> Event:
+    if not isinstance(value, dict) or not {"stream", "data"} <= value.keys() <= _FIELDS:
+        raise UsageError(f"{name} must be an object with stream and data, and perhaps event and visible_to")
+    type_ = value.get("event")
+    event = value["stream"], value["data"], "message" if type_ is None else type_, value.get("visible_to")
+    try:
+        calls.publish(*event)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    return event
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise TokenError("publishing needs a publisher token; send it as Authorization: Bearer …")
+    return token.strip()
+
+
+def _key(request: Request) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if key and not _KEY.fullmatch(key):
+        raise UsageError("an Idempotency-Key has 1 to 255 visible ASCII characters")
+    return key
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).digest()
