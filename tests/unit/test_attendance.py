@@ -127,6 +127,10 @@ def test_a_lost_session_is_told_anew(here: Attendance) -> None:
     assert again.opens
     assert again.session != before.session
     assert set(again.here) == {ADA, BOB}
+    for pair in (ADA, BOB):
+        here.disappear(pair, 3)
+    here.lost()
+    assert here.report(3 + GRACE_S) is None, "what was never told under the new name is not taken back"
 
 
 class AttendanceMachine(RuleBasedStateMachine):
