@@ -105,7 +105,8 @@ class Presence:
 
     def _run(self) -> None:
         connection: psycopg.Connection[Any] | None = None
-        backoff = Backoff(first_s=self._settings.presence_interval_s)
+        # After an outage all are back within a beat, or the first would take the last for dead.
+        backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
         try:
             while True:
                 report: Report | None = None
