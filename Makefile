@@ -9,6 +9,7 @@ BIN := .venv/bin
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
 	@echo "make up      run everything on this machine: http://127.0.0.1:8000"
+	@echo "make example-django  an application beside it, also -flask, -fastapi, -sql: http://127.0.0.1:5000"
 	@echo "make test    format, lint, types and tests"
 	@echo "make check   the same without the tests"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
@@ -33,6 +34,9 @@ check: .venv
 
 test: check
 	$(BIN)/pytest
+
+example-%: .venv
+	$(BIN)/python -m examples $* $(ARGS)
 
 torture: .venv
 	$(BIN)/python -m loadtests.$(or $(SCENARIO),torture) $(ARGS)

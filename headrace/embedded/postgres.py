@@ -75,6 +75,8 @@ class EmbeddedPostgres(EmbeddedServer):
             "max_connections": self._max_connections,
             "cluster_name": self._marker(),
             "password_encryption": "scram-sha-256",
+            # Not also "$user": that has the name of our schema, in which an application's tables would land.
+            "search_path": "public",
             "logging_collector": "off",
             "log_destination": "stderr",
             "log_line_prefix": "%m [%p] ",

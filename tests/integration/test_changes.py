@@ -21,8 +21,7 @@ def changes(url: str) -> list[tuple[str, str, Any]]:
 
 @contextmanager
 def connect(url: str, **options: Any) -> Iterator[psycopg.Connection[Any]]:
-    # The tests' user has the name of our schema, which would come before `public`.
-    with psycopg.connect(url, autocommit=True, options="-c search_path=public", **options) as connection:
+    with psycopg.connect(url, autocommit=True, **options) as connection:
         yield connection
 
 

@@ -1,0 +1,1 @@
+"""Runnable applications, one directory each; see README.md beside this file."""

@@ -1,0 +1,79 @@
+"""Run an example with everything that it needs: `python -m examples flask`.
+
+Starts `headrace up` in this directory, allowed to answer pages of the example, unless one runs here already; then the
+example itself, with the variables of `.headrace/env`. Ctrl-C ends what was started.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import click
+
+from headrace.settings import environ_with_file
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.parent.name for path in HERE.glob("*/app.py"))
+DEADLINE_S = 60.0
+
+
+@click.command(epilog="Example: python -m examples flask")
+@click.argument("name", type=click.Choice(NAMES))
+@click.option("--port", default=5000, show_default=True, help="Where the example listens, at 127.0.0.1.")
+@click.option("--headrace-port", default=8000, show_default=True, help="Where headrace does, if it is started here.")
+def main(name: str, port: int, headrace_port: int) -> None:
+    """Run the example NAME, and headrace too unless it runs here already."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    address = f"http://127.0.0.1:{port}"
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        if not headrace_answers():
+            origins = ",".join([address, f"http://localhost:{port}"])
+            up = [sys.executable, "-m", "headrace.cli", "up", "--port", str(headrace_port)]
+            started.append(subprocess.Popen(up, env={"HEADRACE_ALLOWED_ORIGINS": origins, **os.environ}))
+            wait(started, headrace_answers)
+        environ = {**environ_with_file(os.environ), "PORT": str(port), "PYTHONUNBUFFERED": "1"}
+        started.append(subprocess.Popen([sys.executable, str(HERE / name / "app.py")], env=environ))
+        wait(started, lambda: answers(address))
+        click.echo(f"example ready {address}")
+        while all(process.poll() is None for process in started):
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
+def headrace_answers() -> bool:
+    """Whether headrace runs here: its address is in the file that it wrote, and it is ready to serve."""
+    url = environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL")
+    return url is not None and answers(f"{url}/readyz")
+
+
+def answers(url: str) -> bool:
+    """Whether a page is there."""
+    try:
+        with urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def wait(started: list[subprocess.Popen[bytes]], condition: Callable[[], bool]) -> None:
+    """Wait for it, and end the program if one of what was started ends instead."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        if time.monotonic() > deadline or any(process.poll() is not None for process in started):
+            raise click.ClickException("it did not start; what it said is above")
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The example applications, each started with its one command, in Chromium."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, Route, expect
+
+from tests.fixtures.up import ENVIRON, READY_S, STOP_S, searchable_directory
+from tests.fixtures.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("sql", "django", "flask", "fastapi")
+TIMEOUT_MS = 40_000  # the element waits up to 30 s between two tries
+expect.set_options(timeout=TIMEOUT_MS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, all different."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Examples:
+    """All examples in one directory. The first brings headrace along, the others find it there. Owned by the module."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._headrace_port, *ports = free_ports(1 + len(NAMES))
+        self.addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._lines: list[str] = []
+
+    def start(self) -> None:
+        first, *others = NAMES
+        self._start(first)
+        self._ready(first)
+        for name in others:
+            self._start(name)
+        for name in others:
+            self._ready(name)
+
+    def stop(self) -> None:
+        """End all with Ctrl-C, the one that brought headrace last."""
+        for name in reversed(NAMES):
+            if name in self._running:
+                process = self._running.pop(name)
+                process.send_signal(signal.SIGINT)
+                process.wait(STOP_S)
+
+    def _start(self, name: str) -> None:
+        port = self.addresses[name].rpartition(":")[2]
+        environ = {"PYTHONPATH": str(ROOT), "HEADRACE_ALLOWED_ORIGINS": ",".join(self.addresses.values())}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "examples", name, "--port", port, "--headrace-port", str(self._headrace_port)],
+            cwd=self._directory,
+            env=ENVIRON | environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._running[name] = process
+
+        def read() -> None:
+            assert process.stdout is not None
+            with process.stdout as lines:
+                self._lines += lines
+
+        threading.Thread(target=read, daemon=True).start()
+
+    def _ready(self, name: str) -> None:
+        def ready() -> bool:
+            assert self._running[name].poll() is None, "".join(self._lines)
+            return f"example ready {self.addresses[name]}\n" in self._lines
+
+        wait_until(ready, f"the example {name} is ready", READY_S)
+        self._lines.clear()
+
+
+@pytest.fixture(scope="module")
+def examples() -> Iterator[Examples]:
+    if os.environ.get("CI") is None and shutil.which("chromium") is None:
+        pytest.skip("chromium is not on PATH")
+    directory = searchable_directory()
+    examples = Examples(directory)
+    try:
+        examples.start()
+        yield examples
+    finally:
+        examples.stop()
+        shutil.rmtree(directory)
+
+
+def open_window(context: BrowserContext, address: str) -> Page:
+    """A window whose stream is live."""
+    page = context.new_page()
+    page.goto(address)
+    expect(page.locator("headrace-stream[state=open]")).to_have_count(1)
+    return page
+
+
+def add(context: BrowserContext, address: str, text: str, button: str = "Add") -> None:
+    """Post a note from a window of its own."""
+    page = context.new_page()
+    page.goto(address)
+    page.get_by_label("Note").fill(text)
+    with page.expect_response(lambda response: response.request.method == "POST"):
+        page.get_by_role("button", name=button, exact=True).click()
+    page.close()
+
+
+def shows(page: Page, *texts: str) -> None:
+    """The last notes are these, and none of them is there twice."""
+    expect(page.locator("li").last).to_have_text(texts[-1])
+    items = page.locator("li").all_inner_texts()
+    assert items[-len(texts) :] == list(texts)
+    assert [items.count(text) for text in texts] == [1] * len(texts)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_committed_appears_in_two_windows(context: BrowserContext, examples: Examples, name: str) -> None:
+    """A note appears in both open windows once; one that is rolled back in neither, nor after a reload."""
+    address = examples.addresses[name]
+    windows = [open_window(context, address) for _ in range(2)]
+    add(context, address, "first <b>")
+    add(context, address, "rolled back", "Add, then roll back")
+    add(context, address, "second")
+    for window in windows:
+        shows(window, "first <b>", "second")
+        assert window.get_by_text("rolled back", exact=True).count() == 0
+        window.reload()
+        shows(window, "first <b>", "second")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_published_before_the_page_connects_appears_once(
+    context: BrowserContext, examples: Examples, name: str
+) -> None:
+    """A note that commits after the page was rendered and before its stream connects is there once."""
+    address = examples.addresses[name]
+    add(context, address, "on the page")
+    late = context.new_page()
+    held: list[Route] = []
+    late.route("**/headrace.js", lambda route: held.append(route))
+    with late.expect_request("**/headrace.js"):
+        late.goto(address, wait_until="commit")
+    expect(late.locator("li").last).to_have_text("on the page")
+    add(context, address, "in between")
+    assert late.get_by_text("in between").count() == 0
+    for route in held:
+        route.continue_()
+    shows(late, "on the page", "in between")
+
+
+def test_nothing_is_missed_over_a_restart_of_everything(context: BrowserContext, examples: Examples) -> None:
+    """After headrace, its servers and the applications have all restarted, open windows show what came since, once."""
+    windows = {name: [open_window(context, address) for _ in range(2)] for name, address in examples.addresses.items()}
+    for address in examples.addresses.values():
+        add(context, address, "before the restart")
+    examples.stop()
+    examples.start()
+    for name, address in examples.addresses.items():
+        add(context, address, "after the restart")
+        for window in windows[name]:
+            shows(window, "before the restart", "after the restart")
