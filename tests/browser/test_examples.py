@@ -116,13 +116,13 @@ def open_window(context: BrowserContext, address: str) -> Page:
 
 
 def add(context: BrowserContext, address: str, text: str, button: str = "Add") -> None:
-    """Post a note from a window of its own."""
+    """Post a note from a window of its own, which stays open."""
     page = context.new_page()
     page.goto(address)
     page.get_by_label("Note").fill(text)
     with page.expect_response(lambda response: response.request.method == "POST"):
         page.get_by_role("button", name=button, exact=True).click()
-    page.close()
+    expect(page.get_by_label("Note")).to_have_value("")
 
 
 def shows(page: Page, *texts: str) -> None:
@@ -166,9 +166,7 @@ def test_what_is_published_before_the_page_connects_appears_once(
     shows(late, "on the page", "in between")
 
 
-def test_nothing_is_missed_over_a_restart_of_everything(
-    browser: Browser, context: BrowserContext, examples: Examples
-) -> None:
+def test_nothing_is_missed_over_a_restart_of_everything(browser: Browser, examples: Examples) -> None:
     """After headrace, its servers and the applications have all restarted, open windows show what came since, once."""
     # Each in a profile of its own, as browsers open six connections to a host at most.
     profiles = [browser.new_context() for _ in NAMES]
@@ -176,12 +174,12 @@ def test_nothing_is_missed_over_a_restart_of_everything(
         name: [open_window(profile, address) for _ in range(2)]
         for profile, (name, address) in zip(profiles, examples.addresses.items(), strict=True)
     }
-    for address in examples.addresses.values():
-        add(context, address, "before the restart")
+    for profile, address in zip(profiles, examples.addresses.values(), strict=True):
+        add(profile, address, "before the restart")
     examples.stop()
     examples.start()
-    for name, address in examples.addresses.items():
-        add(context, address, "after the restart")
+    for profile, (name, address) in zip(profiles, examples.addresses.items(), strict=True):
+        add(profile, address, "after the restart")
         for window in windows[name]:
             shows(window, "before the restart", "after the restart")
     for profile in profiles:
