@@ -165,15 +165,15 @@ def test_a_row_that_is_too_large_is_told_of_by_its_key(database_url: str) -> Non
         ("'nothing', 'o'", 'relation "nothing" does not exist'),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(database_url: str, call: str, message: str) -> None:
+def test_what_cannot_be_is_refused_at_once(module_database_url: str, call: str, message: str) -> None:
     """A wrong call raises and changes nothing, instead of making every later write fail."""
-    with connect(database_url) as c:
-        c.execute("create table orders (id int)")
+    with connect(module_database_url) as c:
+        c.execute("create table if not exists orders (id int)")
         with pytest.raises(psycopg.Error) as caught:
             c.execute(f"select headrace.publish_changes({call})".encode())
         assert message in str(caught.value)
         c.execute("insert into orders values (1)")
-    assert events(database_url) == []
+    assert events(module_database_url) == []
 
 
 def test_a_column_that_is_renamed_or_dropped(database_url: str) -> None:

@@ -239,5 +239,5 @@ def test_a_page_and_its_stream_are_the_database(start_stack: StartStack, databas
         wrong[page.kind, "repeated"] += bool(told - there)
     assert len(rows) > RENDERS
     assert wrong.pop(("head_last", "lost")) > 0, "the commits were too few to be told apart"
-    assert wrong.pop(("outer", "repeated")) >= 0
+    del wrong["outer", "repeated"]
     assert not +wrong
