@@ -126,6 +126,30 @@ def test_the_same_at_commit(connect: Connect, ear: Ear, announcer: Connection) -
     assert ear.heard() == ["1 s"]
 
 
+def test_an_announcer_leaves_between_two_looks_of_a_publisher(
+    connect: Connect, ear: Ear, announcer: Connection
+) -> None:
+    """A publisher that has seen it in office, and has not said yet that it relies on it, finds out and notifies."""
+    publisher, holder = connect(autocommit=True), connect(autocommit=True)
+    definition = value(holder, "select pg_get_functiondef('headrace.announce(int[])'::regprocedure)")
+    look = "and pg_try_advisory_xact_lock_shared(deferring)"
+    assert definition.count(look) == 1
+    holder.execute(
+        definition.replace(look, "and pg_advisory_xact_lock_shared(4711)::text is not null " + look).encode()
+    )
+    holder.execute("select pg_advisory_lock(4711)")
+    thread = threading.Thread(target=publisher.execute, args=[b"select headrace.publish('s', '1')"])
+    thread.start()
+    wait_until_blocked(holder, publisher.info.backend_pid)
+    announcer.execute("select headrace.leave_office()")
+    assert value(announcer, "select headrace.nobody_defers()")
+    assert announce(announcer) == 0
+    holder.execute("select pg_advisory_unlock(4711)")
+    thread.join(10)
+    assert ear.heard() == ["1 s"]
+    assert announce(announcer) == 0
+
+
 def test_a_publisher_that_may_not_be_waited_for_notifies(connect: Connect, ear: Ear, announcer: Connection) -> None:
     """In the moment in which one who leaves makes sure that nobody relies on it, a publisher relies on itself."""
     connect(autocommit=True).execute("select pg_advisory_lock(x'6865616472616364'::bigint)")
