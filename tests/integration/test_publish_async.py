@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import headrace.asyncio
 from headrace.errors import EventError, UsageError
+from shard import log
 from tests.integration.test_publish import events
 
 End = Callable[[], Awaitable[None]]
@@ -90,6 +91,8 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
             assert await headrace.asyncio.publish_now(connection, "s", "e", event="now") == 4
             await rollback()
             assert await headrace.asyncio.publish_now(connection, "s", "f") == 4
+            await headrace.asyncio.disconnect(connection, user=7, reason="signed out", skew_s=1.5)
+            await headrace.asyncio.disconnect(connection, stream="s")
             await commit()
 
     asyncio.run(use())
@@ -99,6 +102,12 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
         ("s", 3, "c", None, "x"),
         ("s", 4, "f", None, None),
         ("t", 1, "d", "tock", None),
+    ]
+    with psycopg.connect(database_url) as reader:
+        found = log.read_revocations(reader, log.FIRST_FLOOR)[1]
+    assert [(item.user, item.stream, item.reason) for item in found] == [
+        ("7", None, "signed out"),
+        (None, "s", "disconnected"),
     ]
 
 

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from headrace.directory import Directory
+from headrace.operations import Operations
 from tests.fixtures.shard import Database, Shard, StartShard
+from tests.fixtures.stack import StartStack
 from tests.fixtures.waiting import wait_until
 
 FILTERS = """
@@ -174,3 +177,21 @@ def test_clients_that_leave_while_a_predicate_runs(start_shard: StartShard, data
     database.publish("s", "end")
     for client in others:
         assert client.wait_for_data("end") == ["end"]
+
+
+def test_a_move_carries_who_a_client_is_and_no_verdict(start_stack: StartStack, database: Database) -> None:
+    """After a move its audiences count as before, and the predicates are those of the shard that it is on now."""
+    stack = start_stack(2, predicates=[FILTERS, FILTERS.replace('"owner"', '"another"')])
+    knowing, ignorant = stack.shards
+    client = stack.subscribe("room:ada", "other", user="ada", audiences=["staff"])
+    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None, deadline_s=20)
+    expected = []
+    for number, shard in enumerate((knowing, ignorant, knowing)):
+        operations.move("room:ada", shard.id)
+        assert stack.holder(client) is shard
+        for label in ("owner", "staff", "raising", "nobody", None):
+            database.publish("room:ada", f"{number} {label}", visible_to=label)
+        database.publish("other", f"{number} owner", visible_to="owner")
+        expected += [f"{number} owner"] * (shard is knowing) + [f"{number} staff", f"{number} None"]
+        assert client.wait_for_data(f"{number} None") == expected
+    assert not client.ended
