@@ -194,19 +194,16 @@ def test_the_death_of_a_part_ends_the_process(start_shard: StartShard, database:
     assert "the filters has ended" in shard.log
 
 
-def test_a_shard_without_the_schema_says_so_and_recovers(start_shard: StartShard, empty_database_url: str) -> None:
-    """Reads that PostgreSQL refuses are logged and tried again; after the migration clients are served."""
-    from headrace.schema import migrate  # noqa: PLC0415
-
-    shard = start_shard(database_url=empty_database_url, sweep_interval_s=0.2)
+def test_reads_that_postgresql_refuses_are_tried_again(start_shard: StartShard, database: Database) -> None:
+    """While what a shard reads with is not there it says so; when it is back, clients are served."""
+    shard = start_shard(sweep_interval_s=0.2)
+    database.connection.execute("alter function headrace.read_after(text[], bigint[], int, bigint) rename to gone")
     client = shard.connect(("s", "now"))
     wait_until(lambda: "a live read failed" in shard.log, "the refusal is logged")
-    migrate(empty_database_url)
+    database.connection.execute("alter function headrace.gone(text[], bigint[], int, bigint) rename to read_after")
     client.wait(lambda: client.last_id, "the cursor")
-    database = Database(empty_database_url)
     database.publish("s", "x")
     client.wait_for(1)
-    database.close()
 
 
 @pytest.mark.parametrize(

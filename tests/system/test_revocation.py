@@ -155,6 +155,9 @@ def test_a_shard_that_knows_no_revocations_delivers_nothing(start_shard: StartSh
         for client in (ada, bob):
             client.wait(lambda c=client: c.last_id, "the head")  # type: ignore[misc]
         wait_until(lambda: len(database.backends("revocations")) == 1, "the shard tries to read them")
+        # For as long as an event would take, were it delivered.
+        with pytest.raises(AssertionError, match="not within"):
+            wait_all([ada, bob], lambda client: client.events, "an event", 0.5)
         assert not ada.events + bob.events
     ada.wait_for_end()
     assert ada.sentinels == [("goodbye", {"reason": "disconnected"})]
