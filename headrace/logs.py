@@ -130,6 +130,7 @@ def gunicorn_config(settings: Settings, process: str) -> dict[str, Any]:
         "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
-            "gunicorn.access": {"level": "INFO", "handlers": [], "propagate": True},
+            # Given a logging configuration gunicorn writes an access log, whatever `accesslog` says.
+            "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
         },
     }

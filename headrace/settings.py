@@ -196,6 +196,11 @@ class Settings:
     # Where clients reach the router, for the addresses that commands print.
     public_url: str = _setting("http://127.0.0.1:8000", _url("http", "https"))
 
+    # How often each shard tries delivery from end to end, 0 for never, and through which URL: one that leads to this
+    # node. "" is the public one. Only a shard that has the secret can do it.
+    canary_interval_s: float = _setting(5.0, _seconds(0, 3600))
+    canary_url: str = _setting("", _url("http", "https"))
+
     # What `headrace up` serves.
     demo: bool = _setting(False, _switch)
     log_level: str = _setting("info", _text)

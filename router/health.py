@@ -40,24 +40,33 @@ class Health:
                 "capacity": entry.capacity,
                 "streams": entry.streams,
                 "lag_s": entry.lag_s,
+                "canary": entry.canary,
                 "last_error": entry.last_error,
             }
             for entry in entries
         ]
         named = {entry.id for entry in entries}
         shards += [{"id": id_, "reachable": id_ in reached} for id_ in sorted(paths.keys() - named)]
-        errors = sorted({entry.last_error for entry in entries if entry.last_error})
+        errors = sorted({entry.database_error for entry in entries if entry.database_error})
+        lag_s = max((entry.lag_s for entry in entries), default=0.0)
+        canaries = sorted({entry.canary for entry in entries if entry.canary})
         parts = {
             "redis": {"status": "away" if self._placement.directory_away else "ok"},
             # A router never asks PostgreSQL anything: the shards tell how it is.
             "postgresql": {
-                "status": "degraded" if errors else "ok" if reached else "unknown",
-                "lag_s": max((entry.lag_s for entry in entries), default=0.0),
+                "status": "away" if lag_s else "degraded" if errors else "ok" if reached else "unknown",
+                "lag_s": lag_s,
                 "errors": errors,
+            },
+            # What came of the last canaries: whether an event goes all the way.
+            "canary": {
+                "status": "off" if not canaries else "ok" if canaries == ["ok"] else "failing",
+                "found": canaries,
             },
             "shards": shards,
         }
-        well = not errors and not self._placement.directory_away and len(reached) == len(paths)
+        well = not errors and not lag_s and not self._placement.directory_away and len(reached) == len(paths)
+        well = well and canaries in ([], ["ok"])
         status = "unavailable" if not reached else "ok" if well else "degraded"
         if self._placement.drained:
             status = "draining"

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from headrace import exposition
+from shard.canary import Canary
 from shard.connection import Connection, State
 from shard.counters import Histogram
 from shard.dispatcher import Dispatcher
@@ -52,6 +53,7 @@ class Parts:
     transfer: Transfer
     intake: Intake
     registration: Registration
+    canary: Canary
     version: str
     limit: int
 
@@ -102,6 +104,7 @@ class Numbers(Collector):
         yield from self._presence()
         yield from self._moves()
         yield from self._loop()
+        yield from self._probe()
 
     def _clients(self) -> Iterator[Metric]:
         parts, delivery = self._parts, self._parts.dispatcher.delivery
@@ -194,6 +197,16 @@ class Numbers(Collector):
         yield _histogram("loop_lag_seconds", "How late the shard's clock was served.", {(): parts.heartbeat.lag})
         yield _gauge("inbox_messages", "Messages that wait for the dispatcher.", len(parts.inbox))
         yield _counter("errors", "Messages that could not be handled.", parts.dispatcher.errors)
+
+    def _probe(self) -> Iterator[Metric]:
+        canary = self._parts.canary
+        yield _gauge("canary_up", "1 if the last canary arrived, 0 if not, or if none is sent.", canary.result == "ok")
+        yield _counters("canaries", "Canaries sent, by what came of them.", "result", canary.results.counts)
+        yield _histogram(
+            "canary_seconds",
+            "From before a canary's publishing until it came, through the front door.",
+            {(): canary.seconds},
+        )
 
 
 def _states(connections: Iterable[Connection]) -> dict[str, int]:

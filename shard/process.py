@@ -28,6 +28,7 @@ from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Hando
 from headrace.holder import limits_of
 from headrace.settings import Settings
 from shard.announcer import Announcer
+from shard.canary import Canary
 from shard.census import Census
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
@@ -117,9 +118,10 @@ class Process:
         self._pace = Pace()
         self._dismissed: float | None = None
         self._wish = ""
+        self._canary = Canary(settings, shard_id, lambda: self.state == "up")
         parts = Parts(
             self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner,
-            self._presence, self._transfer, self._intake, self._registration, self._version, self._limit,
+            self._presence, self._transfer, self._intake, self._registration, self._canary, self._version, self._limit,
         )  # fmt: skip
         self._metrics = Metrics(shard_id, self.path, parts)
         self._assigned = Assign("", {})
@@ -137,7 +139,7 @@ class Process:
         parts: list[Part] = [
             self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
-            self._registration,
+            self._registration, self._canary,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -158,6 +160,7 @@ class Process:
     def _stop(self, dispatching: "gevent.Greenlet[..., None]") -> None:
         """Nobody new, then goodbye to everyone, then the rest. Yields."""
         self.state = "stopping"
+        self._canary.stop()
         self._registration.stop()
         self._intake.stop()
         self._heartbeat.stop()
@@ -215,6 +218,7 @@ class Process:
         Yields once, at a succession, while the intake stops.
         """
         assigned = assignment(snapshot, self._entry())
+        self._canary.placed(snapshot)
         over_s = snapshot.drained_nodes.get(self._settings.node)
         self._wish = "shard" if self.shard_id in snapshot.drained else "" if over_s is None else f"{over_s:g}"
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
@@ -248,13 +252,16 @@ class Process:
             path=str(self.path.absolute()),
             state=self.state,
             capacity=self._limit,
-            connections=len(self.dispatcher.registry),
-            streams=len(self.dispatcher.registry.streams),
+            # The canary is nobody's client.
+            connections=max(0, len(self.dispatcher.registry) - self._canary.connected),
+            streams=max(0, len(self.dispatcher.registry.streams) - self._canary.connected),
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
             last_error=(
                 self._listener.last_error or self.dispatcher.last_error or moves.last_error or self._presence.last_error
             ),
+            database_error=self._listener.last_error or self._readers.last_error,
+            canary=self._canary.result,
             moving=moves.pending,
             settled=moves.settled_epoch,
             events_s=events_s,

@@ -55,6 +55,7 @@ class Readers:
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
         self.reads = {kind: Reads() for kind in ReadKind}
         self.away_since: float | None = None
+        self.last_error = ""
         self._settings = settings
         self._inbox = inbox
         self._shard_id = shard_id
@@ -123,9 +124,11 @@ class Readers:
     def _away(self, error: BaseException) -> None:
         if self.away_since is None:
             self.away_since = time.monotonic()
+            self.last_error = str(error).strip() or repr(error)
             logger.warning("PostgreSQL is away, reads wait for it: %s", str(error).strip() or repr(error))
 
     def _back(self) -> None:
         if self.away_since is not None:
             logger.warning("PostgreSQL is back after %.1f s", time.monotonic() - self.away_since)
             self.away_since = None
+            self.last_error = ""

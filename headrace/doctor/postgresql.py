@@ -16,8 +16,8 @@ SKEW_WARN_S: Final = 1.0
 SKEW_FAIL_S: Final = 5.0
 QUEUE_WARN: Final = 0.1
 QUEUE_FAIL: Final = 0.5
-CONNECTIONS_BESIDE_READERS: Final = 3
-"""Of each shard: for LISTEN, for pruning, and for its canary."""
+CONNECTIONS_BESIDE_READERS: Final = 5
+"""Of each shard: for LISTEN, pruning, presence, revocations and its canary."""
 
 Connection = psycopg.Connection[Any]
 

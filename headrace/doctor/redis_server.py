@@ -46,8 +46,8 @@ def memory(info: Info) -> Finding:
     """Whether Redis may throw away the directory's keys, or refuse new ones, for lack of memory."""
     most, used, policy = (info.get(name, 0) for name in ("maxmemory", "used_memory", "maxmemory_policy"))
     if not most:
-        return ok("redis memory", f"{used >> 20} MiB, unlimited")
-    found = f"{used >> 20} of {most >> 20} MiB, {policy}"
+        return ok("redis memory", f"{used / (1 << 20):.1f} MiB, unlimited")
+    found = f"{used / (1 << 20):.1f} of {most / (1 << 20):.1f} MiB, {policy}"
     if used > 0.9 * most:
         return fail("redis memory", found, "raise maxmemory: the directory would lose keys or be refused")
     if policy != "noeviction":

@@ -19,6 +19,9 @@ def serving(shards: Sequence[ShardEntry]) -> Finding:
         if shard.lag_s >= LAG_FAIL_S:
             advice = "see whether PostgreSQL answers; events arrive when it does"
             return fail("shards", f"{shard.id} waits for PostgreSQL since {shard.lag_s:.0f} s", advice)
+        if shard.canary not in ("", "ok"):
+            advice = "see the front door below, and the shard's log"
+            return fail("shards", f"the canary of {shard.id} does not arrive: {shard.canary}", advice)
     for shard in up:
         if shard.last_error:
             return warn("shards", f"{shard.id} says: {' '.join(shard.last_error.split())[:100]}", "see its log")

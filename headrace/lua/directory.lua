@@ -7,8 +7,8 @@
 --   headrace:shards         hash    id of each registered shard -> its node; one whose entry has expired is dead
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
---                                   last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish
---                                   (all text). Expires: each register() is one heartbeat
+--                                   last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish,
+--                                   database_error, canary (all text). Expires: each register() is one heartbeat
 --   headrace:crowds:<id>    hash    stream -> connections that it leads on this shard: the hot streams of its node, and
 --                                   those that may become hot; at most 128. Written anew by each report; expires like
 --                                   the entry

@@ -353,7 +353,7 @@ def test_a_token_is_never_logged(router: Router, shards: Shards, pair: tuple[str
 def test_ready_names_each_part(router: Router, shards: Shards, pair: tuple[str, str]) -> None:
     """/readyz says how the shards, Redis and PostgreSQL are, and is 200 while a shard can be reached."""
     shards.add(pair[0])
-    shards.register(pair[0], last_error="PostgreSQL is away")
+    shards.register(pair[0], database_error="PostgreSQL is away", canary="no event", last_error="an old story")
     shards.register(pair[1])
     router.knows(*pair)
     status, _, body = router.get("/readyz")
@@ -361,8 +361,10 @@ def test_ready_names_each_part(router: Router, shards: Shards, pair: tuple[str, 
     ready = json.loads(body)
     assert ready["status"] == "degraded"
     assert ready["redis"]["status"] == "ok"
-    assert ready["postgresql"]["errors"] == ["PostgreSQL is away"]
+    assert ready["postgresql"] == {"status": "degraded", "lag_s": 0.0, "errors": ["PostgreSQL is away"]}
+    assert ready["canary"] == {"status": "failing", "found": ["no event"]}
     assert {shard["id"]: shard["reachable"] for shard in ready["shards"]} == {pair[0]: True, pair[1]: False}
+    assert next(shard for shard in ready["shards"] if shard["id"] == pair[0])["last_error"] == "an old story"
 
 
 def test_the_element_is_served_with_a_validator(router: Router) -> None:

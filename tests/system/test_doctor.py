@@ -164,7 +164,7 @@ def test_redis_that_cannot_save_or_must_evict_is_named(own_redis: RedisServer) -
         client.config_set("maxmemory", "100mb")
         client.config_set("maxmemory-policy", "allkeys-lru")
         assert redis_server.memory(redis_server.information(client)).level is Level.WARN
-        client.config_set("maxmemory", str(1 << 20))
+        client.config_set("maxmemory", str(info["used_memory"]))
         assert redis_server.memory(redis_server.information(client)).level is Level.FAIL
         client.config_set("maxmemory", "0")
         (own_redis.directory / "taken").mkdir()
@@ -224,6 +224,7 @@ def test_shards_in_trouble_are_named() -> None:
     assert shards.serving([]).level is Level.FAIL
     assert shards.serving([shard(state="drained")]).level is Level.FAIL
     assert shards.serving([shard(lag_s=6.0)]).level is Level.FAIL
+    assert shards.serving([shard(canary="no event")]).level is Level.FAIL
     assert "no LISTEN" in shards.serving([shard(last_error="no LISTEN")]).found
     assert shards.serving([shard(connections=95)]).level is Level.WARN
     assert shards.serving([shard()]).level is Level.OK

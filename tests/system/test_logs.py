@@ -40,3 +40,4 @@ def test_a_request_is_followed_from_router_to_shard(start_stack: StartStack) -> 
     )
     token = path.partition(".")[2].partition("?")[0]
     assert token not in stack.router.log.read_text() + shard.log
+    assert not any(event["logger"] == "gunicorn.access" for event in events(stack.router.log.read_text()))

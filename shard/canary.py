@@ -1,0 +1,148 @@
+"""The canary: an event that is published every few seconds and received as a browser does, through the front door.
+
+    canary ── GET /streams/… ──► proxy, router ──► a shard, this one unless its slots have just moved
+    canary ── publish_now ──► PostgreSQL ── notification, read ──► that shard ── the event ──► canary
+
+Each shard has a stream of its own for this, in a slot that it serves, and a connection only for as long as it takes. So
+what the metrics say of it is what clients of this shard see, whatever the single parts believe of themselves.
+"""
+
+import logging
+import secrets as random_names
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import psycopg
+
+from headrace import sse
+from headrace.directory import Snapshot
+from headrace.publish import publish_now
+from headrace.settings import Settings
+from headrace.stream import SLOTS, slot
+from headrace.tokens import sign
+from shard import log
+from shard.counters import SECONDS, Histogram, Tally
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "headrace:canary:"
+DEADLINE_S: Final = 5.0
+TOKEN_LIFE_S: Final = 60.0
+# The URL is the front door: no proxy of the environment stands before it.
+_DOOR: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Canary:
+    """Probes until it is stopped, and keeps what came of it: `ok`, or in a word where it failed.
+
+    Owned by its own greenlet. Off where the setting says so, or where this process has no secret to sign with. here is
+    asked whether this shard takes clients; while it does not, nothing is probed. connected counts the probe's own
+    connection, for who counts clients.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str, here: Callable[[], bool]) -> None:
+        self.result = ""
+        self.connected = 0
+        self.seconds = Histogram(SECONDS)
+        self.results = Tally(("ok", "unreachable", "refused", "no database", "no event"))
+        self._settings = settings
+        self._shard_id = shard_id
+        self._here = here
+        self._name = f"headrace {shard_id} canary"
+        self._stream = ""
+        self._connection: psycopg.Connection[Any] | None = None
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start probing, if it is on; returns the greenlet, which ends only by `stop`."""
+        if not self._settings.canary_interval_s or not self._settings.secret:
+            return []
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self._close()
+
+    def placed(self, snapshot: Snapshot) -> None:
+        """The directory was read: find a stream in a slot of ours. The last one is kept while it is."""
+        owners = snapshot.slots.get(self._settings.node, {})
+        if self._stream and owners.get(slot(self._stream)) == self._shard_id:
+            return
+        names = (f"{PREFIX}{self._shard_id}:{number}" for number in range(SLOTS))
+        self._stream = next((name for name in names if owners.get(slot(name)) == self._shard_id), "")
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(self._settings.canary_interval_s)
+            if self._stream and self._here():
+                self._note(*self._probe())
+            else:
+                self.result = ""
+
+    def _note(self, result: str, why: str) -> None:
+        self.results.add(result)
+        if result != "ok" and self.result in ("ok", ""):
+            logger.warning("the canary failed", extra={"result": result, "reason": why, "stream": self._stream})
+        elif result == "ok" and self.result not in ("ok", ""):
+            logger.warning("the canary is well again")
+        self.result = result
+
+    def _probe(self) -> tuple[str, str]:
+        """One event from end to end; the result and, where it failed, why. Yields."""
+        base = (self._settings.canary_url or self._settings.public_url).rstrip("/")
+        token = sign(self._stream, secrets=self._settings.secret, ttl_s=TOKEN_LIFE_S)
+        text = random_names.token_hex(8)
+        stage = "unreachable"
+        try:
+            with gevent.Timeout(DEADLINE_S):
+                request = urllib.request.Request(f"{base}/streams/{token}?since=now")  # noqa: S310
+                with _DOOR.open(request) as response:
+                    self.connected = 1
+                    stage = "no event"
+                    parser = sse.Parser()
+                    while not parser.last_id:
+                        _read(response, parser)
+                    began = time.monotonic()
+                    self._publish(text)
+                    while not any(message.data == text for message in _read(response, parser)):
+                        pass
+                    self.seconds.observe(time.monotonic() - began)
+                    return "ok", ""
+        except gevent.Timeout:
+            # It may have been interrupted in the middle of an answer.
+            self._close()
+            return stage, f"not within {DEADLINE_S:g} s"
+        except urllib.error.HTTPError as error:
+            with error:
+                return "refused", f"the answer was {error.code}"
+        except psycopg.Error as error:
+            self._close()
+            return "no database", str(error).strip()
+        except OSError as error:
+            return stage, str(error)
+        finally:
+            self.connected = 0
+
+    def _publish(self, text: str) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = log.connect(self._settings.database_url, self._name)
+        publish_now(self._connection, self._stream, text)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _read(response: Any, parser: sse.Parser) -> list[sse.Message]:
+    data = response.read1(sse.CHUNK_BYTES)
+    if not data:
+        raise ConnectionResetError("the response has ended")
+    return parser.feed(data)
