@@ -7,6 +7,8 @@ from headrace.errors import StreamNameError
 SLOTS = 1024
 MAX_NAME_BYTES = 512
 PRESENCE_PREFIX = "presence:"
+CANARY_PREFIX = "headrace:canary:"
+"""Of the streams on which shards try delivery from end to end; a shard's id and a number follow."""
 
 
 def check_name(name: object) -> str:

@@ -22,14 +22,13 @@ from headrace import sse
 from headrace.directory import Snapshot
 from headrace.publish import publish_now
 from headrace.settings import Settings
-from headrace.stream import SLOTS, slot
+from headrace.stream import CANARY_PREFIX, SLOTS, slot
 from headrace.tokens import sign
 from shard import log
 from shard.counters import SECONDS, Histogram, Tally
 
 logger = logging.getLogger(__name__)
 
-PREFIX: Final = "headrace:canary:"
 DEADLINE_S: Final = 5.0
 TOKEN_LIFE_S: Final = 60.0
 # The URL is the front door: no proxy of the environment stands before it.
@@ -75,7 +74,7 @@ class Canary:
         owners = snapshot.slots.get(self._settings.node, {})
         if self._stream and owners.get(slot(self._stream)) == self._shard_id:
             return
-        names = (f"{PREFIX}{self._shard_id}:{number}" for number in range(SLOTS))
+        names = (f"{CANARY_PREFIX}{self._shard_id}:{number}" for number in range(SLOTS))
         self._stream = next((name for name in names if owners.get(slot(name)) == self._shard_id), "")
 
     def _run(self) -> None:

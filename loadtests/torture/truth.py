@@ -16,13 +16,13 @@ from loadtests.torture.publishers import Transaction
 _HISTORY = """
     select s.name, h.id, h.data, coalesce(h.type, 'message'), h.label
         from torture.history h join headrace.stream s using (stream_id)
-        where not starts_with(s.name, 'presence:') order by s.name, h.id"""
+        where not starts_with(s.name, 'presence:') and not starts_with(s.name, 'headrace:') order by s.name, h.id"""
 _KEPT = """
     select s.name, coalesce(t.trimmed_to, 0), count(e.id), min(e.id), max(e.id), s.last_id
         from headrace.stream s
         left join headrace.trimmed t using (stream_id)
         left join headrace.event e using (stream_id)
-        where not starts_with(s.name, 'presence:')
+        where not starts_with(s.name, 'presence:') and not starts_with(s.name, 'headrace:')
         group by s.name, t.trimmed_to, s.last_id"""
 
 
