@@ -9,6 +9,7 @@ from typing import Final
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
 from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, encode
 from headrace.passing import Channels, Outcome
+from headrace.stream import CANARY_PREFIX
 from router.auth import ForbiddenError, Terms, admit
 from router.limits import Limits
 from router.metrics import Metrics
@@ -107,6 +108,8 @@ class Streams:
 def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float) -> None:
     """The access log: one line for each client that asked for a stream, with the request id that the shard logs too."""
     about = {"request_id": handoff.request_id, "peer": handoff.peer, "slot": slot, "outcome": outcome, "shard": shard}
+    if level == logging.INFO and handoff.streams[0][0].startswith(CANARY_PREFIX):
+        level = logging.DEBUG
     logger.log(level, "hand-off", extra={**about, "reason": reason, "duration_ms": round(seconds * 1000, 1)})
 
 

@@ -22,6 +22,7 @@ from headrace import handoff
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.handoff import Handoff
 from headrace.settings import Settings
+from headrace.stream import CANARY_PREFIX
 from shard.counters import Tally
 from shard.inbox import Inbox
 from shard.messages import Connect, Message
@@ -189,7 +190,8 @@ class Intake:
         except OSError:
             return "router gone"
         about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
-        logger.info("client taken", extra={**about, "moved": message.moved is not None})
+        level = logging.DEBUG if message.streams[0][0].startswith(CANARY_PREFIX) else logging.INFO
+        logger.log(level, "client taken", extra={**about, "moved": message.moved is not None})
         if message.page is not None:
             self._turn_page(descriptors.pop(0), message)
         else:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 READ_AFTER: Final = """
     select ordinal, head, trimmed_to, jumps, id, type, data, visible_to,
-           extract(epoch from statement_timestamp() - created_at)::float8
+           date_part('epoch', statement_timestamp() - created_at)
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
 
 REPORT_PRESENCE: Final = """

@@ -16,8 +16,8 @@ SKEW_WARN_S: Final = 1.0
 SKEW_FAIL_S: Final = 5.0
 QUEUE_WARN: Final = 0.1
 QUEUE_FAIL: Final = 0.5
-CONNECTIONS_BESIDE_READERS: Final = 5
-"""Of each shard: for LISTEN, pruning, presence, revocations and its canary."""
+CONNECTIONS_BESIDE_READERS: Final = 7
+"""Of each shard: for LISTEN, pruning, presence, revocations and its canary, and two for history."""
 
 Connection = psycopg.Connection[Any]
 
@@ -69,7 +69,8 @@ def room(connection: Connection, shards: int, readers: int) -> Finding:
     ).fetchone()
     assert row is not None
     most, reserved, ours, used = row
-    need = shards * (readers + CONNECTIONS_BESIDE_READERS)
+    # One shard of all announces for the others.
+    need = shards * (readers + CONNECTIONS_BESIDE_READERS) + 1
     others = used - ours
     found = f"{used} of {most} in use, {others} not by shards; {shards} shards need {need}"
     if need + others > most - reserved:
