@@ -34,6 +34,7 @@ def record(message: str, *arguments: object, exc_info: object = None, **extra: o
     ("text", "secret"),
     [
         (f"Error handling request /streams/{TOKEN}?since=3", TOKEN),
+        ("Error handling request /streams/17.eyJz.cut-short?since=3", "eyJz"),
         (f"Invalid Request Line 'GET /streams/{TOKEN} HTTP/9'", TOKEN),
         (f"http://h/streams/{TOKEN} and /streams/{LONG}", LONG),
         (f"the token {TOKEN.partition('.')[2]!r} was refused", TOKEN.partition(".")[2]),
