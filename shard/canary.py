@@ -7,6 +7,7 @@ Each shard has a stream of its own for this, in a slot that it serves, and a con
 what the metrics say of it is what clients of this shard see, whatever the single parts believe of themselves.
 """
 
+import http.client
 import logging
 import secrets as random_names
 import time
@@ -124,8 +125,8 @@ class Canary:
         except psycopg.Error as error:
             self._close()
             return "no database", str(error).strip()
-        except OSError as error:
-            return stage, str(error)
+        except (OSError, http.client.HTTPException) as error:
+            return stage, str(error) or repr(error)
         finally:
             self.connected = 0
 
