@@ -113,6 +113,7 @@ class Process:
             self._placed,
             settings.directory_interval_s,
             balance=settings.auto_balance,
+            follows=True,
             census=Census(self.dispatcher.registry, settings.hot_connections),
         )
         self._pace = Pace()

@@ -6,7 +6,9 @@ are spread over the node. A younger process has registered under our id: it is o
 and this process ends.
 """
 
+import contextlib
 import logging
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -30,8 +32,9 @@ class Registration:
     """Registers the shard, takes over slots whose owner is gone, and tells where connections belong.
 
     Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. placed is
-    called with each snapshot that was read, by this greenlet. balance: a shard without slots is given its share.
-    census is what else the directory is told.
+    called with each snapshot that was read, by this greenlet. balance: a shard that has appeared is given its share.
+    follows: every change is read at once, which takes a process that gevent has patched; else only when interval_s has
+    passed. census is what else the directory is told.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Registration:
         interval_s: float,
         *,
         balance: bool = False,
+        follows: bool = False,
         census: Census | None = None,
     ) -> None:
         self.away = False
@@ -51,23 +55,26 @@ class Registration:
         self._placed = placed
         self._interval_s = interval_s
         self._balance = balance
+        self._follows = follows
         self._census = census
         self._siblings = Siblings(self._bury)
         self._news = Event()
         self._known: Snapshot | None = None
-        self._greenlet: gevent.Greenlet[..., None] | None = None
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
-        """Start registering; returns the greenlet, which ends only by `stop`."""
-        self._greenlet = gevent.spawn(self._run)
-        return [self._greenlet]
+        """Start registering; returns the greenlets, which end only by `stop`."""
+        self._greenlets = [gevent.spawn(self._run)]
+        if self._follows:
+            self._greenlets.append(gevent.spawn(self._follow))
+        return self._greenlets
 
     def stop(self) -> None:
         """Remove the entry, so that nobody is sent here any more, and end. Yields, about two seconds at most."""
-        if self._greenlet is None:
+        if not self._greenlets:
             return
-        self._greenlet.kill()
-        self._greenlet = None
+        gevent.killall(self._greenlets)
+        self._greenlets = []
         self._siblings.stop()
         entry = self._entry()
         try:
@@ -119,9 +126,22 @@ class Registration:
     def _run(self) -> None:
         while True:
             self.announce()
+            entry, known = self._entry(), self._known
+            busy = entry.moving or (known is not None and entry.settled != "{} {}".format(*known.epoch))
             # While connections move, somebody waits for us to say how far we are.
-            self._news.wait(min(self._interval_s, BUSY_INTERVAL_S) if self._entry().moving else self._interval_s)
+            self._news.wait(min(self._interval_s, BUSY_INTERVAL_S) if busy else self._interval_s)
             self._news.clear()
+
+    def _follow(self) -> None:
+        """Have every change of the directory read at once, not only when the interval has passed."""
+        while True:
+            with contextlib.suppress(DirectoryUnavailableError):
+                for changed in self._directory.changes(timeout_s=self._interval_s):
+                    if changed:
+                        self._news.set()
+                    gevent.sleep(0)
+            # Redis is away, which `announce` says; spread, or all would ask a returning one at once.
+            gevent.sleep(self._interval_s * random.uniform(0.5, 1.5))
 
 
 def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
