@@ -142,7 +142,7 @@ class Operations:
 
         self._wait(
             lambda now: not waiting(now),
-            lambda now: f"node {node}: {_progress(waiting(now))}",
+            lambda now: _progress(waiting(now)),
         )
 
     def _wait(
@@ -160,11 +160,13 @@ class Operations:
             if done(now):
                 return
             line = progress(now)
-            if line != said and time.monotonic() >= said_at + SAY_S:
+            if line and line != said and time.monotonic() >= said_at + SAY_S:
                 self._say(line)
                 said, said_at = line, time.monotonic()
             if time.monotonic() >= deadline:
-                raise UnavailableError(f"not done within {deadline_s:g} s: {line}; `headrace status` tells more")
+                raise UnavailableError(
+                    f"not done within {deadline_s:g} s: {line or 'not every shard has followed'}; `headrace status` tells more"
+                )
             time.sleep(POLL_S)
 
     def _node(self, snapshot: Snapshot, node: str) -> None:
@@ -186,11 +188,10 @@ def _settled(entry: ShardEntry, wanted: tuple[str, int]) -> bool:
 
 
 def _progress(entries: Sequence[ShardEntry]) -> str:
-    """Who moves where, as far as shards tell."""
+    """Who moves where, as far as shards tell; "" for nobody."""
     moves = [f"{target.replace(':', ' ')} from {entry.id}" for entry in entries for target in entry.targets.split()]
-    return f"{sum(entry.moving for entry in entries)} connections are to move" + (
-        f" (to {', '.join(moves)})" * bool(moves)
-    )
+    moving = sum(entry.moving for entry in entries)
+    return f"{moving} connections are to move (to {', '.join(moves)})" if moving else ""
 
 
 def _willing(snapshot: Snapshot, node: str) -> list[str]:

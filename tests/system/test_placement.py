@@ -63,12 +63,12 @@ def served(stack: Stack, path: str, *headers: str) -> Client:
 
 def publish_to(stack: Stack, clients: dict[Client, str]) -> None:
     """One event on each of the streams reaches every client, once, on the connection that it has."""
-    before = {client: len(client.ids) for client in clients}
     for stream in set(clients.values()):
         stack.database.publish(stream, "x")
-    wait_all(clients, lambda client: len(client.ids) > before[client], "the event")
+    heads = {stream: stack.database.head(stream) for stream in clients.values()}
+    wait_all(clients, lambda client: client.last_id == str(heads[clients[client]]), "the event")
     for client, stream in clients.items():
-        assert client.ids == list(range(1, stack.database.head(stream) + 1))
+        assert client.ids == list(range(1, heads[stream] + 1))
         assert not client.ended
 
 
