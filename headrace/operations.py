@@ -164,9 +164,8 @@ class Operations:
                 self._say(line)
                 said, said_at = line, time.monotonic()
             if time.monotonic() >= deadline:
-                raise UnavailableError(
-                    f"not done within {deadline_s:g} s: {line or 'not every shard has followed'}; `headrace status` tells more"
-                )
+                left = line or "not every shard has followed"
+                raise UnavailableError(f"not done within {deadline_s:g} s: {left}; `headrace status` tells more")
             time.sleep(POLL_S)
 
     def _node(self, snapshot: Snapshot, node: str) -> None:
