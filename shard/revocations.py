@@ -62,6 +62,7 @@ class Revocations:
         self._inbox = inbox
         self._name = f"headrace {shard_id} revocations"
         self._clock = clock
+        self._born = clock()
         self._users: dict[str, tuple[int, str]] = {}
         self._seen: set[int] = set()
         self._lately: dict[str, tuple[float, str]] = {}
@@ -118,7 +119,9 @@ class Revocations:
                     users[item.user or ""] = item.issued_to_ms, item.reason
                     changed = True
             elif item.id not in self._seen:
-                streams[item.stream] = item.reason
+                # What is older than this process was before any connection that has not come by a move.
+                if item.age_ms / 1000 <= now - self._born:
+                    streams[item.stream] = item.reason
                 self._lately[item.stream] = now + MOVING_S - item.age_ms / 1000, item.reason
         read = {item.id for item in revocations if item.stream is not None}
         self._seen = read if whole else self._seen | read

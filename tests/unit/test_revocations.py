@@ -84,6 +84,12 @@ def test_a_stream_is_disconnected_once(house: House) -> None:
     assert house.take(of_stream("s", 2)) == [Revised({"s": "closed"})]
 
 
+def test_a_disconnect_from_before_the_start_is_past(house: House) -> None:
+    """A shard that reads for the first time late does not close those who wait for what was before them."""
+    house.now += 20
+    assert house.take(of_stream("s", age_ms=20_001), of_stream("t", 2, 19_999)) == [Revised({"t": "closed"})]
+
+
 def test_who_was_between_shards_is_disconnected_on_arrival(house: House) -> None:
     """For as long as a connection can be on its way, counted from the disconnect and not from when it was read."""
     house.take(of_stream("s", age_ms=10_000))
