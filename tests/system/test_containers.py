@@ -123,7 +123,10 @@ class Pod:
         self.containers = of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"]
         self.environ = of_kind("ConfigMap")["data"] | of_kind("Secret")["stringData"]
         assert changes.keys() <= self.environ.keys()
-        self.environ |= {"HEADRACE_NODE": "headrace-0"} | changes
+        self.environ |= {
+            "HEADRACE_NODE": "headrace-0",
+            "HEADRACE_CANARY_URL": f"http://127.0.0.1:{self.port}",
+        } | changes
         self._fixed = dict(pair.split("=") for word, rest in instructions() if word == "ENV" for pair in rest.split())
         self._fixed |= {"ROUTER_BIND": f"127.0.0.1:{self.port}", "HEADRACE_RUNTIME_DIR": str(directory / "run")}
         self._image = image
