@@ -13,8 +13,9 @@ from loadtests.operations.run import Run, dump, render
 @click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(min=1), help="Events a second.")
 @click.option("--shards", default=4, show_default=True, type=click.IntRange(2, 16))
 @click.option("--moves", default=3, show_default=True, type=click.IntRange(0, 20), help="Moves of all clients, timed.")
+@click.option("--pause", "pause_s", default=1.0, show_default=True, help="Seconds after each operation.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict for programs; progress goes to stderr.")
-def main(clients: int, streams: int, rate: float, shards: int, moves: int, as_json: bool) -> None:
+def main(clients: int, streams: int, rate: float, shards: int, moves: int, pause_s: float, as_json: bool) -> None:
     """Operate a whole node under load. Exits with 1 if a connection closed, or an event was lost or out of order."""
     run = Run(
         clients=clients,
@@ -22,6 +23,7 @@ def main(clients: int, streams: int, rate: float, shards: int, moves: int, as_js
         rate=rate,
         shards=shards,
         moves=moves,
+        pause_s=pause_s,
         say=lambda text: click.echo(text, err=True),
     )
     verdict = run()

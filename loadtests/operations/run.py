@@ -96,11 +96,20 @@ class Run:
     """Owned by the main thread."""
 
     def __init__(
-        self, *, clients: int, streams: int, rate: float, shards: int, moves: int, say: Callable[[str], None]
+        self,
+        *,
+        clients: int,
+        streams: int,
+        rate: float,
+        shards: int,
+        moves: int,
+        pause_s: float,
+        say: Callable[[str], None],
     ) -> None:
         self._verdict = Verdict(clients, streams, rate, shards)
         self._streams = [f"room:{number}" for number in range(streams)]
         self._moves = moves
+        self._pause_s = pause_s
         self._say = say
         self._node = Node(shards, router_workers=2)
 
@@ -118,7 +127,6 @@ class Run:
             self._say(f"{verdict.clients} clients are connected")
             crowd.start()
             publisher.start()
-            time.sleep(3)
             self._crowd = crowd
             self._operate()
             publisher.stop()
@@ -134,7 +142,7 @@ class Run:
 
     def _operate(self) -> None:
         shards = self._verdict.shards
-        self._step("nothing", lambda: self._pause(5))
+        self._step("nothing", lambda: self._pause(5 * self._pause_s))
         owner = self._owner(self._streams[0])
         target = next(f"b-{number}" for number in range(shards) if f"b-{number}" != owner)
         self._command("move", self._streams[0], target)
@@ -190,7 +198,7 @@ class Run:
         output = work()
         seconds = time.monotonic() - began
         # What was held up arrives right after.
-        time.sleep(1)
+        time.sleep(self._pause_s)
         step = Step(name, round(seconds, 2), round(self._crowd.silence_s, 2), round(self._crowd.age_s, 2), output)
         self._verdict.steps.append(step)
         self._say(

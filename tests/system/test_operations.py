@@ -13,7 +13,7 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 def test_nobody_notices_an_operator() -> None:
     """Move, drain, rebalance, restart, scale: no connection closes, and every event comes once, in order."""
     argv = [sys.executable, "-m", "loadtests.operations", "--clients", "150", "--streams", "10", "--rate", "50"]
-    argv += ["--shards", "2", "--moves", "1", "--json"]
+    argv += ["--shards", "2", "--moves", "1", "--pause", "0.3", "--json"]
     done = subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout, done.stderr[-4000:]
     verdict = json.loads(done.stdout)
@@ -21,4 +21,4 @@ def test_nobody_notices_an_operator() -> None:
     names = " ".join(step["name"] for step in verdict["steps"])
     for operation in ("move", "drain", "undrain", "rebalance", "restart b-0", "restart of the routers", "scale 3"):
         assert operation in names
-    assert verdict["deliveries"] > 10_000
+    assert verdict["deliveries"] > 5_000

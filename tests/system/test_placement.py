@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import redis
+
 from headrace.directory import Directory, Snapshot
 from headrace.placement import rendezvous
 from headrace.stream import SLOTS, slot
@@ -160,7 +162,11 @@ def test_a_killed_shards_slots_and_clients_are_taken_over(start_stack: StartStac
     dead = stack.holder(next(iter(clients)))
     theirs = [client for client in clients if stack.holder(client) is dead]
     # As long as the node has not settled, slots are kept for those that are about to start.
-    time.sleep(3)
+    with redis.Redis.from_url(stack.redis.url) as raw:
+        wait_until(
+            lambda: time.time() * 1000 - int(raw.hget("headrace:node:n1", "joined_ms") or 0) > 3000,
+            "the node has settled",
+        )
     began = time.monotonic()
     dead.kill()
     wait_until(lambda: not owned(stack)[dead.id], "the slots are others'", 3)
