@@ -26,13 +26,23 @@ SHORTEST_SECRET: Final = 4
 """A shorter password cannot be told from words of the text."""
 _HIDDEN: Final = "…"
 _RULES: Final = (
+    # What tells at little cost that the pattern may be in a text of small letters, the pattern, and what replaces it.
     # What follows in the path is a token: whoever reads it could read the streams.
-    (re.compile(r"(/streams/)[^\s'\"?\\]+"), rf"\1{_HIDDEN}"),
+    (re.compile("/streams/"), re.compile(r"(/streams/)[^\s'\"?\\]+"), rf"\1{_HIDDEN}"),
     # A token by itself: its claims, and a signature of 256 bits.
-    (re.compile(r"(?:\b\d{1,4}\.)?\.?\b[\w-]{8,}\.[\w-]{43}(?![\w-])"), _HIDDEN),
-    (re.compile(r"(\w:///?[^\s:/@'\"]*):[^\s@'\"]+@"), rf"\1:{_HIDDEN}@"),
-    (re.compile(r"\b(password|secret)(\s*=\s*\\?)('[^']*'|[^\s&'\"\\]+)", re.IGNORECASE), rf"\1\2{_HIDDEN}"),
     (
+        re.compile(r"\.[\w-]{43}"),
+        re.compile(r"(?:\b\d{1,4}\.)?\.?\b[\w-]{8,}\.[\w-]{43}(?![\w-])"),
+        _HIDDEN,
+    ),
+    (re.compile("@"), re.compile(r"(\w:///?[^\s:/@'\"]*):[^\s@'\"]+@"), rf"\1:{_HIDDEN}@"),
+    (
+        re.compile("password|secret"),
+        re.compile(r"\b(password|secret)(\s*=\s*\\?)('[^']*'|[^\s&'\"\\]+)", re.IGNORECASE),
+        rf"\1\2{_HIDDEN}",
+    ),
+    (
+        re.compile("authorization|cookie"),
         re.compile(r"\b(authorization|cookie)(['\"\\]*\s*[:=]\s*['\"\\]*)[^\r\n'\"\\]+", re.IGNORECASE),
         rf"\1\2{_HIDDEN}",
     ),
@@ -63,8 +73,10 @@ class Redaction:
         """The text without what must not be in a log."""
         if self._known is not None:
             text = self._known.sub(_HIDDEN, text)
-        for pattern, replacement in _RULES:
-            text = pattern.sub(replacement, text)
+        small = text.lower()
+        for likely, pattern, replacement in _RULES:
+            if likely.search(small):
+                text = pattern.sub(replacement, text)
         return text
 
 
