@@ -160,7 +160,8 @@ def test_an_open_transaction_does_not_make_the_migration_hold_up_others(
     """A migration that cannot get its locks lets publishers go on, names who is in its way, and is done when it can."""
     as_released(empty_database_url, RELEASES[0], monkeypatch)
     said: list[str] = []
-    with psycopg.connect(empty_database_url) as holder:
+    # Bounded, for the day when a migration does wait for it.
+    with psycopg.connect(empty_database_url, options="-c idle_in_transaction_session_timeout=45s") as holder:
         holder.execute("select headrace.publish('held', 'x')")
         pid = holder.info.backend_pid
         with pytest.raises(MigrationBlockedError, match=f"pid {pid}, open for .* last query .select headrace.publish"):
