@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 
 class FailedError(Exception):
     """The run did not measure what it was to measure."""
@@ -53,6 +55,10 @@ class Clients:
                     raise FailedError(f"of {self.n} clients {words['connected']} were connected")
                 return self
         raise FailedError("the load client has ended before its clients were connected")
+
+    def ports(self) -> set[int]:
+        """The local ports of the connections."""
+        return {one.laddr.port for one in psutil.Process(self._process.pid).net_connections("tcp4")}
 
     def leave(self) -> None:
         """Disconnect all at once, without waiting for it."""

@@ -93,6 +93,13 @@ class Node:
         """The signed path of a stream."""
         return headrace.sign(stream, since=since, secrets=[self._environ["HEADRACE_SECRET"]])
 
+    def held_by_shards(self, ports: set[int]) -> list[int]:
+        """How many of the connections from these ports each shard holds."""
+        return [
+            sum(bool(one.raddr) and one.raddr.port in ports for one in psutil.Process(pid).net_connections("tcp4"))
+            for pid in self.shard_pids
+        ]
+
     def questions(self) -> tuple[int, int]:
         """How many statements PostgreSQL was asked so far, and how many of them read pages of the log."""
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")

@@ -15,6 +15,7 @@ from loadtests.bench.publisher import Publisher
 
 RATES: Final = (10, 50, 100, 200, 400, 800)
 STREAMS: Final = 50
+HOT_DEADLINE_S: Final = 30.0
 _WRITES: Final = re.compile(r"^headrace_writes_total\{[^}]*\} ([\d.e+]+)$", re.MULTILINE)
 
 
@@ -92,3 +93,29 @@ def _writes(node: Node) -> float:
     if len(found) < node.shards:
         raise FailedError(f"of {node.shards} shards {len(found)} told how much they have written")
     return sum(map(float, found))
+
+
+def hot(bench: Bench) -> list[Figure]:
+    """Four of five clients on one stream of a node with four shards: how these share it, and after how long."""
+    node = bench.node
+    crowd, others = bench.n * 4 // 5, max(STREAMS, bench.n // 5)
+    with ExitStack() as stack:
+        for number in range(STREAMS):
+            path = node.path(f"{bench.stream}.{number}")
+            stack.enter_context(bench.clients(node.address, path, "--hold", n=others // STREAMS)).ready()
+        fans = stack.enter_context(bench.clients(node.address, node.path(bench.stream), "--hold", n=crowd)).ready()
+        began = time.monotonic()
+        while True:
+            counts = node.held_by_shards(fans.ports())
+            mean = sum(counts) / len(counts)
+            took = time.monotonic() - began
+            if sum(counts) == crowd and all(abs(count - mean) <= 0.3 * mean for count in counts):
+                break
+            if took > HOT_DEADLINE_S:
+                raise FailedError(f"after {took:.0f} s the shards have {counts} of {crowd} connections of a hot stream")
+            time.sleep(0.1)
+    return [
+        Figure("shared out after", "s", took),
+        Figure("least of a shard, of the mean", "", min(counts) / mean),
+        Figure("most of a shard, of the mean", "", max(counts) / mean),
+    ]
