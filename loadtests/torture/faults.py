@@ -86,10 +86,10 @@ class ShardFiles(Fault):
     lasts_s = (2.0, 5.0)
 
     def inject(self, lasts_s: float) -> str:
-        """Lower the limit of the running process."""
+        """Lower the limit of a process that serves: without any, none could even start."""
         self._process = None
-        if not (shards := self.system.shards()):
-            return "none lives"
+        if not (shards := self.system.serving()):
+            return "none serves"
         shard = self.chance.choice(sorted(shards))
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(shards[shard])

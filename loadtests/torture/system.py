@@ -20,6 +20,7 @@ import psutil
 import psycopg
 
 from headrace.process import spawn
+from headrace.up.shards import listens
 from loadtests.torture import footprint
 from loadtests.torture.judge import Death
 from loadtests.torture.machine import Machine, Postgres, Redis
@@ -133,6 +134,11 @@ class System:
             if "shard" in words and "--id" in words and "headrace/process.py" not in " ".join(words):
                 found[words[words.index("--id") + 1]] = process.pid
         return dict(sorted(found.items()))
+
+    def serving(self) -> dict[str, int]:
+        """Those of them that take clients; the others are about to, or have just ended."""
+        run = self.directory / ".headrace" / "run"
+        return {shard: pid for shard, pid in self.shards().items() if listens(run / f"{shard}.sock", pid)}
 
     def router_master(self) -> int | None:
         """gunicorn's master."""
