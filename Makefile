@@ -33,7 +33,7 @@ check: .venv
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 example-%: .venv
 	$(BIN)/python -m examples $* $(ARGS)
