@@ -39,9 +39,11 @@ class ShardEntry:
     path is its hand-off socket on its node; capacity and connections count clients; streams counts those with a
     subscriber here; lag_s is how far its delivery is behind the log. last_error is a sentence about the last thing that
     went wrong, empty when nothing has; database_error is about what is wrong with PostgreSQL now; canary is what came
-    of its last canary, empty without one. events_s and deliveries_s are rates a second. targets says where connections
-    are on their way to, `<id>:<count>` with blanks between. wish is why it is to be empty: "shard" when an operator
-    drains it, the seconds that this may take when it is the whole node.
+    of its last canary, empty without one. events_s and deliveries_s are rates a second;
+    latency_p50_ms and latency_p99_ms are of the last seconds, from publishing to the socket, 0 without a delivery.
+    blocked counts clients whose socket is full; slowest has those who have been longest so, a line each of address,
+    seconds and user. targets says where connections are on their way to, `<id>:<count>` with blanks between. wish is
+    why it is to be empty: "shard" when an operator drains it, the seconds that this may take when it is the whole node.
     born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
     unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
     started_ms is wall time, for processes of version 0.1, which know no other.
@@ -70,6 +72,10 @@ class ShardEntry:
     deliveries_s: float = 0.0
     targets: str = ""
     wish: str = ""
+    latency_p50_ms: float = 0.0
+    latency_p99_ms: float = 0.0
+    blocked: int = 0
+    slowest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +234,10 @@ class Directory:
         pairs = [text for slot, owner in sorted(owners.items()) for text in (str(slot), owner)]
         return int(self._call("assign", node, *pairs))
 
+    def turn(self, what: str, hold_s: float) -> bool:
+        """Whether it is the caller's turn to do something that one of all does; then nobody else's for hold_s."""
+        return bool(self._call("turn", what, str(int(hold_s * 1000))))
+
     def read(self, known: Snapshot | None = None) -> Snapshot:
         """The whole directory in one atomic read, shards sorted by id.
 
@@ -290,7 +300,8 @@ def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
             return None
         kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
         kinds = {**kinds, "streams": int, "lag_s": float, "moving": int, "started_ms": int}
-        kinds |= {"events_s": float, "deliveries_s": float}
+        kinds |= {"events_s": float, "deliveries_s": float, "blocked": int}
+        kinds |= {"latency_p50_ms": float, "latency_p99_ms": float}
         told = [name for name in _FIELDS if name in values or name not in _OPTIONAL]
         return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in told})
     except (KeyError, ValueError):

@@ -24,12 +24,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """New owners for slots of one node.
+    """New owners for slots of one node, as of an epoch of the directory.
 
     before and after have, for each of its shards, how many slots it owns; connections, how many it has now.
     """
 
     node: str
+    epoch: tuple[str, int]
     owners: Mapping[int, str]
     before: Mapping[str, int]
     after: Mapping[str, int]
@@ -55,13 +56,9 @@ class Operations:
 
     def drain(self, shard_id: str) -> None:
         """Have all connections of a shard moved to others of its node, and no new ones sent to it."""
-        entry = self._shard(self._directory.read(), shard_id)
-        snapshot = self._directory.read()
-        others = _willing(snapshot, entry.node)
-        if not [other for other in others if other != shard_id]:
-            raise UsageError(f"no other shard of node {entry.node!r} is up; add one with `headrace scale` first")
+        node = self.drain_plan(shard_id).node
         self._directory.drain(shard_id)
-        self._directory.claim(entry.node, settle_s=0)
+        self._directory.claim(node, settle_s=0)
         self._wait(
             lambda now: self._shard(now, shard_id).state == "drained",
             lambda now: f"{shard_id}: {self._shard(now, shard_id).connections} connections left",
@@ -122,6 +119,21 @@ class Operations:
     def plans(self) -> list[Plan]:
         """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
         return list(_plans(self._directory.read()))
+
+    def drain_plan(self, shard_id: str) -> Plan:
+        """What `drain` would do: each slot of the shard to its first choice of the others."""
+        snapshot = self._directory.read()
+        node = self._shard(snapshot, shard_id).node
+        others = [other for other in _willing(snapshot, node) if other != shard_id]
+        if not others:
+            raise UsageError(f"no other shard of node {node!r} is up; add one with `headrace scale` first")
+        return _plan(snapshot, node, others, keep=True)
+
+    def undrain_plan(self, shard_id: str) -> Plan:
+        """What `undrain` would do: on the shard's node every slot to its first choice of those that are up, and it."""
+        snapshot = self._directory.read()
+        node = self._shard(snapshot, shard_id).node
+        return _plan(snapshot, node, [*_willing(snapshot, node), shard_id])
 
     def rebalance(self, plans: Sequence[Plan] | None = None) -> None:
         """Carry out the plans that `plans` gave; those of this moment when None."""
@@ -204,14 +216,21 @@ def _willing(snapshot: Snapshot, node: str) -> list[str]:
 def _plans(snapshot: Snapshot) -> Iterator[Plan]:
     for node in sorted({entry.node for entry in snapshot.shards}):
         willing = _willing(snapshot, node)
-        if not willing:
-            continue
-        current = snapshot.slots.get(node, {})
-        ideal = {number: rendezvous(number, willing)[0] for number in range(SLOTS)}
-        owners = {number: owner for number, owner in ideal.items() if current.get(number) != owner}
-        shards = sorted(entry.id for entry in snapshot.shards if entry.node == node)
-        connections = {entry.id: entry.connections for entry in snapshot.shards if entry.node == node}
-        yield Plan(node, owners, _share(current, shards), _share(ideal, shards), connections)
+        if willing:
+            yield _plan(snapshot, node, willing)
+
+
+def _plan(snapshot: Snapshot, node: str, willing: Sequence[str], *, keep: bool = False) -> Plan:
+    """Each slot of a node to its first choice among the willing; with keep, one that such a shard has stays there."""
+    current = snapshot.slots.get(node, {})
+    then = {
+        number: current[number] if keep and current.get(number) in willing else rendezvous(number, willing)[0]
+        for number in range(SLOTS)
+    }
+    owners = {number: owner for number, owner in then.items() if current.get(number) != owner}
+    shards = sorted(entry.id for entry in snapshot.shards if entry.node == node)
+    connections = {entry.id: entry.connections for entry in snapshot.shards if entry.node == node}
+    return Plan(node, snapshot.epoch, owners, _share(current, shards), _share(then, shards), connections)
 
 
 def _share(owners: Mapping[int, str], shards: list[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import itsdangerous
 
 from headrace.errors import TokenError, TokenExpiredError
-from headrace.stream import check_name
+from headrace.stream import RESERVED_PREFIX, check_name
 from headrace.tokens import MAX_TOKEN_CHARS, serializer
 
 SALT: Final = "headrace.publisher"
@@ -31,8 +31,13 @@ class Publisher:
     patterns: tuple[str, ...]
 
     def may_publish_to(self, stream: str) -> bool:
-        """Whether one of the patterns matches the whole name, every other character being literal."""
-        return any(re.match(_expression(pattern), stream) for pattern in self.patterns)
+        """Whether one of the patterns matches the whole name, every other character being literal.
+
+        None matches headrace's own streams.
+        """
+        return not stream.startswith(RESERVED_PREFIX) and any(
+            re.match(_expression(pattern), stream) for pattern in self.patterns
+        )
 
 
 def sign_publisher(

@@ -77,6 +77,12 @@ def _secrets(text: str) -> tuple[str, ...]:
     return words
 
 
+def _password(text: str) -> str:
+    if len(text) < 16:
+        raise ValueError("a secret of at least 16 characters")
+    return text
+
+
 def _node(text: str) -> str:
     if not text or len(text) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text):
         raise ValueError("1 to 64 ASCII letters, digits, dots, dashes or underscores")
@@ -200,6 +206,9 @@ class Settings:
     # node. "" is the public one. Only a shard that has the secret can do it.
     canary_interval_s: float = _setting(5.0, _seconds(0, 3600))
     canary_url: str = _setting("", _url("http", "https"))
+
+    # Opens the operations page /ops; without it there is none.
+    ops_token: str = _setting("", _password, secret=True)
 
     # What `headrace up` serves.
     demo: bool = _setting(False, _switch)

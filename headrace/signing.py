@@ -4,7 +4,9 @@ import os
 from collections.abc import Sequence
 
 from headrace import publisher, tokens
+from headrace.errors import StreamNameError
 from headrace.settings import Settings, environ_with_file
+from headrace.stream import RESERVED_PREFIX
 
 
 def sign(
@@ -24,8 +26,11 @@ def sign(
     None for ever) are signed into the token. presence makes the user present, as long as the connection lasts, on
     those of the streams that it names; True means all but companion streams (`headrace.presence_stream`). secrets
     are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
-    StreamNameError for a name that cannot be a stream.
+    StreamNameError for a name that cannot be a stream, or begins with `headrace:`.
     """
+    for name in [streams] if isinstance(streams, str) else streams:
+        if isinstance(name, str) and name.startswith(RESERVED_PREFIX):
+            raise StreamNameError(f"{name!r} is headrace's own; choose a name that does not begin with 'headrace:'")
     token = tokens.sign(streams, secrets=_own(secrets), user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
     return f"/streams/{token}" + ("" if since is None else f"?since={since}")
 

@@ -7,8 +7,14 @@ from headrace.errors import StreamNameError
 SLOTS = 1024
 MAX_NAME_BYTES = 512
 PRESENCE_PREFIX = "presence:"
+RESERVED_PREFIX = "headrace:"
+"""Of headrace's own streams. Applications sign no tokens for them and publish nothing to them over HTTP."""
 CANARY_PREFIX = "headrace:canary:"
 """Of the streams on which shards try delivery from end to end; a shard's id and a number follow."""
+OPS_STREAM = "headrace:ops"
+"""What the operations page shows: an overview of the deployment every few seconds, while somebody watches."""
+OPS_AUDIENCE = "headrace:ops"
+"""The label of its events, so that a token for the stream alone shows nothing."""
 
 
 def check_name(name: object) -> str:

@@ -7,6 +7,7 @@
 /publish                  POST        events from outside the database, if HEADRACE_DATABASE_URL is set
 / /demo/config            GET, HEAD   the demo, if it is on
 /demo/publish             POST
+/ops and below                        the operations page, with HEADRACE_OPS_TOKEN; see router/ops.py
 """
 
 import logging
@@ -30,6 +31,7 @@ from router.health import Health
 from router.history import SUFFIX, History
 from router.limits import Limits
 from router.metrics import Metrics
+from router.ops import PAGE_HEADERS, Ops
 from router.peers import Peers
 from router.placement import Placement
 from router.publish import Publish
@@ -47,10 +49,11 @@ _SCRIPT_MAX_AGE_S: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint and the methods that it answers, besides OPTIONS."""
+    """An endpoint and the methods that it answers, besides OPTIONS. private: for pages of no other origin."""
 
     endpoint: Endpoint
     methods: tuple[str, ...] = ("GET", "HEAD")
+    private: bool = False
 
     @property
     def allow(self) -> str:
@@ -103,9 +106,11 @@ class Application:
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request; returns gunicorn's ALREADY_HANDLED if the client was given away."""
         request = Request.from_environ(environ)
-        cross_origin = cors(request.headers.get("origin", ""), self._allowed_origins)
+        route = self._route(request.path)
+        private = route is not None and route.private
+        cross_origin = () if private else cors(request.headers.get("origin", ""), self._allowed_origins)
         try:
-            response = self._respond(request, cross_origin)
+            response = self._respond(request, route, cross_origin)
         except Exception:
             logger.exception("request %s of %s failed", request.id, request.peer)
             response = as_error(500, "the router failed; its log has the reason under this request id")
@@ -118,8 +123,7 @@ class Application:
         start_response(response.status_line, headers)
         return [] if request.method == "HEAD" else [response.body]
 
-    def _respond(self, request: Request, cross_origin: Headers) -> Response | None:
-        route = self._route(request.path)
+    def _respond(self, request: Request, route: Route | None, cross_origin: Headers) -> Response | None:
         if route is None:
             return as_error(404, "there is nothing at this path; check the address")
         if request.method == "OPTIONS":
@@ -160,11 +164,12 @@ def create_application() -> Application:
         learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
     )
     terms = Terms(settings.secret, settings.max_streams, settings.max_token_life_s)
+    peers = Peers(settings.trusted_proxies)
     streams = Streams(
         terms=terms,
         placement=placement,
         limits=Limits(directory, placement, settings),
-        peers=Peers(settings.trusted_proxies),
+        peers=peers,
         channels=channels,
         metrics=metrics,
     )
@@ -173,6 +178,10 @@ def create_application() -> Application:
     scrape.start()
 
     database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
+
+    routes = _routes(settings, Health(placement, channels), scrape, database)
+    if settings.ops_token:
+        routes |= _ops_routes(Ops(settings, placement, directory, peers, database))
 
     def close() -> None:
         scrape.stop()
@@ -184,7 +193,7 @@ def create_application() -> Application:
     return Application(
         stream=Route(streams, ("GET",)),
         history=Route(History(terms, streams), ("GET",)),
-        routes=_routes(settings, Health(placement, channels), scrape, database),
+        routes=routes,
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
         follow=follower.run,
@@ -212,3 +221,19 @@ def _routes(settings: Settings, health: Health, scrape: Scrape, database: Databa
         routes["/demo/config"] = Route(demo.config)
         routes["/demo/publish"] = Route(demo.publish, ("POST",))
     return routes
+
+
+def _ops_routes(ops: Ops) -> dict[str, Route]:
+    def file(name: str) -> Route:
+        return Route(StaticFile(name, max_age_s=0, headers=PAGE_HEADERS), private=True)
+
+    return {
+        "/ops": file("ops.html"),
+        "/ops.js": file("ops.js"),
+        "/ops.css": file("ops.css"),
+        "/ops/session": Route(ops.session, ("POST", "DELETE"), private=True),
+        "/ops/stream": Route(ops.stream, ("GET",), private=True),
+        "/ops/status": Route(ops.status, ("GET",), private=True),
+        "/ops/plan": Route(ops.plan, ("POST",), private=True),
+        "/ops/act": Route(ops.act, ("POST",), private=True),
+    }

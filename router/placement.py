@@ -79,6 +79,11 @@ class Placement:
         return tuple(entry for entry in self._known.shards if entry.node == self._node)
 
     @property
+    def known(self) -> Snapshot:
+        """The directory as last known, other nodes with it."""
+        return self._known
+
+    @property
     def drained(self) -> bool:
         """Whether an operator wants this node without clients."""
         return self._node in self._known.drained_nodes

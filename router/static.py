@@ -7,18 +7,22 @@ from typing import Final
 from router.request import Request
 from router.response import Headers, Response
 
-_TYPES: Final = {".js": "text/javascript; charset=utf-8", ".html": "text/html; charset=utf-8"}
+_TYPES: Final = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+}
 
 
 class StaticFile:
     """One file as an endpoint. Immutable."""
 
-    def __init__(self, name: str, *, max_age_s: int) -> None:
-        """max_age_s: how long caches may use it without asking; 0 has them ask each time."""
+    def __init__(self, name: str, *, max_age_s: int, headers: Headers = ()) -> None:
+        """max_age_s: how long caches may use it without asking; 0 has them ask each time. headers go along."""
         self._body = (resources.files("headrace") / "static" / name).read_bytes()
         self._etag = f'"{hashlib.sha256(self._body).hexdigest()[:32]}"'
         cache = f"public, max-age={max_age_s}" if max_age_s else "no-cache"
-        self._headers = (("ETag", self._etag), ("Cache-Control", cache))
+        self._headers = (("ETag", self._etag), ("Cache-Control", cache), *headers)
         self._type = _TYPES[name[name.rindex(".") :]]
 
     def __call__(self, request: Request, headers: Headers) -> Response:

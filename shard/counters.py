@@ -60,6 +60,19 @@ class Histogram:
         self.counts[last] += count - done
         self.sum += (sum(ordered) / len(ordered) + middle) * count
 
+    def quantile(self, share: float) -> float:
+        """The value that this share of the values does not exceed, as far as the bounds tell; 0 without values.
+
+        Values are taken to lie evenly between two bounds, and those above all bounds at the last.
+        """
+        wanted = share * sum(self.counts)
+        low = seen = 0.0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            if count and seen + count >= wanted:
+                return low + (bound - low) * (wanted - seen) / count
+            low, seen = bound, seen + count
+        return low if self.counts[-1] else 0.0
+
 
 class Tally:
     """How often what happened, by a word, of which only so many are told apart."""

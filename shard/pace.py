@@ -1,10 +1,14 @@
-"""How fast the shard has been lately: rates from counters that only grow."""
+"""How fast the shard has been lately: rates and latency from counters that only grow."""
 
 import time
 from collections.abc import Callable
 from typing import Final
 
+from shard.counters import Histogram
+
 WINDOW_S: Final = 1.0
+LATENCY_WINDOW_S: Final = 5.0
+"""Long enough to have something in it on a quiet deployment, too."""
 
 
 class Pace:
@@ -25,3 +29,25 @@ class Pace:
             self._rates = ((events - before_events) / seconds, (deliveries - before_deliveries) / seconds)
             self._at, self._counts = now, (events, deliveries)
         return round(self._rates[0], 1), round(self._rates[1], 1)
+
+
+class RecentLatency:
+    """Quantiles of what a histogram has counted lately. Owned by whoever asks."""
+
+    def __init__(self, histogram: Histogram, clock: Callable[[], float] = time.monotonic) -> None:
+        self._histogram = histogram
+        self._clock = clock
+        self._at = clock()
+        self._counts = list(histogram.counts)
+        self._found = (0.0, 0.0)
+
+    def quantiles_ms(self) -> tuple[float, float]:
+        """The median and the 99th percentile of the last seconds, in milliseconds; 0 if there was nothing."""
+        now = self._clock()
+        if now - self._at >= LATENCY_WINDOW_S:
+            counts = list(self._histogram.counts)
+            lately = Histogram(self._histogram.bounds)
+            lately.counts = [count - before for count, before in zip(counts, self._counts, strict=True)]
+            self._found = (round(lately.quantile(0.5) * 1000, 2), round(lately.quantile(0.99) * 1000, 2))
+            self._at, self._counts = now, counts
+        return self._found

@@ -6,7 +6,7 @@ intake ────► Connect ─────┼─► inbox ─► dispatcher 
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┤
 revocations ► Revised ────┘
-registration ─► Redis   announcer, pruner, presence ─► PostgreSQL   metrics ─► routers
+registration ─► Redis   announcer, pruner, presence, broadcast ─► PostgreSQL   metrics ─► routers
 """
 
 import gc
@@ -27,7 +27,9 @@ from headrace.directory import Directory, ShardEntry, Snapshot, State
 from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
 from headrace.holder import limits_of
 from headrace.settings import Settings
+from headrace.stream import OPS_STREAM
 from shard.announcer import Announcer
+from shard.broadcast import Broadcast
 from shard.canary import Canary
 from shard.census import Census
 from shard.dispatcher import Dispatcher
@@ -39,13 +41,14 @@ from shard.intake import Intake
 from shard.listener import Listener
 from shard.messages import Assign, Dismiss, Message, Ready, Stop
 from shard.metrics import Metrics, Parts
-from shard.pace import Pace
+from shard.pace import Pace, RecentLatency
 from shard.poller import Poller
 from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration, assignment
 from shard.revocations import Revocations
+from shard.slowness import slowest
 from shard.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -117,9 +120,12 @@ class Process:
             census=Census(self.dispatcher.registry, settings.hot_connections),
         )
         self._pace = Pace()
+        self._latency = RecentLatency(self.dispatcher.delivery.counters.latency)
         self._dismissed: float | None = None
         self._wish = ""
         self._canary = Canary(settings, shard_id, lambda: self.state == "up")
+        registry = self.dispatcher.registry
+        self._broadcast = Broadcast(settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None)
         parts = Parts(
             self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner,
             self._presence, self._transfer, self._intake, self._registration, self._canary, self._version, self._limit,
@@ -140,7 +146,7 @@ class Process:
         parts: list[Part] = [
             self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
-            self._registration, self._canary,
+            self._registration, self._canary, self._broadcast,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         for part in parts:
@@ -162,6 +168,7 @@ class Process:
         """Nobody new, then goodbye to everyone, then the rest. Yields."""
         self.state = "stopping"
         self._canary.stop()
+        self._broadcast.stop()
         self._registration.stop()
         self._intake.stop()
         self._heartbeat.stop()
@@ -220,6 +227,7 @@ class Process:
         """
         assigned = assignment(snapshot, self._entry())
         self._canary.placed(snapshot)
+        self._broadcast.placed(snapshot)
         over_s = snapshot.drained_nodes.get(self._settings.node)
         self._wish = "shard" if self.shard_id in snapshot.drained else "" if over_s is None else f"{over_s:g}"
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
@@ -246,6 +254,8 @@ class Process:
         away_since = self._readers.away_since
         counters, moves = self.dispatcher.delivery.counters, self.dispatcher.moves
         events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
+        p50_ms, p99_ms = self._latency.quantiles_ms()
+        blocked = self.dispatcher.delivery.blocked
         return ShardEntry(
             id=self.shard_id,
             node=self._settings.node,
@@ -271,4 +281,8 @@ class Process:
             wish=self._wish,
             born=self._born,
             started_ms=self._started_ms,
+            latency_p50_ms=p50_ms,
+            latency_p99_ms=p99_ms,
+            blocked=len(blocked),
+            slowest=slowest(blocked, time.monotonic()),
         )

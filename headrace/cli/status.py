@@ -10,8 +10,9 @@ from typing import Any, Final
 import click
 
 from headrace.cli.command import aligned, main, read_settings
-from headrace.directory import Directory, ShardEntry, Snapshot
+from headrace.directory import Directory
 from headrace.errors import DirectoryUnavailableError
+from headrace.overview import overview
 from headrace.settings import Settings
 
 _COLUMNS: Final = (
@@ -34,7 +35,7 @@ def status(context: click.Context, as_json: bool) -> None:
     """
     settings = read_settings("redis_url")
     try:
-        found = _status(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s).read())
+        found = overview(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s).read())
     except DirectoryUnavailableError:
         last = _last_known(settings)
         if last is None:
@@ -47,65 +48,6 @@ def status(context: click.Context, as_json: bool) -> None:
         )
         context.exit(1)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_text(found)))
-
-
-def _status(snapshot: Snapshot) -> dict[str, Any]:
-    owned: dict[str, int] = {}
-    for slots in snapshot.slots.values():
-        for owner in slots.values():
-            owned[owner] = owned.get(owner, 0) + 1
-    shards = [
-        {
-            "id": shard.id,
-            "node": shard.node,
-            "pid": shard.pid,
-            "state": shard.state,
-            "connections": shard.connections,
-            "capacity": shard.capacity,
-            "streams": shard.streams,
-            "slots": owned.get(shard.id, 0),
-            "events_s": shard.events_s,
-            "deliveries_s": shard.deliveries_s,
-            "lag_s": round(shard.lag_s, 1),
-            "epoch": shard.settled.partition(" ")[2],
-            "last_error": shard.last_error,
-            "version": shard.version,
-        }
-        for shard in snapshot.shards
-    ]
-    hot = [
-        {"node": node, "stream": stream, "connections": connections}
-        for node, streams in sorted(snapshot.hot.items())
-        for stream, connections in sorted(streams.items(), key=lambda item: -item[1])
-    ]
-    return {
-        "redis": "ok",
-        "epoch": list(snapshot.epoch),
-        "nodes": [_node(node, snapshot) for node in sorted({shard.node for shard in snapshot.shards})],
-        "shards": shards,
-        "hot_streams": hot,
-        "moves": [move for shard in snapshot.shards for move in _moves(shard)],
-    }
-
-
-def _node(node: str, snapshot: Snapshot) -> dict[str, Any]:
-    shards = [shard for shard in snapshot.shards if shard.node == node]
-    connections = sum(shard.connections for shard in shards)
-    state = "up" if node not in snapshot.drained_nodes else "draining" if connections else "drained"
-    return {
-        "name": node,
-        "state": state,
-        "shards": len(shards),
-        "connections": connections,
-        "capacity": sum(shard.capacity for shard in shards),
-    }
-
-
-def _moves(shard: ShardEntry) -> Iterator[dict[str, Any]]:
-    """The connections that are on their way from a shard; a successor of it has the same id."""
-    for target in shard.targets.split():
-        id_, _, count = target.rpartition(":")
-        yield {"from": shard.id, "to": id_, "connections": int(count)}
 
 
 def _last_known(settings: Settings) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
 --                                   last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish,
---                                   database_error, canary (all text). Expires: each register() is one heartbeat
+--                                   database_error, canary, latency_p50_ms, latency_p99_ms, blocked, slowest (all text). Expires: each register() is one heartbeat
 --   headrace:crowds:<id>    hash    stream -> connections that it leads on this shard: the hot streams of its node, and
 --                                   those that may become hot; at most 128. Written anew by each report; expires like
 --                                   the entry
@@ -30,6 +30,7 @@
 --                                                found to have a live owner; unless the epoch has moved since,
 --                                                there is nothing to claim
 --                                   Expires with the slots
+--   headrace:turn:<what>    string  "1" while somebody has had the turn to do it. Expires when it is the next one's
 --   headrace:changes        channel "<generation> <count>" after each change, a hint to read again
 --
 -- headrace:epoch never expires: without it, Redis was emptied. A slot table changes only together with the epoch.
@@ -52,6 +53,7 @@
 --   admit     request_id (who limit)...       lets a client in, counted from now on; returns the first who that has
 --                                             as many as its limit already, else ""
 --   release   request_id who...               it was not taken after all
+--   turn      what hold_ms                    returns 1 if it is the caller's turn, and nobody else's for hold_ms
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
 --                                                      {{node, slot, id...}...}, {drained id...},
 --                                                      {drained node, over_s...}, {{node, hot stream, count...}...}},
@@ -404,6 +406,10 @@ local function assign()
   return given
 end
 
+local function turn()
+  return redis.call("SET", "headrace:turn:" .. ARGV[3], "1", "NX", "PX", ARGV[4]) and 1 or 0
+end
+
 local function read()
   local head = redis.call("HMGET", "headrace:epoch", "generation", "count")
   local generation, count = head[1] or "", tonumber(head[2] or 0)
@@ -446,6 +452,7 @@ local commands = {
   admit = admit,
   release = release,
   assign = assign,
+  turn = turn,
   read = read,
 }
 return commands[command]()
