@@ -64,9 +64,8 @@ class Operators:
         """Why a request is not an operator's, as the answer; None if it is."""
         if stranger := _stranger(request):
             return stranger
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.try_token(given.strip(), host, now)
+        if (given := _bearer(request)) is not None:
+            return self.try_token(given, host, now)
         if not self._in_session(_cookie(request), now):
             return as_error(401, "sign in with the token of HEADRACE_OPS_TOKEN")
         return None
@@ -106,9 +105,15 @@ def _stranger(request: Request) -> Response | None:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return as_error(403, "this is for the operations page only; open /ops at this address")
     changes = request.method not in ("GET", "HEAD")
-    if changes and "authorization" not in request.headers and request.headers.get(MARK) != "1":
+    if changes and _bearer(request) is None and request.headers.get(MARK) != "1":
         return as_error(403, f"a request without a token needs the header {MARK}: 1")
     return None
+
+
+def _bearer(request: Request) -> str | None:
+    """The token that a request carries in place of a session, None if it carries none."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
 
 
 def _cookie(request: Request) -> str:

@@ -16,6 +16,9 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from headrace.publish import publish
 from headrace.tokens import sign
 from tests.browser.conftest import TIMEOUT_MS
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.shard import Database
+from tests.fixtures.stack import StartStack
 from tests.fixtures.up import OPS_TOKEN, Up
 from tests.fixtures.waiting import wait_until
 
@@ -214,3 +217,25 @@ def test_the_page_fits_phones_and_both_colour_schemes(
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.evaluate("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('dialog'))")
             context.close()
+
+
+def test_the_page_says_what_is_away(
+    context: BrowserContext, start_stack: StartStack, database: Database, postgres_proxy: Proxy
+) -> None:
+    """When shards lose PostgreSQL the page names it, and the error, until it is back; when the stream itself cannot be
+    had, the router is asked instead."""
+    stack = start_stack(1, ops_token=OPS_TOKEN, listen_database_url=postgres_proxy.url(database.url))
+    assert stack.router is not None
+    page = context.new_page()
+    sign_in(page, f"http://127.0.0.1:{stack.router.port}/ops")
+    trouble = page.get_by_role("alert").filter(visible=True)
+    expect(trouble).to_have_count(0)
+    postgres_proxy.cut()
+    expect(trouble).to_contain_text("PostgreSQL is away or refuses, as n1-0 found")
+    expect(page.get_by_role("table", name="Last errors")).to_contain_text("n1-0")
+    postgres_proxy.resume()
+    expect(trouble).to_have_count(0)
+    page.route("**/streams/**", lambda route: route.abort())
+    page.reload()
+    expect(page.locator("#feed")).to_have_text("the stream is silent; asking the router")
+    expect(page.get_by_role("table", name="Shards")).to_contain_text("n1-0")

@@ -80,6 +80,7 @@ def test_what_changes_something_needs_the_header_that_forms_cannot_send() -> Non
     operators = Operators(TOKEN)
     cookie = session(operators)
     assert status(operators, request("/ops/act", method="POST", cookie=cookie)) == 403
+    assert status(operators, request("/ops/act", method="POST", cookie=cookie, authorization="Basic eA==")) == 403
     assert status(operators, request("/ops/act", method="POST", cookie=cookie, x_headrace_ops="1")) == 200
     assert status(operators, request("/ops/act", method="POST", authorization=f"Bearer {TOKEN}")) == 200
     assert operators.sign_in(request(method="POST"), TOKEN, HOST, NOW).status == 403
