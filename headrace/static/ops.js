@@ -145,7 +145,8 @@ $("graphs").append(...graphs.map(({ figure }) => figure));
 
 /** A table whose rows stay the same elements as long as their key does, so that the focus stays where it is. */
 class Table {
-  constructor(place, caption, columns, none) {
+  /** narrow: what rows become in a narrow window, `blocks` or `blocks lines`; none: the text that stands for no rows. */
+  constructor(place, caption, columns, none, narrow = "") {
     this.columns = columns;
     this.rows = new Map();
     // Roles by hand, since a narrow window shows rows as blocks.
@@ -156,7 +157,7 @@ class Table {
     const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...heads));
     this.table = make("table", { role: "table", ariaLabel: caption }, head, this.body);
     this.none = make("p", { className: "none" }, none);
-    place.classList.toggle("wide-table", columns.length > 5);
+    place.className = narrow;
     place.replaceChildren(this.table, this.none);
   }
 
@@ -226,6 +227,7 @@ const tables = {
       { title: "", className: "act", fill: fillAction },
     ],
     "No shard is registered.",
+    "blocks",
   ),
   moves: new Table(
     $("moves"),
@@ -258,6 +260,7 @@ const tables = {
       { title: "Takes nothing for", key: "time", numeric: true },
     ],
     "Every client reads what it is sent.",
+    "blocks lines",
   ),
 };
 
