@@ -237,7 +237,7 @@ local function orphans()
   for _, id in ipairs(up) do
     if owning[id] then
       redis.call("SREM", newcomers_key(node), id)
-    elseif balance and next(owning) and redis.call("SISMEMBER", newcomers_key(node), id) == 1 then
+    elseif balance and #slots == 0 and redis.call("SISMEMBER", newcomers_key(node), id) == 1 then
       newcomers[#newcomers + 1] = id
     end
   end
@@ -397,6 +397,8 @@ local function assign()
     local at_node = redis.call("HGET", entry_key(id), "node") == node
     if at_node and not drained(id) and redis.call("HGET", key, slot) ~= id then
       redis.call("HSET", key, slot, id)
+      -- Whoever was given a slot by an operator and loses it again is not to be given it back.
+      redis.call("SREM", newcomers_key(node), id)
       given = given + 1
     end
   end

@@ -333,6 +333,21 @@ def test_a_newcomer_gets_its_share_where_that_is_wanted(directory: Directory) ->
     assert set(directory.read().slots["n1"].values()) == {"s1"}
 
 
+def test_a_move_before_the_slots_are_given_out_stands(directory: Directory) -> None:
+    """An operator who moves a slot while the shards have just come is not undone when the others are given out."""
+    for id_ in ("s1", "s2"):
+        directory.register(entry(id_))
+    theirs = next(slot for slot in range(SLOTS) if rendezvous(slot, ["s1", "s2"])[0] == "s1")
+    for owner in ("s1", "s2"):
+        directory.assign("n1", {theirs: owner})
+    for _ in range(3):
+        directory.claim("n1", settle_s=0, balance=True)
+    slots = directory.read().slots["n1"]
+    assert len(slots) == SLOTS
+    assert slots[theirs] == "s2"
+    assert all(owner == rendezvous(slot, ["s1", "s2"])[0] for slot, owner in slots.items() if slot != theirs)
+
+
 def test_a_stream_is_hot_with_hysteresis(directory: Directory) -> None:
     """A stream's connections add up over the node's shards; hot from the high mark on, it cools below the low one."""
     for id_, node in (("s1", "n1"), ("s2", "n1"), ("s3", "n2")):

@@ -59,7 +59,9 @@ class Pages:
 
 @pytest.fixture
 def pages(start_stack: StartStack) -> Pages:
-    return Pages(start_stack(1, predicates=[FILTERS], filter_deadline_s=0.2, allowed_origins=ORIGIN))
+    return Pages(
+        start_stack(1, predicates=[FILTERS], filter_deadline_s=0.2, allowed_origins=ORIGIN, send_buffer_bytes=16384)
+    )
 
 
 def test_a_page_says_what_there_is_and_where_it_goes_on(pages: Pages, database: Database) -> None:
