@@ -81,23 +81,27 @@ class Canary:
     def _run(self) -> None:
         while True:
             gevent.sleep(self._settings.canary_interval_s)
-            if self._stream and self._here():
-                self._note(*self._probe())
+            stream = self._stream
+            if stream and self._here():
+                self._note(stream, *self._probe(stream))
             else:
                 self.result = ""
 
-    def _note(self, result: str, why: str) -> None:
+    def _note(self, stream: str, result: str, why: str) -> None:
         self.results.add(result)
         if result != "ok" and self.result in ("ok", ""):
-            logger.warning("the canary failed", extra={"result": result, "reason": why, "stream": self._stream})
+            logger.warning("the canary failed", extra={"result": result, "reason": why, "stream": stream})
         elif result == "ok" and self.result not in ("ok", ""):
             logger.warning("the canary is well again")
         self.result = result
 
-    def _probe(self) -> tuple[str, str]:
-        """One event from end to end; the result and, where it failed, why. Yields."""
+    def _probe(self, stream: str) -> tuple[str, str]:
+        """One event from end to end; the result and, where it failed, why. Yields.
+
+        Meanwhile the slot of the stream may become another shard's.
+        """
         base = (self._settings.canary_url or self._settings.public_url).rstrip("/")
-        token = sign(self._stream, secrets=self._settings.secret, ttl_s=TOKEN_LIFE_S)
+        token = sign(stream, secrets=self._settings.secret, ttl_s=TOKEN_LIFE_S)
         text = random_names.token_hex(8)
         stage = "unreachable"
         try:
@@ -110,7 +114,7 @@ class Canary:
                     while not parser.last_id:
                         _read(response, parser)
                     began = time.monotonic()
-                    self._publish(text)
+                    self._publish(stream, text)
                     while not any(message.data == text for message in _read(response, parser)):
                         pass
                     self.seconds.observe(time.monotonic() - began)
@@ -127,13 +131,17 @@ class Canary:
             return "no database", str(error).strip()
         except (OSError, http.client.HTTPException) as error:
             return stage, str(error) or repr(error)
+        except Exception as error:
+            # Whatever a probe of the front door meets, it is no reason for clients to lose their shard.
+            logger.exception("the canary met what was not foreseen")
+            return stage, repr(error)
         finally:
             self.connected = 0
 
-    def _publish(self, text: str) -> None:
+    def _publish(self, stream: str, text: str) -> None:
         if self._connection is None or self._connection.closed:
             self._connection = log.connect(self._settings.database_url, self._name)
-        publish_now(self._connection, self._stream, text)
+        publish_now(self._connection, stream, text)
 
     def _close(self) -> None:
         if self._connection is not None:
