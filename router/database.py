@@ -67,9 +67,13 @@ class Database:
 
     def _begin(self) -> psycopg.Connection[Any]:
         """A connection in a transaction. Nothing is lost with one that turns out to be dead, so another is tried."""
-        # The server gives up first, so that what is refused for its slowness is not committed later.
+        # The server gives up first, so that what is refused for its slowness is not committed later; and also when it
+        # hears no more of us, or whoever tries again with the same key would wait for a lock that nobody frees.
         limit_ms = int(self._deadline_s * 800)
-        begin = f"begin isolation level read committed; set local statement_timeout = {limit_ms}"
+        begin = (
+            f"begin isolation level read committed; set local statement_timeout = {limit_ms}; "
+            f"set local idle_in_transaction_session_timeout = {limit_ms}"
+        )
         while self._idle:
             connection = self._idle.pop()
             try:

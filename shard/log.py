@@ -31,6 +31,8 @@ READ_REVOCATIONS: Final = """
     select floor::text, revocation_id, user_name, stream, reason, issued_to_ms, age_ms
       from headrace.read_revocations(%s::text::xid8)"""
 FIRST_FLOOR: Final = "0"
+LOCK_LIFE: Final = "set local idle_in_transaction_session_timeout = '2s'"
+"""A process that is stopped, or cut off, in the middle of a transaction loses its locks before others lose patience."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: 
     """
     pairs = [[pair[i] for pair in some] for some in (report.here, report.gone) for i in (0, 1)]
     with connection.transaction():
+        connection.execute(LOCK_LIFE)
         return _sessions(
             connection.execute(
                 REPORT_PRESENCE, (report.session, shard_id, report.serial, report.after, report.opens, *pairs)
@@ -143,6 +146,7 @@ def expire_presence(connection: psycopg.Connection[Any], session: uuid.UUID, ser
     The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
     """
     with connection.transaction():
+        connection.execute(LOCK_LIFE)
         row = connection.execute("select headrace.presence_expire(%s, %s)", (session, serial)).fetchone()
     assert row is not None
     return None if row[0] is None else int(row[0])

@@ -18,6 +18,7 @@ from shard import log
 from shard.attendance import Attendance, Report
 from shard.connection import Connection
 from shard.presence import Presence
+from tests.fixtures.proxy import Proxy
 from tests.fixtures.waiting import wait_until, wait_until_blocked
 
 Link = psycopg.Connection[Any]
@@ -344,3 +345,33 @@ def test_a_crowd_costs_few_statements(database_url: str, observer: Link) -> None
 def _sum(observer: Link, rooms: list[str]) -> int:
     gevent.sleep(0.01)  # the part works in this thread
     return sum(headrace.member_count(observer, room) for room in rooms)
+
+
+def test_a_shard_that_is_cut_off_before_its_commit_holds_up_nobody(
+    database_url: str, postgres_proxy: Proxy, there: Node, observer: Link
+) -> None:
+    """The locks of a report whose end never comes are taken back, long before others give up waiting."""
+    here = Node(postgres_proxy.url(database_url), "here")
+    here.attendance.appear((ROOM, "ada"))
+    faults: list[psycopg.Error] = []
+
+    def tell_in_vain() -> None:
+        try:
+            here.tell()
+        except psycopg.Error as fault:
+            faults.append(fault)
+
+    # As a query, which ends with a NUL; not as a part of READ COMMITTED.
+    postgres_proxy.deafen_at(b"COMMIT\0")
+    telling = threading.Thread(target=tell_in_vain)
+    telling.start()
+    try:
+        wait_until(lambda: postgres_proxy.deaf, "the report is about to be committed")
+        there.link.execute("set statement_timeout = '8s'")
+        there.come("bob")
+        assert headrace.members(observer, ROOM) == ["bob"]
+    finally:
+        postgres_proxy.resume()
+        telling.join(10)
+        here.link.close()
+    assert len(faults) == 1, "and who was cut off hears of it"
