@@ -91,7 +91,8 @@ class Listener:
         while True:
             try:
                 self._serve(backoff)
-            except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
+            except (psycopg.Error, gevent.Timeout) as error:
+                # Whatever PostgreSQL says: a standby that is yet to be promoted refuses LISTEN as a mistake of ours.
                 if self.connected or not self.last_error:
                     logger.warning("LISTEN connection lost, trying again: %s", str(error).strip() or repr(error))
                 self.connected = False

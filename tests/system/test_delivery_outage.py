@@ -6,8 +6,10 @@ import time
 
 import pytest
 
+from headrace.schema import migrate
 from headrace.settings import Settings
 from headrace.stream import slot
+from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import wait_until
@@ -303,3 +305,26 @@ def test_a_shard_started_before_postgresql_serves_later(
     client = shard.connect(("s", 0))
     postgres_proxy.resume()
     client.wait_for(1)
+
+
+def test_a_server_that_is_a_standby_for_a_while_ends_nobody(start_shard: StartShard) -> None:
+    """At a fail-over the URL may lead to a standby, which refuses LISTEN as a mistake: the shard waits for it."""
+    with scratch_postgres() as server:
+        url = server.database_url("postgres")
+        migrate(url)
+        shard = start_shard(database_url=url)
+        client = shard.live("room")
+        server.stop()
+        (server.home / "data" / "standby.signal").touch()
+        server.start()
+        refused = "cannot execute LISTEN during recovery"
+        wait_until(lambda: refused in server.log.read_text(), "LISTEN is refused")
+        execute(server, "select pg_promote()")
+        database = Database(url)
+        try:
+            database.publish("room", "promoted")
+        finally:
+            database.close()
+        assert client.wait_for_data("promoted")
+        assert shard.running
+        assert not client.ended
