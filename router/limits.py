@@ -36,10 +36,13 @@ class Limits:
 
     def refusal(self, request_id: str, limits: Mapping[str, int]) -> str:
         """Why a client cannot be let in, as a sentence; "" if it was, and counts from now on. Yields."""
+        if self._placement.directory_away:
+            # What was given away since is counted, but not who has left.
+            return ""
         most = self._settings.max_node_connections
         if most and self._placement.connections >= most:
             return f"this node has its {most} connections"
-        if not limits or self._placement.directory_away:
+        if not limits:
             return ""
         try:
             with self._questions:

@@ -377,7 +377,9 @@ local function admit()
   end
   for i = 4, #ARGV, 2 do
     local key = "headrace:admitted:" .. ARGV[i]
-    redis.call("ZADD", key, now + ADMITTED_MS, request_id)
+    -- The id may be the client's own: one that gives the same id again is no less of a client.
+    local member = redis.call("ZSCORE", key, request_id) and request_id .. " " .. seed or request_id
+    redis.call("ZADD", key, now + ADMITTED_MS, member)
     redis.call("PEXPIRE", key, ADMITTED_MS)
   end
   return ""

@@ -446,3 +446,12 @@ def test_every_key_expires_but_the_lasting_ones(directory: Directory, redis_serv
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as raw:
         lasting = {key for key in raw.scan_iter("*") if raw.pttl(key) == -1}
     assert lasting == {"headrace:epoch", "headrace:shards", "headrace:drained", "headrace:drained:nodes"}
+
+
+def test_one_id_for_many_requests_counts_many_times(directory: Directory) -> None:
+    """The request id is the client's to choose: giving the same again does not get round the limit."""
+    assert directory.admit("r", {"user:ada": 2}) == ""
+    assert directory.admit("r", {"user:ada": 2}) == ""
+    assert directory.admit("r", {"user:ada": 2}) == "user:ada"
+    directory.release("r", ["user:ada"])
+    assert directory.admit("r", {"user:ada": 2}) == ""
