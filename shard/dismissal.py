@@ -23,6 +23,11 @@ class Dismissal:
     def __repr__(self) -> str:
         return f"<Dismissal {len(self._left)} of {self._count} left>"
 
+    def join(self, connection: Connection) -> None:
+        """One more is to go: it was on its way to another shard, and has come back."""
+        self._left.insert(random.randint(0, len(self._left)), connection)
+        self._count += 1
+
     def due(self, now: float) -> Sequence[Connection]:
         """Those whose time has come since the last call."""
         passed = min(1.0, (now - self._began) / self._over_s) if self._over_s else 1.0

@@ -113,7 +113,7 @@ class Dispatcher:
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
         self._resting = False
         self._suspects: set[Stream] = set()
-        self._dismissal = Dismissal((), 0.0, 0.0)
+        self._dismissal: Dismissal | None = None
         self._expiries: list[tuple[int, int, Connection]] = []
         self._beats = 0
         self._serial = 0
@@ -155,6 +155,8 @@ class Dispatcher:
             logger.exception("could not handle %r", message)
             if isinstance(message, Connect):
                 self._drop(message.fd)
+            if isinstance(message, Delivered) and message.given_back is not None:
+                self._drop(message.given_back.fd)
             if isinstance(message, Rows | ReadFailed):
                 self._give_back(message.read)
                 for stream in message.read.streams:
@@ -197,6 +199,8 @@ class Dispatcher:
         if refused:
             self.delivery.goodbye(connection, refused, "disconnected")
             return
+        if self._dismissal is not None:
+            self._dismissal.join(connection)
         self._serial += 1
         self._watch_expiry(connection)
         # Spread over the interval by arrival, so that no tick walks over all connections.
@@ -257,7 +261,7 @@ class Dispatcher:
                     connection.outstanding, connection.blocked_at = left, now
                 else:
                     self.delivery.close(connection, "write deadline")
-        for connection in self._dismissal.due(now):
+        for connection in self._dismissal.due(now) if self._dismissal else ():
             self.delivery.goodbye(connection, "drain")
         now_ms = self._wall_clock() * 1000
         while self._expiries and self._expiries[0][0] <= now_ms:
@@ -274,8 +278,8 @@ class Dispatcher:
             self.delivery.beat(connection)
 
     def _dismiss(self, message: Dismiss) -> None:
-        leaving = () if message.over_s is None else self.registry
-        self._dismissal = Dismissal(leaving, message.over_s or 0.0, self._clock())
+        over_s = message.over_s
+        self._dismissal = None if over_s is None else Dismissal(self.registry, over_s, self._clock())
 
     def _watch_expiry(self, connection: Connection) -> None:
         """Note the expiry if it comes before the next beat: so the heap keeps no client that left long ago."""

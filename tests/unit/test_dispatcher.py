@@ -1,10 +1,12 @@
 """Named decisions of shard/dispatcher.py and shard/delivery.py; the model beside this file draws all the others."""
 
+import os
+
 import pytest
 
 from headrace.placement import BUCKETS, bucket
 from headrace.stream import slot
-from shard.messages import Assign, ReadFailed, ReadKind, Rows, Sweep, Wake
+from shard.messages import Assign, Delivered, Dismiss, ReadFailed, ReadKind, Rows, Sweep, Tick, Wake
 from tests.unit.test_dispatcher_model import DispatcherMachine
 
 
@@ -149,3 +151,29 @@ def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> No
     machine.tell(Rows(live, tuple(machine.log.page(s.name, a) for s, a in zip(live.streams, live.after, strict=True))))
     assert b"data: a10\n" in machine.clients[10].bytes
     assert b"data: a10\n" not in machine.clients[12].bytes
+
+
+def test_who_comes_back_while_the_node_is_drained_leaves_as_well(machine: DispatcherMachine) -> None:
+    """A connection that was on its way when the dismissal began, and was refused, is asked to go like the others."""
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    machine.tell(Dismiss(0.0))
+    machine.tell(Tick())
+    assert [client.closed for client in machine.clients.values()] == [False, True]
+    machine.tell(Assign("2", {}))
+    machine.parcel_arrives(taken=False)
+    machine.tell(Tick())
+    assert machine.clients[10].closed
+
+
+def test_who_comes_back_and_cannot_be_watched_is_closed(
+    machine: DispatcherMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may refuse to watch one more socket: the client is not kept as one that nobody would hear of."""
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    monkeypatch.setattr(machine, "register", lambda fd: os.close(-1))
+    machine.dispatcher.handle(Delivered("/other.sock", machine.parcels.pop(), "refused"))
+    assert machine.clients[10].closed
+    assert machine.dispatcher.registry.connection(10) is None
+    assert machine.dispatcher.moves.pending == 0
