@@ -95,6 +95,8 @@ class Intake:
                 # A successor has put its own in place.
                 if self._path.stat().st_ino == self._inode:
                     self._path.unlink()
+            # The number may be another file's from now on.
+            self._listening = None
         gevent.killall(list(self._greenlets))
 
     def _accept(self, listening: gsocket.socket) -> None:

@@ -100,11 +100,9 @@ class Revocations:
 
         "" if there is none. It may have come after that: then it comes back once more. Never switches greenlets.
         """
-        if not self._lately:
-            return ""
         now = self._clock()
-        self._lately = {stream: entry for stream, entry in self._lately.items() if entry[0] > now}
-        return next((self._lately[stream][1] for stream in streams if stream in self._lately), "")
+        lately = (self._lately.get(stream, (now, "")) for stream in streams)
+        return next((reason for until, reason in lately if until > now), "")
 
     def take(self, revocations: Sequence[Revocation], *, whole: bool) -> None:
         """Take what a reading has brought; whole tells that it is all there is. Tells the dispatcher of what is new."""
@@ -112,6 +110,7 @@ class Revocations:
         users = {} if whole else self._users
         streams: dict[str, str] = {}
         changed = False
+        self._lately = {stream: entry for stream, entry in self._lately.items() if entry[0] > now}
         for item in revocations:
             if item.stream is None:
                 known = users.get(item.user or "", (-1, ""))

@@ -3,6 +3,7 @@
 The directory alone would notice only when an entry expires, and could not tell a dead process from one that is slow.
 """
 
+import logging
 import socket
 from collections.abc import Callable, Iterable
 
@@ -10,6 +11,8 @@ import gevent
 from gevent import socket as gsocket
 
 from headrace.directory import ShardEntry
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str, int, str]
 
@@ -40,12 +43,17 @@ class Siblings:
         self._watching.clear()
 
     def _follow(self, key: Key, entry: ShardEntry) -> None:
-        ended = _wait_for_end(entry.path)
-        if ended and not _listens(entry.path):
-            self._died(entry)
-        # Watched again if the next snapshot still has it.
-        if self._watching.get(key) is gevent.getcurrent():
-            del self._watching[key]
+        try:
+            ended = _wait_for_end(entry.path)
+            if ended and not _listens(entry.path):
+                self._died(entry)
+        except OSError as error:
+            # As when this process may open no more files.
+            logger.info("shard %s is not watched for a moment: %s", entry.id, error)
+        finally:
+            # Watched again if the next snapshot still has it.
+            if self._watching.get(key) is gevent.getcurrent():
+                del self._watching[key]
 
 
 def _wait_for_end(path: str) -> bool:

@@ -1,0 +1,50 @@
+"""What a shard makes of the channels to its node's other shards."""
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent
+
+from headrace.directory import ShardEntry
+from shard.siblings import Siblings
+
+
+@contextmanager
+def no_free_descriptor() -> Iterator[None]:
+    """This process can open no more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, before[1]))
+    taken: list[int] = []
+    try:
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> None:
+    """Where no file can be opened for a while, a death is noticed all the same as soon as one can."""
+    path = tmp_path / "n-1.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_behind:
+        left_behind.bind(str(path))
+    entry = ShardEntry("n-1", "n", 1, str(path), "up", 10, 0, 0, "0")
+    died: list[ShardEntry] = []
+    siblings = Siblings(died.append)
+    gevent.sleep(0)
+    with no_free_descriptor():
+        siblings.watch([entry])
+        gevent.wait(timeout=1)
+    assert died == []
+    siblings.watch([entry])
+    gevent.wait(timeout=1)
+    siblings.stop()
+    assert died == [entry]
