@@ -5,10 +5,11 @@ what is allowed. Nothing here is read at import.
 """
 
 import dataclasses
+import difflib
 import ipaddress
 import resource
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,7 @@ class Settings:
             if not variable.startswith("HEADRACE_") or not text:
                 continue
             if variable not in fields:
-                raise SettingsError(f"unknown setting {variable}; allowed are {', '.join(sorted(fields))}")
+                raise SettingsError(f"unknown setting {variable}; {_instead(variable, fields)}")
             spec = fields[variable]
             try:
                 values[spec.name] = spec.metadata["parse"](text)
@@ -271,6 +272,11 @@ class Settings:
 def _spare_descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - 200)
+
+
+def _instead(variable: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(variable, allowed, n=3, cutoff=0.8)
+    return f"perhaps {' or '.join(near)}; else unset it" if near else f"allowed are {', '.join(sorted(allowed))}"
 
 
 def _default_node() -> str:

@@ -54,6 +54,13 @@ def test_unknown_variable() -> None:
         Settings.from_environ({"HEADRACE_SHARD": "3"})
 
 
+def test_misspelt_variable() -> None:
+    """A variable that is nearly a setting is told that one, and not the fifty others."""
+    with pytest.raises(SettingsError, match="perhaps HEADRACE_HEARTBEAT_INTERVAL_S") as caught:
+        Settings.from_environ({"HEADRACE_HEARTBEET_INTERVAL_S": "3"})
+    assert "HEADRACE_SECRET" not in str(caught.value)
+
+
 def test_empty_is_unset() -> None:
     """An empty variable counts as unset."""
     assert Settings.from_environ({"HEADRACE_READERS": ""}).readers == 2
