@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from headrace import publisher, tokens
+from headrace import cursor, publisher, tokens
 from headrace.errors import StreamNameError
 from headrace.settings import Settings, environ_with_file
 from headrace.stream import RESERVED_PREFIX
@@ -26,13 +26,17 @@ def sign(
     None for ever) are signed into the token. presence makes the user present, as long as the connection lasts, on
     those of the streams that it names; True means all but companion streams (`headrace.presence_stream`). secrets
     are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
-    StreamNameError for a name that cannot be a stream, or begins with `headrace:`.
+    StreamNameError for a name that cannot be a stream, or begins with `headrace:`; CursorError for a since that every
+    server would refuse.
     """
     for name in [streams] if isinstance(streams, str) else streams:
         if isinstance(name, str) and name.startswith(RESERVED_PREFIX):
             raise StreamNameError(f"{name!r} is headrace's own; choose a name that does not begin with 'headrace:'")
     token = tokens.sign(streams, secrets=_own(secrets), user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
-    return f"/streams/{token}" + ("" if since is None else f"?since={since}")
+    if since is None:
+        return f"/streams/{token}"
+    cursor.parse(str(since), 1 if isinstance(streams, str) else len(streams))
+    return f"/streams/{token}?since={since}"
 
 
 def sign_publisher(
@@ -40,7 +44,8 @@ def sign_publisher(
 ) -> str:
     """Return a token that allows its holder to `POST /publish` to the streams that match one of the patterns.
 
-    In a pattern `*` is any text and `?` one character. ttl_s is the life of the token in seconds, None for no expiry:
+    In a pattern `*` is any text and `?` one character, but neither stands for `presence:`, where joins and leaves are
+    published: spell that out for who may make them up. ttl_s is the life of the token in seconds, None for no expiry:
     until then it can only be taken back by replacing the secret. secrets are those of HEADRACE_SECRET when None. Raises
     TokenError without a secret or pattern, StreamNameError for a pattern that is empty or has over 512 bytes.
     """
