@@ -17,7 +17,7 @@ from typing import Any, Final
 import itsdangerous
 
 from headrace.errors import TokenError, TokenExpiredError
-from headrace.stream import RESERVED_PREFIX, check_name
+from headrace.stream import PRESENCE_PREFIX, RESERVED_PREFIX, check_name
 from headrace.tokens import MAX_TOKEN_CHARS, serializer
 
 SALT: Final = "headrace.publisher"
@@ -33,10 +33,12 @@ class Publisher:
     def may_publish_to(self, stream: str) -> bool:
         """Whether one of the patterns matches the whole name, every other character being literal.
 
-        None matches headrace's own streams.
+        None matches headrace's own streams; those of joins and leaves only a pattern that spells out how they begin:
+        whoever may publish to `*` may not make up who is present.
         """
+        spelt = PRESENCE_PREFIX if stream.startswith(PRESENCE_PREFIX) else ""
         return not stream.startswith(RESERVED_PREFIX) and any(
-            re.match(_expression(pattern), stream) for pattern in self.patterns
+            pattern.startswith(spelt) and re.match(_expression(pattern), stream) for pattern in self.patterns
         )
 
 
