@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
-	@echo "make up      run everything on this machine: http://127.0.0.1:8000"
+	@echo "make up      run everything on this machine: http://127.0.0.1:8000; ARGS=\"--port 8001\""
 	@echo "make example-django  an application beside it, also -flask, -fastapi, -sql: http://127.0.0.1:5000"
 	@echo "make test    format, lint, types and tests"
 	@echo "make check   the same without the tests"
@@ -24,8 +24,10 @@ help:
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# Pages of the examples, at another port, may have the streams too.
+up: export HEADRACE_ALLOWED_ORIGINS ?= http://127.0.0.1:5000,http://localhost:5000
 up: .venv
-	$(BIN)/headrace up
+	$(BIN)/headrace up $(ARGS)
 
 check: .venv
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import click
 
@@ -28,7 +28,9 @@ DEADLINE_S = 60.0
 @click.option("--headrace-port", default=8000, show_default=True, help="Where headrace does, if it is started here.")
 def main(name: str, port: int, headrace_port: int) -> None:
     """Run the example NAME, and headrace too unless it runs here already."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell's job in the background begins with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     address = f"http://127.0.0.1:{port}"
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -37,6 +39,11 @@ def main(name: str, port: int, headrace_port: int) -> None:
             up = [sys.executable, "-m", "headrace.cli", "up", "--port", str(headrace_port)]
             started.append(subprocess.Popen(up, env={"HEADRACE_ALLOWED_ORIGINS": origins, **os.environ}))
             wait(started, headrace_answers)
+        elif not headrace_allows(address):
+            raise click.ClickException(
+                f"headrace runs here, but does not let pages of {address} have its streams; stop it, then this starts "
+                f"it as it must be, or start it with HEADRACE_ALLOWED_ORIGINS={address}"
+            )
         environ = {**environ_with_file(os.environ), "PORT": str(port), "PYTHONUNBUFFERED": "1"}
         started.append(subprocess.Popen([sys.executable, str(HERE / name / "app.py")], env=environ))
         wait(started, lambda: answers(address))
@@ -55,6 +62,16 @@ def headrace_answers() -> bool:
     """Whether headrace runs here: its address is in the file that it wrote, and it is ready to serve."""
     url = environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL")
     return url is not None and answers(f"{url}/readyz")
+
+
+def headrace_allows(origin: str) -> bool:
+    """Whether the headrace that runs here lets pages of the origin have what it serves."""
+    url = environ_with_file(os.environ)["HEADRACE_PUBLIC_URL"]
+    try:
+        with urlopen(Request(f"{url}/headrace.js", headers={"Origin": origin}), timeout=2) as response:
+            return response.headers["Access-Control-Allow-Origin"] == origin
+    except OSError:
+        return False
 
 
 def answers(url: str) -> bool:

@@ -64,6 +64,18 @@ class Examples:
                 process.send_signal(signal.SIGINT)
                 process.wait(STOP_S)
 
+    def elsewhere(self, name: str) -> subprocess.CompletedProcess[str]:
+        """One of them at a port that the headrace here was not told of, until it ends."""
+        (port,) = free_ports(1)
+        return subprocess.run(
+            [sys.executable, "-m", "examples", name, "--port", str(port)],
+            cwd=self._directory,
+            env=ENVIRON | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=READY_S,
+        )
+
     def _start(self, name: str) -> None:
         port = self.addresses[name].rpartition(":")[2]
         environ = {"PYTHONPATH": str(ROOT), "HEADRACE_ALLOWED_ORIGINS": ",".join(self.addresses.values())}
@@ -164,6 +176,13 @@ def test_what_is_published_before_the_page_connects_appears_once(
     assert late.get_by_text("in between").count() == 0
     late.evaluate("release()")
     shows(late, "on the page", "in between")
+
+
+def test_an_example_says_that_headrace_would_refuse_its_pages(examples: Examples) -> None:
+    """At an origin that the running headrace does not allow it ends, with what to do, instead of a dead page."""
+    done = examples.elsewhere("sql")
+    assert done.returncode == 1
+    assert "HEADRACE_ALLOWED_ORIGINS=http://127.0.0.1:" in done.stderr
 
 
 def test_nothing_is_missed_over_a_restart_of_everything(browser: Browser, examples: Examples) -> None:
