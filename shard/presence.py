@@ -157,7 +157,9 @@ class Presence:
             left = log.expire_presence(connection, session, serial)
             if left is not None:
                 self.expired += 1
-                logger.warning("session %s has fallen silent; %d users have left with it", session, left)
+                # A shard without members lets its session fall silent; that is no news.
+                level = logging.WARNING if left else logging.DEBUG
+                logger.log(level, "session %s has fallen silent; %d users have left with it", session, left)
 
     def _rest(self) -> None:
         """Until there is something to tell, or a beat is due; at least the interval, in which more gathers. Yields."""
