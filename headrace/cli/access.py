@@ -5,9 +5,13 @@ import click
 import headrace
 from headrace.cli.command import connect, main, read_settings
 from headrace.disconnect import DEFAULT_REASON
+from headrace.errors import UsageError
 
 
-@main.command(epilog="Example: headrace disconnect --user ada --reason 'signed out'")
+@main.command(
+    short_help="Close a user's connections, or those to a stream.",
+    epilog="Example: headrace disconnect --user ada --reason 'signed out'",
+)
 @click.option("--user", default=None, help="Close the user's connections and refuse its tokens issued until now.")
 @click.option("--stream", default=None, help="Close the connections to the stream, which may come back.")
 @click.option("--reason", default=DEFAULT_REASON, show_default=True, help="What the clients are told.")
@@ -19,11 +23,13 @@ def disconnect(user: str | None, stream: str | None, reason: str, skew: float) -
 
     The same as headrace.disconnect in your application's own transaction.
     """
+    if user == "":
+        raise UsageError("the user must not be empty; perhaps a variable of the shell is not set")
     with connect() as connection:
         headrace.disconnect(connection, user=user, stream=stream, reason=reason, skew_s=skew)
 
 
-@main.command(epilog="Example: headrace publisher 'room:*' --ttl 3600")
+@main.command(short_help="Print a token for POST /publish.", epilog="Example: headrace publisher 'room:*' --ttl 3600")
 @click.argument("patterns", nargs=-1, required=True)
 @click.option(
     "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"

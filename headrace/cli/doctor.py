@@ -13,7 +13,10 @@ from headrace.doctor.finding import Finding, Level
 from headrace.logs import Redaction
 
 
-@main.command(epilog="Example: headrace doctor    or, in a script: headrace doctor --json | jq '.[].level'")
+@main.command(
+    short_help="Look for what is wrong, and say what to do.",
+    epilog="Example: headrace doctor    or, in a script: headrace doctor --json | jq '.[].level'",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def doctor(as_json: bool) -> None:
     """Look at PostgreSQL, Redis, the shards, this machine and the front door, and say what to do.

@@ -21,7 +21,10 @@ def up(host: str, port: int, shards: int, router_workers: int, node: str | None)
     sys.exit(supervisor.up(os.environ, host=host, port=port, shards=shards, router_workers=router_workers, node=node))
 
 
-@main.command(epilog="Example: headrace restart web1-0    or, all shards of this node: headrace restart")
+@main.command(
+    short_help="Replace shard processes, one by one.",
+    epilog="Example: headrace restart web1-0    or, all shards of this node: headrace restart",
+)
 @click.argument("shards", nargs=-1)
 def restart(shards: tuple[str, ...]) -> None:
     """Replace the processes of SHARDS, or of all, one after the other. No client reconnects.
@@ -33,7 +36,7 @@ def restart(shards: tuple[str, ...]) -> None:
     click.echo(f"restarted {', '.join(shards or done)}")
 
 
-@main.command(epilog="Example: headrace scale 4")
+@main.command(short_help="Add shards, or remove the last ones.", epilog="Example: headrace scale 4")
 @click.argument("count", type=click.IntRange(1, 64))
 def scale(count: int) -> None:
     """Have COUNT shards on this node, adding some or removing the last ones. No client reconnects.

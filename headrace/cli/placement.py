@@ -8,7 +8,10 @@ from headrace.cli.command import aligned, main, open_operations
 from headrace.errors import UsageError
 
 
-@main.command(epilog="Example: headrace drain web1-0    or: headrace drain --node web1 --over 120")
+@main.command(
+    short_help="Move a shard's or a node's clients elsewhere.",
+    epilog="Example: headrace drain web1-0    or: headrace drain --node web1 --over 120",
+)
 @click.argument("shard", required=False)
 @click.option("--node", default=None, help="Drain all shards of this node; its clients go to other nodes.")
 @click.option(
@@ -30,7 +33,10 @@ def drain(shard: str | None, node: str | None, over_s: float) -> None:
         click.echo(f"{shard} is drained")
 
 
-@main.command(epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1")
+@main.command(
+    short_help="Let a drained shard or node serve again.",
+    epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1",
+)
 @click.argument("shard", required=False)
 @click.option("--node", default=None, help="Let all shards of this node serve again.")
 def undrain(shard: str | None, node: str | None) -> None:
@@ -44,16 +50,20 @@ def undrain(shard: str | None, node: str | None) -> None:
         click.echo(f"{shard} is up")
 
 
-@main.command(epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0")
+@main.command(
+    short_help="Move a slot to a shard, with its connections.",
+    epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0",
+)
 @click.argument("what", metavar="STREAM|SLOT")
 @click.argument("shard")
 def move(what: str, shard: str) -> None:
     """Move a slot, given by number or by a stream in it, to SHARD with all its connections. No client reconnects."""
     number = open_operations().move(what, shard)
-    click.echo(f"slot {number} is served by {shard}")
+    of = "" if what == str(number) else f", that of {what!r},"
+    click.echo(f"slot {number}{of} is served by {shard}")
 
 
-@main.command(epilog="Example: headrace rebalance --dry-run")
+@main.command(short_help="Spread the slots evenly over the shards.", epilog="Example: headrace rebalance --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only show the plan.")
 def rebalance(dry_run: bool) -> None:
     """Spread the slots evenly over the shards that are up, with their connections. No client reconnects.

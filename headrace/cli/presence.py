@@ -6,7 +6,10 @@ import headrace
 from headrace.cli.command import connect, main
 
 
-@main.command(epilog="Example: headrace members room:1; follow with: headrace tail presence:room:1")
+@main.command(
+    short_help="Print who is present on a stream.",
+    epilog="Example: headrace members room:1; follow with: headrace tail presence:room:1",
+)
 @click.argument("stream")
 @click.option("--count", is_flag=True, help="Print only how many they are.")
 def members(stream: str, count: bool) -> None:

@@ -23,7 +23,10 @@ _NODE_COLUMNS: Final = ("name", "state", "shards", "connections", "capacity")
 _PATIENCE_S: Final = 3.0
 
 
-@main.command(epilog="Example: headrace status --json | jq '.shards[].connections'")
+@main.command(
+    short_help="Show nodes, shards and what is moving.",
+    epilog="Example: headrace status --json | jq '.shards[].connections'",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:

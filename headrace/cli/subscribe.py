@@ -30,7 +30,9 @@ def url(
     click.echo(_path(streams, since, user, audiences, ttl, presence))
 
 
-@main.command(epilog="Example: headrace tail room:1 --since all")
+@main.command(
+    short_help="Print the events of streams as they come.", epilog="Example: headrace tail room:1 --since all"
+)
 @click.argument("streams", nargs=-1, required=True)
 @click.option("--since", default=None, help="Where to begin: an id, `now` or `all`.  [default: now]")
 @click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")

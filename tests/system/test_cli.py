@@ -110,6 +110,7 @@ def test_migrate_again(running_up: Up) -> None:
         (["url", "a", "--ttl", "0"], "ttl"),
         (["drain", "nobody"], "no shard 'nobody'"),
         (["move", "a", "nobody"], "no shard 'nobody'"),
+        (["disconnect", "--user", ""], "must not be empty"),
     ],
 )
 def test_bad_input(running_up: Up, arguments: list[str], says: str) -> None:
