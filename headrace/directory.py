@@ -39,11 +39,11 @@ class ShardEntry:
     path is its hand-off socket on its node; capacity and connections count clients; streams counts those with a
     subscriber here; lag_s is how far its delivery is behind the log. last_error is a sentence about the last thing that
     went wrong, empty when nothing has; database_error is about what is wrong with PostgreSQL now; canary is what came
-    of its last canary, empty without one. events_s and deliveries_s are rates a second;
-    latency_p50_ms and latency_p99_ms are of the last seconds, from publishing to the socket, 0 without a delivery.
-    blocked counts clients whose socket is full; slowest has those who have been longest so, a line each of address,
-    seconds and user. targets says where connections are on their way to, `<id>:<count>` with blanks between. wish is
-    why it is to be empty: "shard" when an operator drains it, the seconds that this may take when it is the whole node.
+    of its last canary, empty without one. events_s and deliveries_s are rates a second; latency_p50_ms
+    and latency_p99_ms are of the last seconds, from publishing to the socket, 0 without a delivery. blocked counts
+    clients whose socket is full; slowest has those who have been longest so, a line each of address, seconds and user.
+    targets says where connections are on their way to, `<id>:<count>` with blanks between. wish is why it is to be
+    empty: "shard" when an operator drains it, the seconds that this may take when it is the whole node.
     born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
     unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
     started_ms is wall time, for processes of version 0.1, which know no other.

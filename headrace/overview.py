@@ -69,7 +69,9 @@ def _moves(shard: ShardEntry) -> Iterator[dict[str, Any]]:
     """The connections that are on their way from a shard; a successor of it has the same id."""
     for target in shard.targets.split():
         id_, _, count = target.rpartition(":")
-        yield {"from": shard.id, "to": id_, "connections": int(count)}
+        # The last of many is cut where the entry's text ends.
+        if id_ and count.isdecimal():
+            yield {"from": shard.id, "to": id_, "connections": int(count)}
 
 
 def _slow(shard: ShardEntry) -> Iterator[dict[str, Any]]:

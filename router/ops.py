@@ -82,7 +82,7 @@ class Ops:
             logger.log(
                 logging.INFO if response.status == 204 else logging.WARNING,
                 "operator signs in",
-                extra={"request_id": request.id, "peer": request.peer, "status": response.status},
+                extra={"request_id": request.id, "peer": self._host(request), "status": response.status},
             )
             return response
 
@@ -115,7 +115,7 @@ class Ops:
             if _shown(plans)["epoch"] != body.get("epoch"):
                 raise StaleError()
             action, shard = body["action"], str(body.get("shard", ""))
-            about = {"request_id": request.id, "peer": request.peer, "action": action, "shard": shard}
+            about = {"request_id": request.id, "peer": self._host(request), "action": action, "shard": shard}
             logger.warning("operator acts", extra=about)
             operations = self._operations()
             done: Mapping[str, Callable[[], None]] = {

@@ -8,7 +8,8 @@
 --                                   and is removed at the next claim
 --   headrace:shard:<id>     hash    node, pid, path, state, capacity, connections, streams, version, lag_s,
 --                                   last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish,
---                                   database_error, canary, latency_p50_ms, latency_p99_ms, blocked, slowest (all text). Expires: each register() is one heartbeat
+--                                   database_error, canary, latency_p50_ms, latency_p99_ms, blocked, slowest (all text).
+--                                   Expires: each register() is one heartbeat
 --   headrace:crowds:<id>    hash    stream -> connections that it leads on this shard: the hot streams of its node, and
 --                                   those that may become hot; at most 128. Written anew by each report; expires like
 --                                   the entry

@@ -109,7 +109,8 @@ def reserved(stack: Stack) -> None:
         watcher.wait(lambda watcher=watcher: len(watcher.events) >= 3, "three overviews")  # type: ignore[misc]
     times = [json.loads(event.data)["at"] for event in watchers[0].events]
     assert min(later - earlier for earlier, later in pairwise(times)) >= (INTERVAL_S - 0.5) * 1000
-    assert not uninvited.events
+    stack.database.publish(OPS_STREAM, "for everybody")
+    assert [event.data for event in uninvited.wait_for(1)] == ["for everybody"]
 
 
 def plans(router: Router, stack: Stack) -> None:

@@ -15,7 +15,7 @@ ENTRY = ShardEntry("n-0", "n", 10, "/run/n-0.sock", "up", 100, 3, 2, "0.2.0")
 def test_an_overview_tells_of_every_shard_and_what_is_wrong() -> None:
     """Slots are counted by their owners, moves and slow clients are told one by one, and all of it is JSON."""
     worse = dataclasses.replace(
-        ENTRY, id="n-1", state="draining", targets="n-0:7", blocked=1, slowest="192.0.2.7:9 12 ada lovelace",
+        ENTRY, id="n-1", state="draining", targets="n-0:7 n-2:", blocked=1, slowest="192.0.2.7:9 12 ada lovelace",
         last_error="it broke", database_error="no answer", latency_p99_ms=7.5,
     )  # fmt: skip
     snapshot = Snapshot(("g", 3), (ENTRY, worse), {"n": {1: "n-0", 2: "n-1", 3: "n-1"}}, hot={"n": {"news": 5, "b": 9}})
