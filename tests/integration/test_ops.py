@@ -106,7 +106,7 @@ def reserved(stack: Stack) -> None:
     assert status == 200
     watchers = [stack.connect(found["src"]) for _ in range(2)]
     for watcher in watchers:
-        watcher.wait(lambda watcher=watcher: len(watcher.events) >= 3, "three overviews")  # type: ignore[misc]
+        watcher.wait(lambda watcher=watcher: len(watcher.events) >= 3, "three overviews", 30)  # type: ignore[misc]
     times = [json.loads(event.data)["at"] for event in watchers[0].events]
     assert min(later - earlier for earlier, later in pairwise(times)) >= (INTERVAL_S - 0.5) * 1000
     stack.database.publish(OPS_STREAM, "for everybody")
