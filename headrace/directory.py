@@ -198,9 +198,13 @@ class Directory:
         self._call("undrain_node", node)
 
     def report(self, entry: ShardEntry, report: Report) -> bool:
-        """Write what a shard counts; False if the directory had lost what was held and needs a whole report."""
+        """Write what a shard counts; False if the directory had lost what was held and needs a whole report.
+
+        False also where the entry is another process's by now, whose counts are not to be mixed with these.
+        """
         value = {
             "id": entry.id,
+            "pid": str(entry.pid),
             "node": entry.node,
             "expiry_ms": int(self._expiry_s * 1000),
             "crowds": report.crowds,

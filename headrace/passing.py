@@ -206,7 +206,11 @@ class Channels:
 
 
 def _connect(path: str) -> socket.socket | Passed:
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        # As when this process may open no more files: it still has the client, and another channel may be idle soon.
+        return Passed(Outcome.UNREACHABLE, str(error))
     try:
         # Connecting locally is immediate; only a full backlog would wait, that is, a shard that accepts nothing.
         channel.setblocking(False)

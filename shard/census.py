@@ -40,6 +40,9 @@ class Census:
                 report = Report(crowds, self._hot_connections, max(1, self._hot_connections // 2), whole, held, arrived)
                 if not directory.report(entry, report):
                     self._whole = True
+                    if whole:
+                        # The entry was another process's at that moment: the next beat finds out whose it is.
+                        return
                 elif max(len(held), len(arrived)) < MOST_AT_ONCE:
                     return
         except DirectoryUnavailableError:

@@ -327,11 +327,15 @@ local function weigh(node, crowds, high, low)
   end
 end
 
--- {"id", "node", "expiry_ms", "crowds": {stream: count} or null, "high", "low", "whole": whether `held` is all of it,
+-- {"id", "pid", "node", "expiry_ms", "crowds": {stream: count} or null, "high", "low", "whole": whether `held` is all of it,
 --  "held": {who: count, 0 for none}, "arrived": [[who, request id]...], whose connections are in `held`}
 local function report()
   local told = cjson.decode(ARGV[3])
   local key = held_key(told.id)
+  -- A process and its successor have one id between them, and keys of one name.
+  if redis.call("HGET", entry_key(told.id), "pid") ~= told.pid then
+    return 0
+  end
   if told.whole then
     redis.call("DEL", key)
     redis.call("HSET", key, "", "")

@@ -448,6 +448,17 @@ def test_every_key_expires_but_the_lasting_ones(directory: Directory, redis_serv
     assert lasting == {"headrace:epoch", "headrace:shards", "headrace:drained", "headrace:drained:nodes"}
 
 
+def test_a_predecessor_spoils_no_counts(directory: Directory) -> None:
+    """What a process reports under an id that its successor has registered by then is not taken."""
+    directory.register(entry("s1", pid=1))
+    assert report(directory, "s1", whole=True, held={"user:ada": 1})
+    directory.register(entry("s1", pid=2))
+    late = Report(None, 100, 50, True, {"user:ada": 2}, ())
+    assert not directory.report(entry("s1", pid=1), late)
+    assert directory.report(entry("s1", pid=2), dataclasses.replace(late, held={}))
+    assert directory.admit("r", {"user:ada": 1}) == ""
+
+
 def test_one_id_for_many_requests_counts_many_times(directory: Directory) -> None:
     """The request id is the client's to choose: giving the same again does not get round the limit."""
     assert directory.admit("r", {"user:ada": 2}) == ""

@@ -11,6 +11,7 @@ from headrace.handoff import Answer, Handoff
 from headrace.passing import Channels, Outcome
 from headrace.tokens import Context
 from tests.fixtures import scripted_shard
+from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.scripted_shard import Script, ScriptedShard
 
 MESSAGE = handoff.encode(Handoff((("room:1", 3),), Context(), "r", "h:1"))
@@ -171,6 +172,16 @@ def test_what_cannot_be_connected_is_unreachable(
         assert channels.give(path, MESSAGE, pair[0]).outcome is Outcome.UNREACHABLE
         assert not channels.reachable(path)
     dead.unlink()
+    assert open_to(*pair)
+
+
+def test_without_a_free_descriptor_the_client_stays_ours(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A process that can open no channel can still answer its client."""
+    with no_free_descriptor():
+        assert give(channels, shard, pair[0]) is Outcome.UNREACHABLE
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
     assert open_to(*pair)
 
 

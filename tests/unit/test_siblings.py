@@ -1,34 +1,13 @@
 """What a shard makes of the channels to its node's other shards."""
 
-import os
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import gevent
 
 from headrace.directory import ShardEntry
 from shard.siblings import Siblings
-
-
-@contextmanager
-def no_free_descriptor() -> Iterator[None]:
-    """This process can open no more files."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, before[1]))
-    taken: list[int] = []
-    try:
-        try:
-            while True:
-                taken.append(os.dup(0))
-        except OSError:
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for descriptor in taken:
-            os.close(descriptor)
+from tests.fixtures.descriptors import no_free_descriptor
 
 
 def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> None:
