@@ -1,8 +1,9 @@
 """A few connections to PostgreSQL, for what a router publishes; nothing else in a router asks PostgreSQL anything."""
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+import time
+from collections.abc import Sequence
+from typing import Any, Final
 
 import gevent
 import psycopg
@@ -13,7 +14,6 @@ from headrace.errors import DatabaseUnavailableError
 logger = logging.getLogger(__name__)
 
 SIZE: Final = 4
-T = TypeVar("T")
 
 
 class Database:
@@ -29,19 +29,24 @@ class Database:
         self._places = BoundedSemaphore(SIZE)
         self._idle: list[psycopg.Connection[Any]] = []
 
-    def transaction(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        """Run work in a READ COMMITTED transaction of its own and return what it returns, committed. Yields.
+    def fetch(self, statement: str, parameters: Sequence[object]) -> tuple[Any, ...]:
+        """Run one statement in a READ COMMITTED transaction of its own and return its first row, committed. Yields.
+
+        The commit travels in the same message. So the server waits for nobody while it holds the statement's locks,
+        also when this process stops or the network loses what follows.
 
         Raises DatabaseUnavailableError if that does not come about in time, when it may have been committed or not, and
         psycopg.Error where PostgreSQL refuses, when it was not.
         """
+        deadline = time.monotonic() + self._deadline_s
         with gevent.Timeout(self._deadline_s, DatabaseUnavailableError()), self._places:
-            connection = self._begin()
+            connection = self._begin(deadline)
             kept = False
             try:
                 try:
-                    result = work(connection)
-                    connection.execute("commit")
+                    # Several statements are one message only where the client puts in the parameters.
+                    cursor = psycopg.ClientCursor(connection).execute(f"{statement}; commit".encode(), parameters)
+                    row = cursor.fetchone()
                     kept = True
                 except psycopg.OperationalError:
                     raise
@@ -58,18 +63,19 @@ class Database:
                     self._idle.append(connection)
                 else:
                     connection.close()
-            return result
+            assert row is not None
+            return tuple(row)
 
     def close(self) -> None:
         """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
-    def _begin(self) -> psycopg.Connection[Any]:
+    def _begin(self, deadline: float) -> psycopg.Connection[Any]:
         """A connection in a transaction. Nothing is lost with one that turns out to be dead, so another is tried."""
         # The server gives up first, so that what is refused for its slowness is not committed later; and also when it
-        # hears no more of us, or whoever tries again with the same key would wait for a lock that nobody frees.
-        limit_ms = int(self._deadline_s * 800)
+        # hears no more of us.
+        limit_ms = max(1, int((deadline - time.monotonic()) * 800))
         begin = (
             f"begin isolation level read committed; set local statement_timeout = {limit_ms}; "
             f"set local idle_in_transaction_session_timeout = {limit_ms}"

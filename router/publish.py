@@ -82,13 +82,8 @@ class Publish:
             return []
         columns = [list(column) for column in zip(*events, strict=True)]
         stored = _digest([publisher.patterns, key]) if key else None
-
-        def work(connection: psycopg.Connection[Any]) -> list[int]:
-            row = connection.execute(_ONCE, (stored, _digest(events), *columns)).fetchone()
-            assert row is not None
-            return list(row[0])
-
-        return self._database.transaction(work)
+        (ids,) = self._database.fetch(_ONCE, (stored, _digest(events), *columns))
+        return list(ids)
 
 
 def read_events(body: bytes) -> tuple[bool, list[Event]]:

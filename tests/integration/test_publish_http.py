@@ -232,6 +232,26 @@ def test_while_postgresql_is_away(
         router.remove()
 
 
+def test_nobody_waits_for_a_router_that_has_fallen_silent(
+    database: Database, database_url: str, shared_redis: RedisServer, postgres_proxy: Proxy
+) -> None:
+    """Whatever of a request is lost on the way to PostgreSQL, its streams are not locked, and its key is free."""
+    router = Router(database_url=postgres_proxy.url(database_url), redis_url=shared_redis.url, publish_deadline_s=1.5)
+    outside = Outside(router, database)
+    try:
+        assert outside.post(event("s"), "k1") == (200, {"id": 1})
+        postgres_proxy.deafen_at(b"commit\0")
+        assert outside.post(event("s"), "k2")[0] == 503
+        with database.connection.transaction():
+            database.connection.execute("set local lock_timeout = '1s'")
+            assert headrace.publish_now(database.connection, "s", "2") == 2
+        postgres_proxy.resume()
+        assert outside.post(event("s"), "k2") == (200, {"id": 3})
+        assert outside.post(event("s"), "k2") == (200, {"id": 3})
+    finally:
+        router.remove()
+
+
 def test_without_a_database_url_it_is_off(shared_redis: RedisServer) -> None:
     """A router that is given no database publishes for nobody."""
     router = Router(redis_url=shared_redis.url)
