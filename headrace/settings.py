@@ -181,7 +181,7 @@ class Settings:
     listen_proof_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
     publish_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
     idempotency_keep_s: float = _setting(86_400.0, _seconds(60, 90 * 86_400))
-    revocation_interval_s: float = _setting(0.25, _seconds(0.02, 1))
+    revocation_interval_s: float = _setting(0.5, _seconds(0.02, 1))
     prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
     prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
     # From so many publishing transactions a second on, one shard notifies for all of them, at this interval. 0: never.

@@ -383,6 +383,9 @@ class Dispatcher:
 
     def _rows(self, message: Rows) -> None:
         read = message.read
+        if read.kind is not ReadKind.SWEEP and not self._revocations.current():
+            self._ask_again(read)
+            return
         self._busy[read.kind] = False
         self._suspects.difference_update(read.streams)
         self.delivery.counters.begin()
@@ -448,6 +451,14 @@ class Dispatcher:
                 self.delivery.dirty.update(dict.fromkeys(read.streams))
         else:
             logger.error("a %s read failed, the next sweep tries again: %s", read.kind.value, message.error)
+
+    def _ask_again(self, read: Read) -> None:
+        """What a read that was kept waiting shows, somebody may no longer see: repeat it when that is known."""
+        resting = self._resting
+        self._give_back(read)
+        self._resting = resting
+        if read.kind is ReadKind.LIVE:
+            self.delivery.dirty.update(dict.fromkeys(read.streams))
 
     def _give_back(self, read: Read) -> None:
         """A read came to nothing: keep what it was for, until the sweep asks again."""

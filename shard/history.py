@@ -161,9 +161,11 @@ class History:
         try:
             with gevent.Timeout(self._settings.write_deadline_s):
                 answer = found if isinstance(found, Answer) else self._page(handoff, *found)
-                # A predicate may have waited; what was revoked meanwhile counts.
+                # PostgreSQL or a predicate may have waited; what was revoked meanwhile counts.
                 if self._revocations.refuses(handoff.context):
                     answer = REVOKED
+                elif not self._revocations.current():
+                    answer = AWAY
                 client.sendall(answer.encode(handoff.headers))
                 self.pages += 1
         except (OSError, gevent.Timeout) as error:

@@ -6,9 +6,10 @@ Rules, which together leave no way round a revocation:
    comes from another shard, is looked at again when the dispatcher takes it, and is told goodbye.
 2. With every reading that brings something new, the dispatcher looks at all its connections. What is on its way to
    another shard is looked at there (1), or here when it comes back.
-3. Events are read from the log only while the last reading is at most LEASE_S old (`current`). So a shard that starts,
-   or that has lost just the connection that revocations come over, delivers nothing instead of too much; one that
-   has lost PostgreSQL altogether keeps to what it knows, and has no newer events either.
+3. What is read from the log is delivered only while the last reading is at most LEASE_S old (`current`); a read that
+   answers later, since it had to wait for PostgreSQL, is asked again. So a shard that starts, or that has lost just
+   the connection that revocations come over, delivers nothing instead of too much; one that has lost PostgreSQL
+   altogether keeps to what it knows, and has no newer events either.
 4. A connection that is lost is replaced and everything is read from the beginning: the new one may lead to another
    server, whose transactions count differently.
 
@@ -38,6 +39,8 @@ from shard.messages import Message, Revised
 logger = logging.getLogger(__name__)
 
 LEASE_S: Final = 3.0
+NEWS_DEADLINE_S: Final = 2.0
+"""For a reading of what is new, which is little. With the pause before it, less than the lease."""
 RELOAD_S: Final = 3600.0
 """After so long all is read anew, and what PostgreSQL has forgotten is forgotten here."""
 MOVING_S: Final = 30.0
@@ -123,7 +126,11 @@ class Revocations:
                     streams[item.stream] = item.reason
                 self._lately[item.stream] = now + MOVING_S - item.age_ms / 1000, item.reason
         read = {item.id for item in revocations if item.stream is not None}
-        self._seen = read if whole else self._seen | read
+        if whole:
+            self._seen = read
+            self._lately = {stream: entry for stream, entry in self._lately.items() if entry[0] > now}
+        else:
+            self._seen |= read
         self._users = users
         regained = not self.current()
         self._current_until = now + LEASE_S
@@ -151,9 +158,11 @@ class Revocations:
         """Read from the beginning, then what is new, until the connection fails. Yields."""
         floor, reload_at = log.FIRST_FLOOR, self._clock() + RELOAD_S
         while True:
-            with gevent.Timeout(self._settings.read_deadline_s):
+            whole = floor == log.FIRST_FLOOR
+            # A connection on which nothing comes back any more holds up events from the end of the lease on.
+            with gevent.Timeout(self._settings.read_deadline_s if whole else NEWS_DEADLINE_S):
                 next_floor, revocations = log.read_revocations(connection, floor)
-            self.take(revocations, whole=floor == log.FIRST_FLOOR)
+            self.take(revocations, whole=whole)
             floor = next_floor
             if self.last_error:
                 logger.warning("revocations are read again")

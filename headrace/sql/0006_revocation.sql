@@ -60,6 +60,8 @@ comment on function headrace.date_revocation() is 'Constraint trigger: dates a t
 create constraint trigger date_revocation after insert on headrace.revocation
     deferrable initially deferred
     for each row execute function headrace.date_revocation();
+-- Also in a session of a logical replication worker, which fires no ordinary trigger.
+alter table headrace.revocation enable always trigger date_revocation;
 
 -- Closes connections on every node when, and only if, this transaction commits: those of a user, whose tokens issued
 -- before the commit are refused from then on; or those that are subscribed to a stream, which may come back. Give one.

@@ -56,6 +56,15 @@ def test_the_time_is_that_of_the_commit(database_url: str, reader: Any) -> None:
     assert meanwhile < before <= found.issued_to_ms < after
 
 
+def test_a_replication_worker_dates_it_too(reader: Any) -> None:
+    """A session that fires no ordinary triggers disconnects like any other."""
+    reader.execute("set session_replication_role = replica")
+    before = int(now_ms(reader))
+    headrace.disconnect(reader, user="ada")
+    (found,) = read(reader)
+    assert found.issued_to_ms >= before
+
+
 def test_skew_moves_it(database_url: str, reader: Any) -> None:
     """Tokens issued up to the skew afterwards are refused as well."""
     with psycopg.connect(database_url) as connection:

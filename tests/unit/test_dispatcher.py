@@ -177,3 +177,29 @@ def test_who_comes_back_and_cannot_be_watched_is_closed(
     assert machine.clients[10].closed
     assert machine.dispatcher.registry.connection(10) is None
     assert machine.dispatcher.moves.pending == 0
+
+
+@pytest.mark.parametrize("kind", [ReadKind.LIVE, ReadKind.CATCH_UP])
+def test_a_read_that_was_kept_waiting_is_asked_again(machine: DispatcherMachine, kind: ReadKind) -> None:
+    """What comes when revocations are no longer known reaches nobody; when they are, it is read anew."""
+    machine.begin(ring=0)
+    machine.commit("a", [None] * 9, True)
+    machine.calm()
+    if kind is ReadKind.CATCH_UP:
+        machine.connect(("a",), 9)
+        machine.dispatcher.settle_up()
+        machine.dispatcher.settle_up()
+    else:
+        machine.commit("a", [None], True)
+        machine.dispatcher.settle_up()
+    assert [read.kind for read in machine.reads] == [kind]
+    before = [client.bytes for client in machine.clients.values()]
+    machine.knows_revocations = False
+    machine.answer_now()
+    machine.dispatcher.settle_up()
+    assert [client.bytes for client in machine.clients.values()] == before
+    assert machine.reads == []
+    machine.knows_revocations = True
+    machine.calm()
+    head = b"data: a10\n" if kind is ReadKind.LIVE else b"data: a9\n"
+    assert [client.bytes.count(head) for client in machine.clients.values()] == [1] * len(before)

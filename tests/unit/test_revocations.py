@@ -95,6 +95,8 @@ def test_who_was_between_shards_is_disconnected_on_arrival(house: House) -> None
     house.take(of_stream("s", age_ms=10_000))
     assert house.revocations.missed(["t", "s"]) == "closed"
     assert house.revocations.missed(["t"]) == ""
+    house.take(whole=True)
+    assert house.revocations.missed(["s"]) == "closed"
     house.now += MOVING_S - 10
     assert house.revocations.missed(["s"]) == ""
 
