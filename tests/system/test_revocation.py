@@ -121,7 +121,8 @@ def test_a_connection_between_shards_is_found(
     start_stack: StartStack, database: Database, what: dict[str, str]
 ) -> None:
     """Who is on its way to another shard at the commit is shown out on arrival, and gets no event there."""
-    stack = start_stack(2, handoff_deadline_s=30, directory_expiry_s=60)
+    # So often that the taker asks as soon as it wakes, before it has any event for who arrives.
+    stack = start_stack(2, handoff_deadline_s=30, directory_expiry_s=60, revocation_interval_s=0.02)
     client = stack.subscribe("room:0", user="ada")
     giver = stack.holder(client)
     (taker,) = [shard for shard in stack.shards if shard is not giver]
