@@ -179,12 +179,8 @@ class Ops:
         if self._database is None:
             return "all"
 
-        def head(connection: psycopg.Connection[Any]) -> int:
-            row = connection.execute(_HEAD, (OPS_STREAM,)).fetchone()
-            return int(row[0]) if row else 0
-
         try:
-            newest = self._database.transaction(head)
+            (newest,) = self._database.fetch(_HEAD, (OPS_STREAM,))
         except (DatabaseUnavailableError, psycopg.Error):
             return "now"
         return str(newest - HISTORY) if newest > HISTORY else "all"
