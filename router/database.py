@@ -40,12 +40,18 @@ class Database:
         """
         deadline = time.monotonic() + self._deadline_s
         with gevent.Timeout(self._deadline_s, DatabaseUnavailableError()), self._places:
-            connection = self._begin(deadline)
+            if deadline - time.monotonic() < self._deadline_s / 4:
+                raise DatabaseUnavailableError()  # too late to begin
+            connection = self._begin()
             kept = False
             try:
                 try:
+                    # The server gives up first, so that what is refused for its slowness is not committed later.
+                    limit_ms = max(1, int((deadline - time.monotonic()) * 800))
+                    message = f"set local statement_timeout = {limit_ms}; {statement}; commit"
                     # Several statements are one message only where the client puts in the parameters.
-                    cursor = psycopg.ClientCursor(connection).execute(f"{statement}; commit".encode(), parameters)
+                    cursor = psycopg.ClientCursor(connection).execute(message.encode(), parameters)
+                    cursor.nextset()
                     row = cursor.fetchone()
                     kept = True
                 except psycopg.OperationalError:
@@ -71,14 +77,12 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
-    def _begin(self, deadline: float) -> psycopg.Connection[Any]:
+    def _begin(self) -> psycopg.Connection[Any]:
         """A connection in a transaction. Nothing is lost with one that turns out to be dead, so another is tried."""
-        # The server gives up first, so that what is refused for its slowness is not committed later; and also when it
-        # hears no more of us.
-        limit_ms = max(1, int((deadline - time.monotonic()) * 800))
+        # The server also gives up when it hears no more of us.
         begin = (
-            f"begin isolation level read committed; set local statement_timeout = {limit_ms}; "
-            f"set local idle_in_transaction_session_timeout = {limit_ms}"
+            "begin isolation level read committed; "
+            f"set local idle_in_transaction_session_timeout = {int(self._deadline_s * 800)}"
         )
         while self._idle:
             connection = self._idle.pop()
