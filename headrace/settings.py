@@ -275,8 +275,8 @@ def _spare_descriptors() -> int:
 
 
 def _instead(variable: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(variable, allowed, n=3, cutoff=0.8)
-    return f"perhaps {' or '.join(near)}; else unset it" if near else f"allowed are {', '.join(sorted(allowed))}"
+    near = difflib.get_close_matches(variable, allowed, n=1, cutoff=0.8)
+    return f"perhaps {near[0]} is meant; else unset it" if near else f"allowed are {', '.join(sorted(allowed))}"
 
 
 def _default_node() -> str:
