@@ -37,6 +37,7 @@ from headrace.errors import (
     UsageError,
 )
 
+LAST_WORDS = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
 OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 0.5
@@ -230,6 +231,7 @@ def _connected(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         try:
             yield connection
         except psycopg.OperationalError as error:
-            if not connection.broken:
+            # What a server says before it hangs up may come before libpq has noticed that.
+            if not connection.broken and not isinstance(error, LAST_WORDS):
                 raise
             raise DatabaseUnavailableError(f"the connection to PostgreSQL was lost: {error}") from error

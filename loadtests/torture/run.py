@@ -1,5 +1,6 @@
 """One run from start to verdict: the composition root of the torture."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -241,6 +242,8 @@ class Run:
         assert self._subscribing is not None
         verdict, system, owed = self._verdict, self._system, self._owed()
         histories = [subscriber.history for subscriber in self._subscribing.subscribers]
+        if not system.shard_of:
+            raise RuntimeError("no line of the log tells which shard a client was handed to; has their form changed?")
         endings: Counter[str] = Counter()
         for history in histories:
             for session in history.sessions:
@@ -272,7 +275,8 @@ class Run:
             for f in self._verdict.faults
             if f.since - 1 <= at <= (f.until or at) + 6
         ]
-        said = self._system.around(violation.at, violation.request_id)
+        ended = re.search(r"\| (\S+) \(pid \d+\) ended", violation.text)
+        said = self._system.around(violation.at, violation.request_id, ended[1] if ended else "")
         lines = said if len(said) <= 24 else [*said[:12], "  …", *said[-12:]]
         when = f"at {at:.2f} s" if violation.at else "at the end"
         head = f"{violation}\n  {when}; faults around: {'; '.join(near) or 'none'}"

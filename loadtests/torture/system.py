@@ -28,12 +28,13 @@ from loadtests.torture.plan import Plan
 from loadtests.torture.wire import Wire
 
 NODE: Final = "t"
-_HANDED: Final = re.compile(r"hand-off accepted: request (\S+) of .*, shard ([^,\s]+)")
+_COMMONPLACE: Final = ("outcome=accepted", "client taken", "client closed")
+_HANDED: Final = re.compile(r" hand-off .*\boutcome=accepted .*\brequest_id=(\S+) shard=(\S+)")
 _ENDED: Final = re.compile(r"^up\s+\| (\S+) \(pid (\d+)\) (ended with|was not ready)")
 _ALARMING: Final = (
     "could not handle",
     "could not write to",
-    "CRITICAL",
+    "[critical",
     "Error handling request",
     "Exception in worker",
 )
@@ -189,13 +190,13 @@ class System:
         words = (done.stdout + done.stderr).strip().splitlines()
         return f"{' '.join(arguments)} ({done.returncode}{': ' + words[-1][:100] if done.returncode and words else ''})"
 
-    def around(self, at: float, request_id: str = "", within_s: float = 2.0) -> list[str]:
-        """What the processes said at about that time, and what was said of the request at any time."""
+    def around(self, at: float, request_id: str = "", process: str = "", within_s: float = 2.0) -> list[str]:
+        """What the processes, or one of them, said at about that time, and what of the request at any time."""
         chosen = []
         for said, line in self.lines:
-            ours = bool(request_id) and f"request {request_id} " in line
-            near = abs(said - at) <= within_s and "hand-off accepted" not in line
-            if ours or near:
+            ours = bool(request_id) and f"request_id={request_id}" in f"{line} "
+            near = abs(said - at) <= within_s and not any(word in line for word in _COMMONPLACE)
+            if ours or (near and line.startswith(process)):
                 chosen.append(f"{said - at:+7.2f} s  {line[:240]}")
         return chosen
 

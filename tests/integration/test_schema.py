@@ -159,3 +159,14 @@ def test_a_server_that_is_away() -> None:
         migrate(f"postgresql://postgres@127.0.0.1:{choose()}/x")
     with pytest.raises(UsageError, match="HEADRACE_DATABASE_URL"):
         migrate("postgresql://host/x?nonsense=1")
+
+
+def test_a_server_that_hangs_up_is_away(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who ends the session, as a server that stops does, is no error of the schema's."""
+
+    def end(connection: psycopg.Connection[object]) -> None:
+        connection.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr("headrace.schema.require_server", end)
+    with pytest.raises(DatabaseUnavailableError, match="lost"):
+        check(database_url)
