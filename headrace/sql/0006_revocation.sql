@@ -35,31 +35,39 @@ comment on column headrace.revocation.stream is 'The stream whose connections ar
 comment on column headrace.revocation.reason is 'What the clients are told.';
 comment on column headrace.revocation.skew is 'How far tokens issued after the commit are refused as well.';
 comment on column headrace.revocation.issued_to_ms is
-    'Tokens issued up to this, in milliseconds since 1970, are refused: the commit and the skew; 0 before.';
+    'Tokens issued up to this, in milliseconds since 1970, are refused: the commit and the skew; 0 or -1 before.';
 
 create index revocation_xid on headrace.revocation (xid);
 create index revocation_user on headrace.revocation (user_name, issued_to_ms) where user_name is not null;
 
+-- Twice at commit: what is changed by a deferred trigger fires another behind all that were waiting already. So the time
+-- is taken when the streams that the transaction also publishes to have been waited for, and no token is signed between.
 create function headrace.date_revocation() returns trigger
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 begin
-    if exists (select from headrace.revocation r where r.revocation_id = new.revocation_id and r.issued_to_ms > 0) then
-        return null;
+    if not exists (
+        select from headrace.revocation r
+            where r.revocation_id = new.revocation_id and r.issued_to_ms = new.issued_to_ms
+    ) then
+        return null;  -- another row's trigger has done all of the transaction, so that it waits once
     end if;
-    -- All of the transaction at once, so that it waits once.
-    update headrace.revocation r
-        set issued_to_ms = floor(extract(epoch from clock_timestamp() + r.skew) * 1000)
-        where r.xid = new.xid and r.issued_to_ms = 0;
-    perform pg_sleep(0.001);
+    if new.issued_to_ms = 0 then
+        update headrace.revocation r set issued_to_ms = -1 where r.xid = new.xid and r.issued_to_ms = 0;
+    else
+        update headrace.revocation r
+            set issued_to_ms = floor(extract(epoch from clock_timestamp() + r.skew) * 1000)
+            where r.xid = new.xid and r.issued_to_ms = -1;
+        perform pg_sleep(0.001);
+    end if;
     return null;
 end $$;
 comment on function headrace.date_revocation() is 'Constraint trigger: dates a transaction''s revocations when it commits.';
 
-create constraint trigger date_revocation after insert on headrace.revocation
+create constraint trigger date_revocation after insert or update on headrace.revocation
     deferrable initially deferred
-    for each row execute function headrace.date_revocation();
+    for each row when (new.issued_to_ms <= 0) execute function headrace.date_revocation();
 -- Also in a session of a logical replication worker, which fires no ordinary trigger.
 alter table headrace.revocation enable always trigger date_revocation;
 

@@ -1,5 +1,6 @@
 """Disconnecting: what `headrace.disconnect` leaves in PostgreSQL for the shards to read, and when."""
 
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import headrace
 from headrace.errors import StreamNameError, UsageError
 from shard import log
 from shard.log import FIRST_FLOOR, Revocation
+from tests.fixtures.waiting import wait_until_blocked
 
 
 @pytest.fixture
@@ -54,6 +56,22 @@ def test_the_time_is_that_of_the_commit(database_url: str, reader: Any) -> None:
         after = int(now_ms(reader))
     (found,) = read(reader)
     assert meanwhile < before <= found.issued_to_ms < after
+
+
+def test_the_time_is_taken_after_all_waiting(database_url: str, reader: Any) -> None:
+    """A transaction that waits for a stream when it commits is dated when it has it: tokens are signed meanwhile."""
+    with psycopg.connect(database_url) as holder, psycopg.connect(database_url) as waiting:
+        headrace.publish_now(holder, "s", "1")
+        headrace.disconnect(waiting, user="ada")
+        headrace.publish(waiting, "s", "2")
+        thread = threading.Thread(target=waiting.commit)
+        thread.start()
+        wait_until_blocked(reader, waiting.info.backend_pid)
+        meanwhile = now_ms(reader)
+        holder.commit()
+        thread.join(10)
+    (found,) = read(reader)
+    assert found.issued_to_ms >= int(meanwhile)
 
 
 def test_a_replication_worker_dates_it_too(reader: Any) -> None:
