@@ -85,8 +85,9 @@ def test_the_streams_connections_are_closed_once(stack: Stack, database: Databas
     assert staying.wait_for_data("y") == ["y"]
 
 
-def test_a_shard_that_dies_forgets_nothing(stack: Stack, database: Database) -> None:
+def test_a_shard_that_dies_forgets_nothing(start_stack: StartStack, database: Database) -> None:
     """After kill -9 of the shard that held the connection, neither another nor its successor lets the token in."""
+    stack = start_stack(2, heartbeat_interval_s=1, revocation_interval_s=0.02)
     path = stack.path("room:1", user="ada", since="all")
     client = stack.connect(path)
     client.wait(lambda: client.last_id, "the cursor")
