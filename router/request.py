@@ -5,6 +5,7 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qs
 
@@ -44,7 +45,7 @@ class Request:
     @classmethod
     def from_environ(cls, environ: Mapping[str, Any]) -> "Request":
         """Read gunicorn's environment; the body is left unread."""
-        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+        headers = {_header(name): value for name, value in environ.items() if name[:5] == "HTTP_"}
         length = environ.get("CONTENT_LENGTH") or "0"
         given_id = headers.get("x-request-id", "")
         return cls(
@@ -77,6 +78,12 @@ class Request:
         except ValueError:
             return ""
         return values.get(name, [""])[0]
+
+
+@lru_cache(maxsize=256)
+def _header(name: str) -> str:
+    """A header's name from that of its variable: few names make up nearly all requests."""
+    return name[5:].replace("_", "-").lower()
 
 
 def _peer(host: str, port: str) -> str:

@@ -150,5 +150,9 @@ class Node:
 
     def _pids(self, module: str) -> list[int]:
         assert self._up is not None
-        found = [p for p in psutil.Process(self._up.pid).children(recursive=True) if module in p.cmdline()[:4]]
-        return sorted(process.pid for process in found)
+        found = []
+        for process in psutil.Process(self._up.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+                if module in process.cmdline()[:4]:
+                    found.append(process.pid)
+        return sorted(found)
