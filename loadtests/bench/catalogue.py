@@ -27,7 +27,6 @@ SCENARIOS: Final = {
     "latency": Scenario(scenarios.latency),
     "rates": Scenario(scaling.rates),
     "growth": Scenario(scaling.growth),
-    "shards": Scenario(scaling.shards, fresh=True),
     "hot": Scenario(scaling.hot, shards=4, router_workers=2),
     "idle": Scenario(scenarios.idle, fresh=True),
     "storm": Scenario(scenarios.storm, shards=2, router_workers=2),

@@ -1,22 +1,16 @@
-"""Scenarios that measure the same at several sizes: how cost and latency grow, and what a second shard brings."""
+"""Scenarios that measure the same at several sizes: how cost and latency grow; and how a hot stream is shared."""
 
-import re
 import time
-import urllib.request
 from contextlib import ExitStack
 from typing import Final
 
-from loadtests.bench import cores
 from loadtests.bench.bench import Bench
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure
-from loadtests.bench.node import Node
-from loadtests.bench.publisher import Publisher
 
 RATES: Final = (10, 50, 100, 200, 400, 800)
 STREAMS: Final = 50
 HOT_DEADLINE_S: Final = 30.0
-_WRITES: Final = re.compile(r"^headrace_writes_total\{[^}]*\} ([\d.e+]+)$", re.MULTILINE)
 
 
 def growth(bench: Bench) -> list[Figure]:
@@ -51,48 +45,6 @@ def rates(bench: Bench) -> list[Figure]:
         found.append(Figure(f"p50 at {rate} events/s", "ms", result["lat_p50_us"] / 1e3, at=reached))
         found.append(Figure(f"p99 at {rate} events/s", "ms", result["lat_p99_us"] / 1e3, at=reached))
     return found
-
-
-def shards(bench: Bench) -> list[Figure]:
-    """Two shards beside one, with clients that do not read: what is written waits in the kernel, and costs no core."""
-    one = _written(bench, bench.node)
-    two_of_them = Node(2, 1)
-    two_of_them.start()
-    try:
-        cores.pin(0, cores.ALL)
-        two = _written(bench, two_of_them)
-    finally:
-        two_of_them.stop()
-        cores.pin(0, cores.CLIENT)
-    return [Figure("writes, two shards beside one", "1/s", two, one)]
-
-
-def _written(bench: Bench, node: Node) -> float:
-    """Writes a second to clients of STREAMS streams, each of which gets one event after the other."""
-    names = [f"{bench.stream}.{node.shards}.{number}" for number in range(STREAMS)]
-    with ExitStack() as stack:
-        publisher = Publisher(node.database_url)
-        stack.callback(publisher.close)
-        publisher.many(names)
-        for name in names:
-            clients = bench.clients(
-                node.address, node.path(name), "--hold", "--rcvbuf", str(4 << 20), n=max(1, bench.n // STREAMS)
-            )
-            stack.enter_context(clients).ready()
-        time.sleep(1)
-        before, began = _writes(node), time.monotonic()
-        publisher.flood(names, bench.seconds / 2, STREAMS)
-        took = time.monotonic() - began
-        return (_writes(node) - before) / took
-
-
-def _writes(node: Node) -> float:
-    host, port = node.address
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
-        found = _WRITES.findall(answer.read().decode())
-    if len(found) < node.shards:
-        raise FailedError(f"of {node.shards} shards {len(found)} told how much they have written")
-    return sum(map(float, found))
 
 
 def hot(bench: Bench) -> list[Figure]:
