@@ -76,6 +76,8 @@ def main(
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once: a second one would cut short what ends the processes, of which some may be stopped.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
