@@ -45,7 +45,7 @@ class Examples:
         self._headrace_port, *ports = free_ports(1 + len(NAMES))
         self.addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
         self._running: dict[str, subprocess.Popen[str]] = {}
-        self._lines: list[str] = []
+        self._lines: dict[str, list[str]] = {}
 
     def start(self) -> None:
         first, *others = NAMES
@@ -88,21 +88,21 @@ class Examples:
             text=True,
         )
         self._running[name] = process
+        said = self._lines[name] = []
 
         def read() -> None:
             assert process.stdout is not None
             with process.stdout as lines:
-                self._lines += lines
+                said.extend(lines)
 
         threading.Thread(target=read, daemon=True).start()
 
     def _ready(self, name: str) -> None:
         def ready() -> bool:
-            assert self._running[name].poll() is None, "".join(self._lines)
-            return f"example ready {self.addresses[name]}\n" in self._lines
+            assert self._running[name].poll() is None, "".join(self._lines[name])
+            return f"example ready {self.addresses[name]}\n" in self._lines[name]
 
         wait_until(ready, f"the example {name} is ready", READY_S)
-        self._lines.clear()
 
 
 @pytest.fixture(scope="module")
