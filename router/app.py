@@ -45,15 +45,20 @@ logger = logging.getLogger(__name__)
 
 Endpoint = Callable[[Request, Headers], Response | None]
 _SCRIPT_MAX_AGE_S: Final = 300
+_OTHER: Final = "other"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint and the methods that it answers, besides OPTIONS. private: for pages of no other origin."""
+    """An endpoint and the methods that it answers, besides OPTIONS. private: for pages of no other origin.
+
+    counted is the word under which the metrics have its responses.
+    """
 
     endpoint: Endpoint
     methods: tuple[str, ...] = ("GET", "HEAD")
     private: bool = False
+    counted: str = _OTHER
 
     @property
     def allow(self) -> str:
@@ -116,7 +121,7 @@ class Application:
             response = as_error(500, "the router failed; its log has the reason under this request id")
         if response is None:
             return ALREADY_HANDLED  # type: ignore[no-any-return]
-        self._metrics.responded(response.status)
+        self._metrics.responded(route.counted if route else _OTHER, response.status)
         headers = [*response.headers, *cross_origin, ("X-Request-Id", request.id)]
         if response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
@@ -179,7 +184,7 @@ def create_application() -> Application:
 
     database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
 
-    routes = _routes(settings, Health(placement, channels), scrape, database)
+    routes = _routes(settings, Health(placement, channels), scrape, database, metrics)
     if settings.ops_token:
         routes |= _ops_routes(Ops(settings, placement, directory, peers, database))
 
@@ -191,8 +196,8 @@ def create_application() -> Application:
             database.close()
 
     return Application(
-        stream=Route(streams, ("GET",)),
-        history=Route(History(terms, streams), ("GET",)),
+        stream=Route(streams, ("GET",), counted="streams"),
+        history=Route(History(terms, streams), ("GET",), counted="history"),
         routes=routes,
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
@@ -201,15 +206,18 @@ def create_application() -> Application:
     )
 
 
-def _routes(settings: Settings, health: Health, scrape: Scrape, database: Database | None) -> dict[str, Route]:
+def _routes(
+    settings: Settings, health: Health, scrape: Scrape, database: Database | None, metrics: Metrics
+) -> dict[str, Route]:
     routes = {
-        "/healthz": Route(health.healthz),
-        "/readyz": Route(health.readyz),
-        "/metrics": Route(scrape),
+        "/healthz": Route(health.healthz, counted="health"),
+        "/readyz": Route(health.readyz, counted="health"),
+        "/metrics": Route(scrape, counted="metrics"),
         "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
     }
     if database is not None:
-        routes["/publish"] = Route(Publish(settings.secret, database, settings.request_deadline_s), ("POST",))
+        publish = Publish(settings.secret, database, settings.request_deadline_s, metrics)
+        routes["/publish"] = Route(publish, ("POST",), counted="publish")
     if settings.demo:
         settings.require("database_url")
         demo = Demo(
@@ -225,15 +233,15 @@ def _routes(settings: Settings, health: Health, scrape: Scrape, database: Databa
 
 def _ops_routes(ops: Ops) -> dict[str, Route]:
     def file(name: str) -> Route:
-        return Route(StaticFile(name, max_age_s=0, headers=PAGE_HEADERS), private=True)
+        return Route(StaticFile(name, max_age_s=0, headers=PAGE_HEADERS), private=True, counted="ops")
 
     return {
         "/ops": file("ops.html"),
         "/ops.js": file("ops.js"),
         "/ops.css": file("ops.css"),
-        "/ops/session": Route(ops.session, ("POST", "DELETE"), private=True),
-        "/ops/stream": Route(ops.stream, ("GET",), private=True),
-        "/ops/status": Route(ops.status, ("GET",), private=True),
-        "/ops/plan": Route(ops.plan, ("POST",), private=True),
-        "/ops/act": Route(ops.act, ("POST",), private=True),
+        "/ops/session": Route(ops.session, ("POST", "DELETE"), private=True, counted="ops"),
+        "/ops/stream": Route(ops.stream, ("GET",), private=True, counted="ops"),
+        "/ops/status": Route(ops.status, ("GET",), private=True, counted="ops"),
+        "/ops/plan": Route(ops.plan, ("POST",), private=True, counted="ops"),
+        "/ops/act": Route(ops.act, ("POST",), private=True, counted="ops"),
     }

@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -25,14 +26,25 @@ class Metrics(Collector):
         )
         self._responses = Counter(
             "headrace_router_responses",
-            "Responses by the router itself, by status; hand-offs are not among them.",
-            ["status"],
+            "Responses by the router itself; clients that were handed over are not among them.",
+            ["endpoint", "status"],
             registry=self._registry,
         )
         self._seconds = Histogram(
             "headrace_router_handoff_seconds",
             "Time from the first offer of a client until a shard had it.",
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            registry=self._registry,
+        )
+        self._publish_seconds = Histogram(
+            "headrace_router_publish_seconds",
+            "Time from when a request's events were checked until they were committed or refused.",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self._registry,
+        )
+        self._published = Counter(
+            "headrace_router_published_events",
+            "Events that POST /publish has answered ids for, repeated requests included.",
             registry=self._registry,
         )
         self._placement: Callable[[], Placement | None] = lambda: None
@@ -45,9 +57,17 @@ class Metrics(Collector):
         """One exchange with a shard ended."""
         self._handoffs.labels(outcome).inc()
 
-    def responded(self, status: int) -> None:
-        """The router answered by itself."""
-        self._responses.labels(str(status)).inc()
+    def responded(self, endpoint: str, status: int) -> None:
+        """The router answered by itself. endpoint MUST be one of a few words: each is a series."""
+        self._responses.labels(endpoint, str(status)).inc()
+
+    def publishing(self) -> AbstractContextManager[object]:
+        """Measures how long the block takes, also one that raises."""
+        return self._publish_seconds.time()
+
+    def published(self, events: int) -> None:
+        """So many events were answered with their ids."""
+        self._published.inc(events)
 
     def watch(self, placement: Placement) -> None:
         """Ask this placement at each scrape what is known."""

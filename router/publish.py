@@ -23,6 +23,7 @@ from headrace import calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.publisher import Publisher, verify_publisher
 from router.database import Database
+from router.metrics import Metrics
 from router.request import BodyTooLargeError, BodyTooSlowError, Request
 from router.response import Headers, Response, as_error, as_json
 
@@ -44,10 +45,11 @@ class TooManyError(UsageError):
 class Publish:
     """The publishing endpoint. Called by any request greenlet; keeps nothing between requests."""
 
-    def __init__(self, secrets: Sequence[str], database: Database, body_deadline_s: float) -> None:
+    def __init__(self, secrets: Sequence[str], database: Database, body_deadline_s: float, metrics: Metrics) -> None:
         self._secrets = secrets
         self._database = database
         self._body_deadline_s = body_deadline_s
+        self._metrics = metrics
 
     def __call__(self, request: Request, headers: Headers) -> Response:
         """Publish the events of the body. The body is read only for a good token. Yields."""
@@ -82,7 +84,9 @@ class Publish:
             return []
         columns = [list(column) for column in zip(*events, strict=True)]
         stored = _digest([publisher.patterns, key]) if key else None
-        (ids,) = self._database.fetch(_ONCE, (stored, _digest(events), *columns))
+        with self._metrics.publishing():
+            (ids,) = self._database.fetch(_ONCE, (stored, _digest(events), *columns))
+        self._metrics.published(len(ids))
         return list(ids)
 
 

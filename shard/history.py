@@ -35,6 +35,7 @@ from headrace.handoff import Handoff
 from headrace.settings import Settings
 from headrace.tokens import Context
 from shard import log
+from shard.counters import Tally
 from shard.log import Event
 from shard.messages import Page
 from shard.ports import Revocations
@@ -83,6 +84,7 @@ class Answer:
 
 REVOKED: Final = Answer(403, {"error": "the token was revoked; ask the application for a fresh stream URL"})
 AWAY: Final = Answer(503, {"error": "the log cannot be read now; try again after Retry-After"})
+_RESULTS: Final = {200: "sent", REVOKED.status: "revoked", AWAY.status: "unavailable"}
 
 
 class History:
@@ -93,7 +95,7 @@ class History:
     """
 
     def __init__(self, settings: Settings, shard_id: str, decide: Decide, revocations: Revocations) -> None:
-        self.pages = 0
+        self.results = Tally((*_RESULTS.values(), "not taken", "failed"))
         self._settings = settings
         self._shard_id = shard_id
         self._decide = decide
@@ -167,10 +169,12 @@ class History:
                 elif not self._revocations.current():
                     answer = AWAY
                 client.sendall(answer.encode(handoff.headers))
-                self.pages += 1
+                self.results.add(_RESULTS[answer.status])
         except (OSError, gevent.Timeout) as error:
+            self.results.add("not taken")
             logger.debug("the page for %s was not taken: %s", handoff.request_id, error)
         except Exception:
+            self.results.add("failed")
             logger.exception("the page for %s failed", handoff.request_id)
         finally:
             self._close(client)

@@ -20,11 +20,13 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from headrace import exposition
+from shard.announcer import Announcer
 from shard.canary import Canary
 from shard.connection import Connection, State
 from shard.counters import Histogram
 from shard.dispatcher import Dispatcher
 from shard.heartbeat import Heartbeat
+from shard.history import History
 from shard.inbox import Inbox
 from shard.intake import Intake
 from shard.listener import Listener
@@ -33,6 +35,7 @@ from shard.presence import Presence
 from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration
+from shard.revocations import Revocations
 from shard.transfer import Transfer
 
 CONNECTIONS_A_BREATH: Final = 1000
@@ -43,9 +46,12 @@ CONNECTIONS_A_BREATH: Final = 1000
 class Parts:
     """The parts of a shard that count something."""
 
+    announcer: Announcer
     dispatcher: Dispatcher
     inbox: Inbox[Message]
     readers: Readers
+    revocations: Revocations
+    history: History
     listener: Listener
     heartbeat: Heartbeat
     pruner: Pruner
@@ -101,6 +107,8 @@ class Numbers(Collector):
         yield from self._clients()
         yield from self._delivery()
         yield from self._log()
+        yield from self._announcing()
+        yield from self._access()
         yield from self._presence()
         yield from self._moves()
         yield from self._loop()
@@ -166,12 +174,28 @@ class Numbers(Collector):
         asked_at = reads[ReadKind.LIVE].asked_at
         lag_s = 0.0 if asked_at is None else time.monotonic() - asked_at
         yield _gauge("log_lag_seconds", "How long a read of new events has been waiting for its answer.", lag_s)
-        up = parts.readers.away_since is None and not parts.listener.last_error
+        errors = parts.listener.last_error or parts.revocations.last_error
+        up = parts.readers.away_since is None and not errors
         yield _gauge("postgresql_up", "1 while PostgreSQL answers and notifies, as far as was noticed.", up)
         yield _gauge("listen_connected", "1 while the LISTEN connection stands.", parts.listener.connected)
         yield _counter("listen_reconnects", "LISTEN connections lost and made anew.", parts.listener.reconnects)
         yield _counter("notifications", "Notifications of new events received.", parts.listener.notifications)
         yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
+
+    def _announcing(self) -> Iterator[Metric]:
+        announcer = self._parts.announcer
+        in_office = "1 while this shard notifies for the publishing transactions of the whole database."
+        yield _gauge("announcer_in_office", in_office, announcer.in_office)
+        announced = "Publishing transactions that this shard has notified for."
+        yield _counter("announced_transactions", announced, announcer.announced)
+
+    def _access(self) -> Iterator[Metric]:
+        revocations = self._parts.revocations
+        yield _gauge("revoked_users", "Users of whom tokens are refused.", revocations.users)
+        current = "1 while revocations were read lately; else no events are read until they are."
+        yield _gauge("revocations_current", current, revocations.current())
+        results = self._parts.history.results.counts
+        yield _counters("history_pages", "Pages of history asked for, by what came of them.", "result", results)
 
     def _presence(self) -> Iterator[Metric]:
         presence = self._parts.presence

@@ -127,8 +127,9 @@ class Process:
         registry = self.dispatcher.registry
         self._broadcast = Broadcast(settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None)
         parts = Parts(
-            self.dispatcher, self._inbox, self._readers, self._listener, self._heartbeat, self._pruner,
-            self._presence, self._transfer, self._intake, self._registration, self._canary, self._version, self._limit,
+            self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
+            self._listener, self._heartbeat, self._pruner, self._presence, self._transfer, self._intake,
+            self._registration, self._canary, self._version, self._limit,
         )  # fmt: skip
         self._metrics = Metrics(shard_id, self.path, parts)
         self._assigned = Assign("", {})
@@ -271,7 +272,7 @@ class Process:
             last_error=(
                 self._listener.last_error or self.dispatcher.last_error or moves.last_error or self._presence.last_error
             ),
-            database_error=self._listener.last_error or self._readers.last_error,
+            database_error=self._listener.last_error or self._readers.last_error or self._revocations.last_error,
             canary=self._canary.result,
             moving=moves.pending,
             settled=moves.settled_epoch,

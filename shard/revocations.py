@@ -73,6 +73,11 @@ class Revocations:
         self._loaded = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
+    @property
+    def users(self) -> int:
+        """Of how many users tokens are refused."""
+        return len(self._users)
+
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Start reading; returns the greenlet, which ends only by `stop`."""
         self._greenlet = gevent.spawn(self._run)

@@ -1,5 +1,6 @@
 """What Prometheus is told of a node."""
 
+import json
 import os
 import re
 import signal
@@ -7,9 +8,11 @@ import subprocess
 
 from prometheus_client.parser import text_string_to_metric_families
 
+import headrace
+from headrace.publisher import sign_publisher
 from tests.fixtures.client import Client
 from tests.fixtures.programs import tool
-from tests.fixtures.router import Router
+from tests.fixtures.router import SECRET, Router
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
 
@@ -95,6 +98,63 @@ def _holders(stack: Stack, clients: list[Client]) -> dict[str, float]:
     for client in clients:
         held[stack.holder(client).id] += 1
     return held
+
+
+def test_publishing_pages_and_revocations_are_counted(start_stack: StartStack) -> None:
+    """What comes over HTTP is counted by endpoint and status, pages and revocations by what came of them."""
+    stack = start_stack(shards=1, revocation_interval_s=0.1)
+    router = stack.router
+    assert router is not None
+    authorization = f"Bearer {sign_publisher('room:*', secrets=[SECRET])}"
+
+    def post(stream: str, **headers: str) -> int:
+        body = json.dumps([{"stream": stream, "data": "x"}] * 3).encode()
+        return int(router.get("/publish", method="POST", body=body, **headers)[0])
+
+    assert post("room:1", Authorization=authorization) == 200
+    assert post("room:1") == 401
+    assert post("other", Authorization=authorization) == 403
+    page = stack.path("room:1", user="ada") + "/events"
+    assert router.get(page)[0] == 200
+    assert router.get(f"{page}?limit=none")[0] == 400
+    client = stack.subscribe("room:1", user="ada")
+    headrace.disconnect(stack.database.connection, user="ada")
+    client.wait_for_end()
+    assert router.get(page)[0] == 403
+
+    samples = scrape(router)
+    responses = {dict(key[1])["status"] for key in samples if dict(key[1]).get("endpoint") == "publish"}
+    assert responses == {"200", "401", "403"}
+    assert value(samples, "headrace_router_published_events_total") == 3
+    assert value(samples, "headrace_router_publish_seconds_count") == 1
+    assert value(samples, "headrace_router_responses_total", endpoint="history", status="400") == 1
+    assert value(samples, "headrace_router_responses_total", endpoint="history", status="403") == 1
+    assert value(samples, "headrace_history_pages_total", result="sent") == 1
+    assert value(samples, "headrace_handoffs_total", answer="revoked") == 1
+    assert value(samples, "headrace_clients_closed_total", reason="disconnected") == 1
+    assert value(samples, "headrace_revoked_users") == 1
+    assert value(samples, "headrace_revocations_current") == 1
+
+
+def test_who_announces_says_so(start_stack: StartStack) -> None:
+    """While commits are many, one shard of two is in office, and counts the transactions that it has notified for."""
+    stack = start_stack(shards=2, announce_above_per_s=1)
+    router = stack.router
+    assert router is not None
+    assert value(scrape(router), "headrace_announcer_in_office") == 0
+
+    def in_office() -> bool:
+        for _ in range(16):
+            stack.database.publish("room:1", "x")
+        return value(scrape(router), "headrace_announcer_in_office") == 1
+
+    wait_until(in_office, "a shard is in office")
+    before = value(scrape(router), "headrace_announced_transactions_total")
+    for _ in range(5):
+        stack.database.publish("room:1", "x")
+    wait_until(
+        lambda: value(scrape(router), "headrace_announced_transactions_total") >= before + 5, "all five are announced"
+    )
 
 
 def test_a_shard_that_does_not_answer_is_named(start_stack: StartStack) -> None:
