@@ -12,6 +12,7 @@ import click
 import gevent
 
 from headrace import logs, schema
+from headrace.directory import Directory
 from headrace.errors import DatabaseUnavailableError, HeadraceError
 from headrace.settings import Settings, environ_with_file
 from shard import succession
@@ -36,7 +37,10 @@ def main(shard_id: str, predecessor: int | None) -> None:
         logs.set_up(settings, shard_id)
         _check_schema(settings)
         if predecessor:
-            succession.replace(shard_id, settings.runtime_dir / f"{shard_id}.sock", predecessor)
+            settings.require("redis_url")
+            directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+            path = settings.runtime_dir / f"{shard_id}.sock"
+            succession.replace(shard_id, path, predecessor, directory.read)
             return
         process = Process(settings, shard_id, lambda: succession.announce(os.environ))
     except HeadraceError as error:

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from headrace.errors import UnavailableError
-from headrace.up.shards import listens
+from headrace.up.shards import listens, require_meeting
 
 START_DEADLINE_S: Final = 30.0
 HAND_OVER_DEADLINE_S: Final = 50.0
@@ -39,12 +39,14 @@ def announce(environ: Mapping[str, str]) -> None:
         notification.sendto(f"READY=1\nMAINPID={os.getpid()}\n".encode(), target)
 
 
-def replace(shard_id: str, path: Path, predecessor: int) -> None:
+def replace(shard_id: str, path: Path, predecessor: int, meet: Callable[[], object]) -> None:
     """Start a successor of this process, whose socket is at path, and return when it has everything. Yields.
 
-    The successor stays when this process ends. Raises UnavailableError if it could not be started, and everything is
-    as before; or if the predecessor had not ended in time, and goes on handing over.
+    The successor stays when this process ends. meet raises DirectoryUnavailableError while the two processes could not
+    hear of each other. Raises UnavailableError, then or if the successor could not be started, and everything is as
+    before; or if the predecessor had not ended in time, and goes on handing over.
     """
+    require_meeting(shard_id, meet)
     successor = subprocess.Popen([sys.executable, "-P", "-m", "shard", "--id", shard_id], start_new_session=True)
     give_up = time.monotonic() + START_DEADLINE_S
     while not listens(path, successor.pid):

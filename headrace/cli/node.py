@@ -46,6 +46,8 @@ def scale(count: int) -> None:
     settings = read_settings("redis_url")
     directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
     operations = open_operations()
+    # Nothing is begun while Redis is away.
+    directory.read()
     shards = control.ask(settings.runtime_dir, {"list": True}, progress)
     if count > len(shards):
         added = control.ask(settings.runtime_dir, {"add": count - len(shards)}, progress)

@@ -2,7 +2,9 @@
 
 client ─► {"restart": ["n-0"]}\n  or {"add": 2}, {"remove": ["n-3"]}, {"list": true}
 client ◄─ {"say": "n-0: starting the successor of pid 17"}\n …
-client ◄─ {"done": ["n-0", "n-1"]}\n  (the shards there are then)   or {"error": "…"}\n
+client ◄─ {"done": ["n-0", "n-1"]}\n  (the shards there are then)   or {"error": "…"}\n, {"wrong": "…"}\n
+
+wrong is for what the request itself has wrong, error for what could not be done.
 """
 
 import contextlib
@@ -58,7 +60,7 @@ class Control:
             self._finish(client, {"done": self._shards.ids})
         except HeadraceError as error:
             say(str(error))
-            self._finish(client, {"error": str(error)})
+            self._finish(client, _refusal(error))
         else:
             if line is not None:
                 say(line)
@@ -84,7 +86,7 @@ class Control:
                 request = json.loads(client.recv(MAX_REQUEST_BYTES))
                 self._waiting.append((client, self._operation(request)))
             except (OSError, ValueError, UsageError) as error:
-                _send(client, {"error": str(error)})
+                _send(client, _refusal(error))
                 client.close()
 
     def _operation(self, request: Any) -> Operation:
@@ -106,10 +108,15 @@ class Control:
             client.close()
 
 
+def _refusal(error: Exception) -> dict[str, str]:
+    return {"wrong" if isinstance(error, UsageError) else "error": str(error)}
+
+
 def ask(runtime_dir: Path, request: dict[str, Any], say: Callable[[str], None]) -> list[str]:
     """Have the `headrace up` whose runtime directory this is do something; returns its shards' ids afterwards.
 
-    say is given lines of progress. Raises UnavailableError if none runs, or if it cannot do it.
+    say is given lines of progress. Raises UsageError for a request that is wrong, such as one for a shard that there is
+    not, and UnavailableError if none runs, or if it cannot do it.
     """
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(DEADLINE_S)
@@ -119,6 +126,8 @@ def ask(runtime_dir: Path, request: dict[str, Any], say: Callable[[str], None]) 
             for answer in _answers(control):
                 if "say" in answer:
                     say(answer["say"])
+                elif "wrong" in answer:
+                    raise UsageError(answer["wrong"])
                 elif "error" in answer:
                     raise UnavailableError(answer["error"])
                 else:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace.errors import UnavailableError, UsageError
+from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
 from headrace.up.supervision import Supervision
 from headrace.up.unit import State, Unit
 
@@ -33,14 +33,23 @@ _CREDENTIALS: Final = struct.Struct("3i")  # pid, user, group
 class Shards:
     """The node's shards, by id.
 
-    Owned by the supervisor's loop. make builds the unit of a shard from its id.
+    Owned by the supervisor's loop. make builds the unit of a shard from its id. meet is called before a shard is
+    replaced; it raises DirectoryUnavailableError while the two processes could not hear of each other.
     """
 
-    def __init__(self, supervision: Supervision, node: str, stage: int, make: Callable[[str], Unit]) -> None:
+    def __init__(
+        self,
+        supervision: Supervision,
+        node: str,
+        stage: int,
+        make: Callable[[str], Unit],
+        meet: Callable[[], object],
+    ) -> None:
         self._supervision = supervision
         self._node = node
         self._stage = stage
         self._make = make
+        self._meet = meet
         self._units: dict[str, Unit] = {}
 
     @property
@@ -78,6 +87,7 @@ class Shards:
         """Replace the processes of these shards, or of all, one after the other."""
         self._check(ids)
         for id_ in ids or self.ids:
+            require_meeting(id_, self._meet)
             old = self._units[id_]
             yield f"{id_}: starting the successor of pid {old.program.pid}"
             # Should it die before it has handed over, it must stay so: started again it would be the younger of the
@@ -114,6 +124,14 @@ class Shards:
 
     def _id(self, index: int) -> str:
         return f"{self._node}-{index}"
+
+
+def require_meeting(shard_id: str, meet: Callable[[], object]) -> None:
+    """Raise UnavailableError where a shard would not hear of its successor: while meet finds the directory away."""
+    try:
+        meet()
+    except DirectoryUnavailableError as error:
+        raise UnavailableError(f"{shard_id} stays, it would not hear of its successor: {error}") from error
 
 
 def listens(path: Path, pid: int) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from headrace import exposition
+from headrace.directory import Directory
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.publish import set_retention
@@ -84,6 +85,7 @@ def up(
                     return 0
                 kept = _kept_environ(environ, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
+                meeting = Directory(kept["HEADRACE_REDIS_URL"], expiry_s=own.directory_expiry_s)
                 children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
                 # What they print stands behind their names here, which is for people.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
@@ -107,7 +109,7 @@ def up(
                     # Beyond its dispatcher's deadline a shard ends its other parts.
                     return Unit(id_, program_, say=supervision.say, stop_deadline_s=own.stop_deadline_s + 5)
 
-                running = Shards(supervision, own.node, _SHARDS, shard_unit)
+                running = Shards(supervision, own.node, _SHARDS, shard_unit, meeting.read)
                 running.begin(shards)
                 arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
                 arguments += ["--workers", str(router_workers), "router.app:create_application()"]
@@ -122,6 +124,8 @@ def up(
                 supervision.reload = lambda: control.ask(running.restart([]))
                 if demo:
                     supervision.say(f"demo page: {address.url}/")
+                if own.ops_token:
+                    supervision.say(f"operations page: {address.url}/ops")
                 console.line(f"headrace ready {address.url}")
                 supervision.run()
                 return 0

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from headrace.sse import Parser
-from tests.fixtures.up import Up
+from tests.fixtures.up import OPS_TOKEN, Up
 
 DEADLINE_S = 30
 
@@ -77,6 +77,12 @@ def test_tail(running_up: Up) -> None:
         headrace("publish", "cli:tail", "live", cwd=running_up.directory)
         assert tail.stdout.readline() == "2\tmessage\tlive\n"
         tail.terminate()
+
+
+def test_up_says_where_the_operations_page_is(running_up: Up) -> None:
+    """With a token `up` prints the page's address, and never the token."""
+    assert f"operations page: {running_up.ready()}/ops" in running_up.text
+    assert OPS_TOKEN not in running_up.text
 
 
 def test_status(running_up: Up) -> None:

@@ -4,11 +4,13 @@ No container engine runs here: what an image would hold is installed into an env
 processes of a pod are started from there with the variables and directories that the manifest gives them.
 """
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import yaml
 
 import headrace
+from headrace.settings import Settings
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, free_port, get
 from tests.fixtures.redis import RedisServer
@@ -26,6 +29,7 @@ from tests.fixtures.waiting import wait_until
 
 ROOT = DEPLOY.parent
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+OPS_TOKEN = "a-token-that-only-tests-use"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -64,6 +68,20 @@ def test_the_manifests_are_valid() -> None:
 def test_the_linter_has_no_complaint() -> None:
     """hadolint finds nothing in the Containerfile."""
     assert succeeds(SCRIPTS / "hadolint", DEPLOY / "Containerfile") == ""
+
+
+def test_what_the_files_set_are_settings() -> None:
+    """Every variable of the manifests and of the compose file is a setting, and the operations page is off in both."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    without_variables = {
+        name: re.sub(r"\$\{\w+(:-|:\?)[^}]*\}", lambda match: "" if match[1] == ":-" else "x" * 16, value)
+        for name, value in services["router"]["environment"].items()
+    }
+    for given in (of_kind("ConfigMap")["data"] | of_kind("Secret")["stringData"], without_variables):
+        settings = Settings.from_environ(given)
+        settings.require("database_url", "redis_url", "secret")
+        assert "HEADRACE_OPS_TOKEN" in given
+        assert settings.ops_token == ""
 
 
 def test_selectors_and_names_meet() -> None:
@@ -175,6 +193,14 @@ class Pod:
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
+    def operations(self) -> dict[str, Any]:
+        """What the operations page shows to who has the token."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/ops/status")
+        request.add_header("Authorization", f"Bearer {OPS_TOKEN}")
+        with urllib.request.urlopen(request, timeout=10) as response:
+            found: dict[str, Any] = json.load(response)
+            return found
+
     def end(self) -> dict[str, int]:
         """What ends a pod; returns the exit statuses."""
         for process in self.processes.values():
@@ -185,6 +211,7 @@ class Pod:
 @pytest.fixture
 def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisServer) -> Iterator[Pod]:
     changes = {
+        "HEADRACE_OPS_TOKEN": OPS_TOKEN,
         "HEADRACE_DATABASE_URL": deployed.url,
         "HEADRACE_LISTEN_DATABASE_URL": deployed.url,
         "HEADRACE_REDIS_URL": shared_redis.url,
@@ -196,7 +223,7 @@ def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisSer
 
 
 def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: Database) -> None:
-    """The image's programs, started as the manifest says, are found ready by its probes, deliver, drain and end."""
+    """The image's programs, started as the manifest says, are found ready by its probes, deliver, show, drain, end."""
     assert pod.run("postStart") == "node headrace-0 is up\n"
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}", 30)
@@ -204,6 +231,7 @@ def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: D
     client.wait(lambda: client.last_id, "the cursor")
     deployed.publish("room:1", "hello")
     client.wait_for_data("hello")
+    assert {"headrace-0-0", "headrace-0-1"} <= {shard["id"] for shard in pod.operations()["shards"]}
     assert pod.run("preStop") == "node headrace-0 is drained\n"
     assert not pod.probe("readinessProbe")
     assert client.wait_for_sentinel("goodbye")

@@ -1,8 +1,10 @@
 """Restarting and scaling a running node: every process is replaced, and no client's connection closes."""
 
+import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -95,10 +97,28 @@ def test_hang_up_restarts_all(up: Up, clients: dict[Client, str]) -> None:
 
 
 def test_unknown_shard(up: Up) -> None:
-    """A shard that is not there is named, with those that are."""
+    """A shard that is not there is named, with those that are, and the status is that of bad input."""
     done = command("restart", "n-9", cwd=up.directory)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "it has n-0" in done.stderr
+
+
+def test_without_redis_nothing_is_replaced(up: Up, clients: dict[Client, str]) -> None:
+    """While Redis is away, a restart and a scaling say so within seconds, and no process or client is touched."""
+    before = up.pids("shard")
+    redis = up.pid("redis")
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        for arguments in (["restart"], ["scale", "2"], ["scale", "1"]):
+            began = time.monotonic()
+            done = command(*arguments, cwd=up.directory)
+            assert time.monotonic() - began < 10
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "HEADRACE_REDIS_URL" in done.stderr
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    assert up.pids("shard") == before
+    whole(clients, publish_round(up))
 
 
 def test_nobody_to_ask(up: Up) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.errors import UnavailableError
+from headrace.errors import DirectoryUnavailableError, UnavailableError
 from headrace.up.shards import PATIENCE, Shards, listens
 from headrace.up.unit import State, Unit
 from tests.unit.test_unit import Scripted
@@ -33,7 +33,8 @@ class Supervised:
     def __init__(self) -> None:
         self.units: list[Unit] = []
         self.programs: list[Scripted] = []
-        self.shards = Shards(self, "n", 0, self._make)  # type: ignore[arg-type]
+        self.away = False
+        self.shards = Shards(self, "n", 0, self._make, self._meet)  # type: ignore[arg-type]
         self.shards.begin(1)
         self.step()
 
@@ -45,10 +46,24 @@ class Supervised:
             unit.step(time.monotonic())
             unit.step(time.monotonic())
 
+    def _meet(self) -> None:
+        if self.away:
+            raise DirectoryUnavailableError()
+
     def _make(self, id_: str) -> Unit:
         self.programs.append(Scripted())
         self.programs[-1].ready = True
         return Unit(id_, self.programs[-1], say=lambda line: None)
+
+
+def test_without_the_directory_nothing_is_replaced() -> None:
+    """A successor that its predecessor cannot hear of is not started: nobody's connections would go to it."""
+    node = Supervised()
+    node.away = True
+    with pytest.raises(UnavailableError, match=r"n-0 stays, .* HEADRACE_REDIS_URL"):
+        next(node.shards.restart(["n-0"]))
+    assert len(node.programs) == 1
+    assert node.units[0].state is State.READY
 
 
 def test_a_predecessor_that_dies_stays_dead() -> None:
