@@ -9,6 +9,7 @@ from html import escape
 from headrace.errors import UsageError
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
+_SET_BY_THE_ELEMENT = frozenset({"state", "cursor", "gap", "reset", "goodbye", "error"})
 Attribute = str | int | float | bool | None
 
 
@@ -26,7 +27,7 @@ def element(src: str, **attributes: Attribute) -> Html:
 
     An underscore in a name stands for a dash; True gives an attribute without a value, None and False give none. A
     trailing underscore is dropped, as for `class_`. Raises UsageError for a name that cannot be an attribute, and for
-    `state`, which the element sets itself.
+    those that the element sets itself: a page that began with `cursor` or `gap` would say what has not happened.
     """
     return Html(f"<headrace-stream{_rendered({'src': src, **attributes})}></headrace-stream>")
 
@@ -41,7 +42,7 @@ def _rendered(attributes: dict[str, Attribute]) -> str:
 
 
 def _attribute(name: str, value: Attribute) -> str:
-    if not _NAME.fullmatch(name) or name == "state":
+    if not _NAME.fullmatch(name) or name.lower() in _SET_BY_THE_ELEMENT:
         raise UsageError(f"{name!r} cannot be given as an attribute of the element; leave it out")
     if value is None or value is False:
         return ""

@@ -30,12 +30,16 @@ def test_every_event_becomes_a_dom_event_with_its_data_id_and_type(server: Scrip
 
 
 def test_a_type_named_like_an_event_of_the_element_is_not_mistaken_for_it(server: ScriptedServer, listen: Listen):
-    """A published event whose type is `open` or `gap` reaches `event` listeners alone."""
-    server.script(S, plays(b"id: 1\nevent: gap\ndata: x\n\n", b"id: 2\nevent: open\ndata: y\n\n"))
+    """A published event whose type is the name of one of the element's own reaches `event` listeners alone."""
+    types = ["event", "cursor", "gap", "reset", "goodbye", "open", "error"]
+    server.script(S, plays(*(f"id: {n}\nevent: {type_}\ndata: x\n\n".encode() for n, type_ in enumerate(types, 1))))
     listener = listen(src=S)
-    listener.wait_for("event", 2)
-    assert listener.named("gap") == []
-    assert len(listener.named("open")) == 1
+    assert [each["type"] for each in listener.wait_for("event", len(types))] == types
+    assert not [each for each in listener.named(*types[1:]) if "data" in each]
+    assert (
+        listener.page.evaluate("['gap', 'reset', 'goodbye', 'error'].filter((name) => element.matches(`[${name}]`))")
+        == []
+    )
 
 
 def test_bytes_may_be_cut_anywhere(server: ScriptedServer, listen: Listen):

@@ -15,6 +15,8 @@ from urllib.error import URLError
 import psycopg
 import pytest
 
+from headrace.tokens import sign
+from tests.fixtures.client import Client
 from tests.fixtures.up import (
     READY_S,
     Up,
@@ -174,6 +176,32 @@ def test_taken_port_is_refused_first(directory: Path) -> None:
         up.close()
     assert re.search(rf"headrace: cannot serve at port {port} ", up.text)
     assert "starting" not in up.text
+
+
+def test_redis_that_does_not_answer(directory: Path) -> None:
+    """With a Redis of the user's that is silent `up` gets ready, degraded, says which setting it is, and delivers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        up = Up(
+            directory, "--port", "0", environ={"HEADRACE_REDIS_URL": f"redis://127.0.0.1:{silent.getsockname()[1]}"}
+        )
+        try:
+            address = up.ready()
+            wait_until(lambda: shard_states(address) == {"n-0": True, "n-1": True}, "both shards are reachable")
+            status, text = get(f"{address}/readyz")
+            ready = json.loads(text)
+            assert (status, ready["status"], ready["redis"]["status"]) == (200, "degraded", "away")
+            up.says("HEADRACE_REDIS_URL")
+            path = f"/streams/{sign('room:1', secrets=[up.environ['HEADRACE_SECRET']])}?since=now"
+            connection = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            client = Client(connection)
+            client.wait(lambda: client.last_id, "the cursor")
+            publish(up.environ["HEADRACE_DATABASE_URL"])
+            client.wait_for_data("hello")
+            client.close()
+            assert up.end() == 0
+        finally:
+            up.close()
 
 
 def test_shard_that_cannot_start(directory: Path) -> None:
