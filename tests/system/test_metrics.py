@@ -1,10 +1,15 @@
 """What Prometheus is told of a node."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,9 +18,18 @@ from headrace.publisher import sign_publisher
 from tests.fixtures.client import Client
 from tests.fixtures.programs import tool
 from tests.fixtures.router import SECRET, Router
+from tests.fixtures.shard import LIBC, PR_SET_PDEATHSIG, Shard
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
 
+CROWD = """
+from gevent import monkey; monkey.patch_all()
+import os, sys, gevent
+from headrace.settings import Settings
+from shard.process import Process
+settings = Settings.from_environ(os.environ)
+gevent.joinall([gevent.spawn(Process(settings, id_).run) for id_ in sys.argv[1:]])
+"""
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -170,6 +184,47 @@ def test_a_shard_that_does_not_answer_is_named(start_stack: StartStack) -> None:
     assert value(samples, "headrace_scrape_up", process="n1-0") == 1
     assert value(samples, "headrace_scrape_up", process="n1-1") == 0
     assert value(samples, "headrace_connections", process="n1-0") == 0
+
+
+@contextlib.contextmanager
+def crowd(shard: Shard, ids: list[str]) -> Iterator[None]:
+    """More shards beside one, whole and with its settings, all in one process: one each would take a machine."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CROWD, *ids],
+        cwd=shard.directory,
+        env=shard.environ,
+        preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+    ) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def test_one_request_tells_of_twenty_shards(start_stack: StartStack) -> None:
+    """A node with 20 shards answers one request with all of them; one that hangs is missed, and holds up no other."""
+    stack = start_stack(shards=1, directory_expiry_s=60, tick_interval_s=1)
+    router = stack.router
+    assert router is not None
+    others = [f"n1-{number}" for number in range(1, 20)]
+    with crowd(stack.shards[0], others):
+        router.knows("n1-0", *others)
+        samples = scrape(router)
+        assert _processes(samples, "headrace_build_info") == {"n1-0", *others}
+        assert {n for (key, _), n in samples.items() if key == "headrace_scrape_up"} == {1}
+        each = Counter(dict(labels)["process"] for name, labels in samples if name != "headrace_scrape_up")
+        assert min(each[id_] for id_ in others) > 200
+
+        os.kill(stack.shards[0].pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            samples = scrape(router)
+            # Much less than Prometheus waits for a scrape, which is 10 s.
+            assert time.monotonic() - began < 5
+        finally:
+            os.kill(stack.shards[0].pid, signal.SIGCONT)
+        assert value(samples, "headrace_scrape_up", process="n1-0") == 0
+        assert _processes(samples, "headrace_build_info") == set(others)
 
 
 def test_names_follow_the_conventions(start_stack: StartStack) -> None:
