@@ -1,6 +1,8 @@
 """What a scenario has at hand: the node, the floor, clients for either, and the way to keep a shard busy."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,15 +51,21 @@ class Bench:
             floor.publish(count, rate, batch)
             return clients.result()
 
-    def saturated(self, window: int, n: int = 0) -> tuple[dict[str, Any], int, float]:
-        """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
-        pid = self.node.shard_pids[0]
-        with self.here(n=n) as clients, Pilot(self.node.address, self.node.path(self.stream)) as pilot:
+    @contextmanager
+    def followed(self, *options: str, n: int = 0) -> Iterator[tuple[Clients, Pilot]]:
+        """Clients of headrace on the scenario's stream, all connected, and among them a pilot."""
+        with self.here(*options, n=n) as clients, Pilot(self.node.address, self.node.path(self.stream)) as pilot:
             pilot.join()
             while not clients.has_spoken(0.05):
                 pilot.join()
             clients.ready()
             pilot.begin()
+            yield clients, pilot
+
+    def saturated(self, window: int, n: int = 0) -> tuple[dict[str, Any], int, float]:
+        """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
+        pid = self.node.shard_pids[0]
+        with self.followed(n=n) as (clients, pilot):
             since, began = cores.cpu_seconds(pid), time.monotonic()
             events = self.publisher.behind(pilot, self.stream, self.seconds, window)
             busy = 100 * (cores.cpu_seconds(pid) - since) / (time.monotonic() - began)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from loadtests.bench import publishing, scaling, scenarios
+from loadtests.bench import counting, publishing, scaling, scenarios
 from loadtests.bench.bench import Bench
 from loadtests.bench.figure import Figure
 
@@ -24,6 +24,7 @@ SCENARIOS: Final = {
     "burst": Scenario(scenarios.burst),
     "many": Scenario(scenarios.many),
     "publish": Scenario(publishing.publish),
+    "metrics": Scenario(counting.metrics, fresh=True),
     "latency": Scenario(scenarios.latency),
     "rates": Scenario(scaling.rates),
     "growth": Scenario(scaling.growth),

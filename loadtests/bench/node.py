@@ -31,10 +31,12 @@ class Node:
     """A running node. Owned by the bench.
 
     With one shard that has a core to itself, and all else is on the other one, with the clients. With more
-    nothing is pinned, and what PostgreSQL is asked is written to its log, to be counted.
+    nothing is pinned, and what PostgreSQL is asked is written to its log, to be counted. root is the directory whose
+    headrace runs.
     """
 
-    def __init__(self, shards: int, router_workers: int) -> None:
+    def __init__(self, shards: int, router_workers: int, root: Path = _ROOT) -> None:
+        self.root = root
         self.shards = shards
         self.router_workers = router_workers
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
@@ -46,7 +48,7 @@ class Node:
         """Start it; returns when clients are served."""
         cores.pin(0, cores.CLIENT if self.shards == 1 else cores.ALL)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])])
+        environ["PYTHONPATH"] = os.pathsep.join([str(self.root), *filter(None, [environ.get("PYTHONPATH")])])
         if self.shards > 1:
             environ["PGOPTIONS"] = "-c log_statement=all"
         argv = [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]

@@ -25,10 +25,21 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 )
 @pytest.mark.skipif(not (TOOLS / "ssebench.c").is_file(), reason=f"the bench's tools are not in {TOOLS}")
 def test_a_small_run_measures_both(tmp_path: Path) -> None:
-    """200 connections for 2 s: a table, and figures of headrace and of the floor, above zero."""
+    """200 connections for 1 s: a table, and figures of headrace and of what it is beside, above zero."""
     figures = tmp_path / "figures.json"
     done = bench(
-        "--n", "200", "--seconds", "2", "--repeat", "1", "--json", str(figures), "--scenario", "fanout", "latency"
+        "--n",
+        "200",
+        "--seconds",
+        "2",
+        "--repeat",
+        "1",
+        "--json",
+        str(figures),
+        "--scenario",
+        "fanout",
+        "latency",
+        "metrics",
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "| fanout " in done.stdout
@@ -37,6 +48,9 @@ def test_a_small_run_measures_both(tmp_path: Path) -> None:
     assert deliveries["headrace"]["median"] > 0
     assert deliveries["floor"]["median"] > 0
     assert found["latency", "publish to receipt, p50"]["headrace"]["median"] > 0
+    beside = found["metrics", "deliveries; beside without metrics"]
+    assert beside["headrace"]["median"] > 0
+    assert beside["floor"]["median"] > 0
 
 
 def test_missing_tools_are_explained(tmp_path: Path) -> None:

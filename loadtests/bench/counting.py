@@ -1,0 +1,156 @@
+"""What metrics cost: two nodes deliver in turn, one that counts and is scraped, and one in whose code nothing counts.
+
+Both have all their clients connected from the beginning, and each is idle while it is the other's turn. So what else
+the machine does, and how it changes over the minutes, meets both alike, and the ratio of two neighbouring turns can be
+trusted further than either of their rates.
+"""
+
+import dataclasses
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import headrace
+from loadtests.bench import cores, uncounted
+from loadtests.bench.bench import Bench
+from loadtests.bench.clients import FailedError
+from loadtests.bench.figure import Figure
+from loadtests.bench.node import Node
+from loadtests.bench.payload import payload
+from loadtests.bench.pilot import Pilot
+from loadtests.bench.publisher import Publisher
+
+TURN_S: Final = 1.0
+SCRAPE_AFTER_S: Final = 0.3
+"""In each turn, so that there is one scrape a second of delivering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a node did in one turn: deliveries, in so many seconds, with so much processor time of its shard."""
+
+    deliveries: int
+    seconds: float
+    cpu_s: float
+
+    @property
+    def rate(self) -> float:
+        """Deliveries a second."""
+        return self.deliveries / self.seconds
+
+    @property
+    def cost_us(self) -> float:
+        """Processor time of a delivery, in microseconds."""
+        return 1e6 * self.cpu_s / self.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two nodes, with its clients. Owned by the scenario."""
+
+    bench: Bench
+    pilot: Pilot
+
+    def turn(self, *, scraped: bool) -> Turn:
+        """Keep the shard writing for TURN_S, from the beginning of one event's deliveries to that of another's."""
+        pid = self.bench.node.shard_pids[0]
+        with ThreadPoolExecutor(1) as scraper:
+            self._one()
+            began, cpu_s = time.monotonic(), cores.scheduled_seconds(pid)
+            scraping = scraper.submit(self._scrape_soon) if scraped else None
+            events = 0
+            while time.monotonic() < began + TURN_S or (scraping and not scraping.done()):
+                self._one()
+                events += 1
+            turn = Turn(events * self.bench.n, time.monotonic() - began, cores.scheduled_seconds(pid) - cpu_s)
+        if scraping:
+            scraping.result()
+        return turn
+
+    def scrape(self) -> str:
+        """What Prometheus is told of the node."""
+        host, port = self.bench.node.address
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as response:
+            return str(response.read().decode())
+
+    def counted(self) -> int:
+        """The deliveries that the shard has counted."""
+        (line,) = [line for line in self.scrape().splitlines() if line.startswith("headrace_deliveries_total{")]
+        return int(float(line.rpartition(" ")[2]))
+
+    def _one(self) -> None:
+        """Publish an event, and wait for the first who has it."""
+        before = self.pilot.seen
+        headrace.publish_now(self.bench.publisher.connection, self.bench.stream, payload())
+        while self.pilot.seen == before:
+            if not self.pilot.watch(20):
+                raise FailedError("nothing was delivered for 20 s")
+
+    def _scrape_soon(self) -> None:
+        time.sleep(SCRAPE_AFTER_S)
+        self.scrape()
+
+
+def metrics(bench: Bench) -> list[Figure]:
+    """Fan-out with metrics as they are and one scrape a second, and without any, a second each in turn."""
+    pairs = max(1, round(bench.seconds / TURN_S))
+    with _bare(bench) as bare, _side(bench) as counting, _side(bare) as silent:
+        found: list[tuple[Turn, Turn]] = []
+        for number in range(pairs):
+            # Each is the first as often as the second.
+            with_, without = counting, silent
+            if number % 2:
+                second = without.turn(scraped=False)
+                found.append((with_.turn(scraped=True), second))
+            else:
+                first = with_.turn(scraped=True)
+                found.append((first, without.turn(scraped=False)))
+        if not counting.counted() or silent.counted():
+            raise FailedError("the node without metrics has counted, or the other has not")
+    on, off = _sum(turn for turn, _ in found), _sum(turn for _, turn in found)
+    slower = median(a.rate / b.rate for a, b in found)
+    dearer = median(a.cost_us / b.cost_us for a, b in found)
+    return [
+        Figure("deliveries; beside without metrics", "1/s", on.rate, off.rate),
+        Figure("processor time a delivery; beside without", "µs", on.cost_us, off.cost_us),
+        Figure("deliveries that metrics cost, median of pairs", "%", 100 * (1 - slower)),
+        Figure("processor time that they cost, median of pairs", "%", 100 * (dearer - 1)),
+        Figure("pairs of turns", "", pairs),
+    ]
+
+
+@contextmanager
+def _bare(bench: Bench) -> Iterator[Bench]:
+    """The same bench at a node of its own, which counts nothing."""
+    with tempfile.TemporaryDirectory(prefix="headrace-uncounted-") as directory:
+        root = Path(directory)
+        root.chmod(0o755)
+        uncounted.copy(root)
+        node = Node(bench.node.shards, bench.node.router_workers, root)
+        try:
+            node.start()
+            with closing(Publisher(node.database_url)) as publisher:
+                yield dataclasses.replace(bench, node=node, publisher=publisher)
+        finally:
+            node.stop()
+
+
+@contextmanager
+def _side(bench: Bench) -> Iterator[Side]:
+    """A node's clients, connected; at the end they must have had every event once, in order."""
+    with bench.followed("--idle", "0", "--seconds", "3600") as (clients, pilot):
+        yield Side(bench, pilot)
+        clients.leave()
+        clients.result()
+
+
+def _sum(turns: Iterator[Turn]) -> Turn:
+    all_ = list(turns)
+    return Turn(sum(t.deliveries for t in all_), sum(t.seconds for t in all_), sum(t.cpu_s for t in all_))

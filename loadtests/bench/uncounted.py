@@ -1,0 +1,41 @@
+"""A copy of headrace in whose shards nothing is counted: beside the real ones it shows what their metrics cost.
+
+Each statement that counts is taken out of the source, so that the copy does not even pay for asking whether to count.
+What a scrape costs is not in here: nobody scrapes the copy.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[2]
+COPIED: Final = ("headrace", "router", "shard")
+
+STATEMENTS: Final[Mapping[str, str]] = {
+    "shard/delivery.py": r"self\.counters\.\w+(?: \+= |\.add\().*",
+    "shard/dispatcher.py": r"self\.delivery\.counters\.\w+\(.*\)",
+    "shard/heartbeat.py": r"self\.lag\.observe\(.*\)",
+    "shard/listener.py": r"self\.(?:notifications|reconnects) \+= 1",
+    "shard/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
+}
+"""What counts, by file: whole lines."""
+AGES: Final = "[row[8] for row in rows if row[8] is not None]"
+"""In shard/log.py: gathered for the latency alone."""
+
+
+def copy(into: Path) -> None:
+    """Write the copy. Raises LookupError where the code has changed so that there is nothing left to take out."""
+    for name in COPIED:
+        shutil.copytree(ROOT / name, into / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, statement in STATEMENTS.items():
+        _replace(into / file, rf"(?m)^( +){statement}$", r"\1pass")
+    _replace(into / "shard" / "log.py", re.escape(AGES), "[]")
+
+
+def _replace(path: Path, pattern: str, instead: str) -> None:
+    source, count = re.subn(pattern, instead, path.read_text())
+    if not count:
+        raise LookupError(f"nothing in {path.name} looks like {pattern!r}; correct loadtests/bench/uncounted.py")
+    path.write_text(source)
