@@ -26,6 +26,10 @@ from headrace.stream import SLOTS
 State = Literal["up", "draining", "drained", "stopping"]
 """What a shard does with new clients: `up` takes them, the others refuse; `stopping` will be gone soon."""
 
+ENDS: Final = ("stopped", "died", "silent", "replaced")
+"""How a shard's process ends, as the directory sees it: it leaves; another shard finds it dead; it says nothing for as
+long as its entry lives; another process registers under its id."""
+
 MAX_ERROR_CHARS: Final = 300
 _CHANNEL: Final = "headrace:changes"
 _TIMEOUT_S: Final = 1.0
@@ -85,7 +89,8 @@ class Snapshot:
     epoch is (generation, count); the generation is random and a new one means that Redis was emptied, so its
     counts compare only within it. It is ("", 0) in an empty Redis. drained are the shards that an operator wants
     without clients, whether they are yet or not; drained_nodes are whole nodes, each with the seconds over which its
-    clients are to leave. hot has, per node, its hot streams and how many connections each leads there.
+    clients are to leave. hot has, per node, its hot streams and how many connections each leads there. ends has, per
+    node, how many of its shards' processes have ended in which way, by a word of ENDS.
     """
 
     epoch: tuple[str, int] = ("", 0)
@@ -94,6 +99,7 @@ class Snapshot:
     drained: frozenset[str] = frozenset()
     drained_nodes: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     hot: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
+    ends: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,7 @@ class Directory:
         known is the last snapshot, which saves reading its slots again if the epoch is still the same.
         """
         known = known or Snapshot()
-        generation, count, shards, tables, drained, nodes, hot = self._call("read", "{} {}".format(*known.epoch))
+        generation, count, shards, tables, drained, nodes, hot, ends = self._call("read", "{} {}".format(*known.epoch))
         entries = [_entry(id_, dict(_pairs(values))) for id_, *values in shards]
         slots = {node: MappingProxyType({int(slot): owner for slot, owner in _pairs(pairs)}) for node, *pairs in tables}
         return Snapshot(
@@ -258,6 +264,7 @@ class Directory:
             frozenset(drained),
             MappingProxyType({node: float(over_s) for node, over_s in _pairs(nodes)}),
             MappingProxyType({node: {name: int(n) for name, n in _pairs(streams)} for node, *streams in hot}),
+            MappingProxyType({node: dict(zip(ENDS, map(int, counts), strict=True)) for node, *counts in ends}),
         )
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from headrace.directory import ENDS
 from router.placement import Placement
 
 
@@ -84,3 +85,13 @@ class Metrics(Collector):
             for state in ("up", "draining", "drained", "stopping"):
                 shards.add_metric([state], found[state])
             yield shards
+            ends = CounterMetricFamily(
+                "headrace_router_shards_ended",
+                "Processes of this node's shards that have ended, by how, as the directory has counted them.",
+                labels=["how"],
+            )
+            for how in ENDS:
+                ends.add_metric([how], placement.ends[how])
+            yield ends
+            emptied = "Times that Redis had been emptied, as this process has seen it."
+            yield CounterMetricFamily("headrace_router_redis_emptied", emptied, placement.emptied)

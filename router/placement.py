@@ -15,7 +15,7 @@ While the whole node is drained there is nobody to try: a load balancer sends th
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -68,6 +68,8 @@ class Placement:
         self._known = Snapshot()
         self._new_generation: tuple[str, float] = ("", 0.0)
         self._suspects: dict[str, float] = {}
+        self._generation = ""
+        self.emptied = 0
         self.directory_away = True
 
     def __repr__(self) -> str:
@@ -89,6 +91,11 @@ class Placement:
         return self._node in self._known.drained_nodes
 
     @property
+    def ends(self) -> Mapping[str, int]:
+        """How many processes of this node's shards have ended in which way."""
+        return Counter(self._known.ends.get(self._node, {}))
+
+    @property
     def connections(self) -> int:
         """Clients of this node, with those that this process has given away since it was last told."""
         return sum(self._loads().values())
@@ -100,6 +107,9 @@ class Placement:
     def learn(self, snapshot: Snapshot) -> None:
         """Take a fresh snapshot, unless it knows less only because Redis was emptied or stood still."""
         self.directory_away = False
+        if snapshot.epoch[0]:
+            self.emptied += self._generation not in ("", snapshot.epoch[0])
+            self._generation = snapshot.epoch[0]
         fresh = {entry.id for entry in snapshot.shards if entry.node == self._node}
         known = {entry.id for entry in self.shards()}
         if known and not fresh:

@@ -41,11 +41,12 @@ class Canary:
 
     Owned by its own greenlet. Off where the setting says so, or where this process has no secret to sign with. here is
     asked whether this shard takes clients; while it does not, nothing is probed. connected counts the probe's own
-    connection, for who counts clients.
+    connection, for who counts clients. last_error says why the last one failed, empty after one that arrived.
     """
 
     def __init__(self, settings: Settings, shard_id: str, here: Callable[[], bool]) -> None:
         self.result = ""
+        self.last_error = ""
         self.connected = 0
         self.seconds = Histogram(SECONDS)
         self.results = Tally(("ok", "unreachable", "refused", "no database", "no event"))
@@ -85,7 +86,7 @@ class Canary:
             if stream and self._here():
                 self._note(stream, *self._probe(stream))
             else:
-                self.result = ""
+                self.result = self.last_error = ""
 
     def _note(self, stream: str, result: str, why: str) -> None:
         self.results.add(result)
@@ -94,6 +95,7 @@ class Canary:
         elif result == "ok" and self.result not in ("ok", ""):
             logger.warning("the canary is well again")
         self.result = result
+        self.last_error = f"the canary: {result}: {why}" if why else ""
 
     def _probe(self, stream: str) -> tuple[str, str]:
         """One event from end to end; the result and, where it failed, why. Yields.

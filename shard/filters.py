@@ -10,6 +10,7 @@ from gevent.queue import SimpleQueue
 from headrace.predicates import Predicate
 from headrace.tokens import Context
 from shard.connection import Connection
+from shard.counters import Tally
 from shard.inbox import Inbox
 from shard.messages import Message, Verdict
 
@@ -27,6 +28,7 @@ class Filters:
     """
 
     def __init__(self, predicates: Mapping[str, Predicate], deadline_s: float, inbox: Inbox[Message]) -> None:
+        self.failures = Tally(("raised", "late"))
         self._predicates = predicates
         self._deadline_s = deadline_s
         self._inbox = inbox
@@ -59,8 +61,10 @@ class Filters:
             with gevent.Timeout(self._deadline_s):
                 return self._predicates[label](context, stream) is True
         except gevent.Timeout:
+            self.failures.add("late")
             logger.error("predicate %r took over %g s for %r: hidden", label, self._deadline_s, stream)
         except Exception:
+            self.failures.add("raised")
             logger.exception("predicate %r failed for %r: hidden", label, stream)
         return False
 

@@ -9,6 +9,7 @@ from headrace.settings import Settings
 from shard.counters import SECONDS, Histogram
 from shard.inbox import Inbox
 from shard.messages import Message, Sweep, Tick
+from shard.wallclock import WallClock
 
 
 class Heartbeat:
@@ -20,6 +21,7 @@ class Heartbeat:
 
     def __init__(self, settings: Settings, inbox: Inbox[Message]) -> None:
         self.lag = Histogram(SECONDS)
+        self.clock = WallClock()
         self._settings = settings
         self._inbox = inbox
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -41,6 +43,7 @@ class Heartbeat:
             gevent.sleep(self._settings.tick_interval_s)
             # Only the dispatcher works for long without a pause: so late would anything have been that came meanwhile.
             self.lag.observe(max(0.0, time.monotonic() - due))
+            self.clock.look()
             self._inbox.put_once(Tick())
             if time.monotonic() >= sweep_at:
                 self._inbox.put_once(Sweep())

@@ -25,6 +25,7 @@ from shard.canary import Canary
 from shard.connection import Connection, State
 from shard.counters import Histogram
 from shard.dispatcher import Dispatcher
+from shard.filters import Filters
 from shard.heartbeat import Heartbeat
 from shard.history import History
 from shard.inbox import Inbox
@@ -60,6 +61,7 @@ class Parts:
     intake: Intake
     registration: Registration
     canary: Canary
+    filters: Filters
     version: str
     limit: int
 
@@ -135,6 +137,12 @@ class Numbers(Collector):
         yield _counter("client_stalls", "Times that a client's socket was full.", delivery.counters.stalls)
         yield _counter("gaps", "Clients told that retention has removed what they missed.", delivery.counters.gaps)
         yield _counter("resets", "Clients told that their cursor is not of this log.", delivery.counters.resets)
+        yield _counters(
+            "predicate_failures",
+            "Questions to audience predicates that raised, or took too long; their events are hidden.",
+            "why",
+            parts.filters.failures.counts,
+        )
         held = sum(stream.ring.size for stream in streams)
         yield _gauge("ring_bytes", "Recent frames that are kept for whoever is behind.", held)
 
@@ -171,6 +179,7 @@ class Numbers(Collector):
             "lane",
             {kind.value: reads[kind].failures for kind in ReadKind},
         )
+        yield _counter("read_reconnects", "Reading connections lost and made anew.", parts.readers.reconnects)
         asked_at = reads[ReadKind.LIVE].asked_at
         lag_s = 0.0 if asked_at is None else time.monotonic() - asked_at
         yield _gauge("log_lag_seconds", "How long a read of new events has been waiting for its answer.", lag_s)
@@ -219,6 +228,12 @@ class Numbers(Collector):
     def _loop(self) -> Iterator[Metric]:
         parts = self._parts
         yield _histogram("loop_lag_seconds", "How late the shard's clock was served.", {(): parts.heartbeat.lag})
+        yield _counters(
+            "clock_jumps",
+            "Times that this machine's clock was set, by a second or more, by the direction.",
+            "direction",
+            parts.heartbeat.clock.jumps.counts,
+        )
         yield _gauge("inbox_messages", "Messages that wait for the dispatcher.", len(parts.inbox))
         yield _counter("errors", "Messages that could not be handled.", parts.dispatcher.errors)
 

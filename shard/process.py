@@ -129,7 +129,7 @@ class Process:
         parts = Parts(
             self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
             self._listener, self._heartbeat, self._pruner, self._presence, self._transfer, self._intake,
-            self._registration, self._canary, self._version, self._limit,
+            self._registration, self._canary, self._filters, self._version, self._limit,
         )  # fmt: skip
         self._metrics = Metrics(shard_id, self.path, parts)
         self._assigned = Assign("", {})
@@ -257,6 +257,7 @@ class Process:
         events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
         blocked = self.dispatcher.delivery.blocked
+        database_error = self._listener.last_error or self._readers.last_error or self._revocations.last_error
         return ShardEntry(
             id=self.shard_id,
             node=self._settings.node,
@@ -269,10 +270,15 @@ class Process:
             streams=max(0, len(self.dispatcher.registry.streams) - self._canary.connected),
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
+            # What is wrong now before what has been: the last two stay.
             last_error=(
-                self._listener.last_error or self.dispatcher.last_error or moves.last_error or self._presence.last_error
+                database_error
+                or self._canary.last_error
+                or self._presence.last_error
+                or self.dispatcher.last_error
+                or moves.last_error
             ),
-            database_error=self._listener.last_error or self._readers.last_error or self._revocations.last_error,
+            database_error=database_error,
             canary=self._canary.result,
             moving=moves.pending,
             settled=moves.settled_epoch,

@@ -54,6 +54,7 @@ class Readers:
 
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
         self.reads = {kind: Reads() for kind in ReadKind}
+        self.reconnects = 0
         self.away_since: float | None = None
         self.last_error = ""
         self._settings = settings
@@ -82,6 +83,7 @@ class Readers:
     def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
         connection: psycopg.Connection[Any] | None = None
         backoff = Backoff()
+        lost = False
         try:
             while True:
                 read = lane.get()
@@ -89,12 +91,14 @@ class Readers:
                     try:
                         if connection is None:
                             connection = log.connect(self._settings.database_url, name)
+                            self.reconnects += lost
                         answer = self._answer(connection, read)
                         break
                     except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
                         if connection is not None:
                             connection.close()
                             connection = None
+                            lost = True
                         self._away(error)
                         gevent.sleep(backoff.next_s())
                 backoff.reset()
@@ -122,10 +126,11 @@ class Readers:
         return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else ())
 
     def _away(self, error: BaseException) -> None:
+        # The last try's, which tells why it is still away; the first only told that it went.
+        self.last_error = str(error).strip() or repr(error)
         if self.away_since is None:
             self.away_since = time.monotonic()
-            self.last_error = str(error).strip() or repr(error)
-            logger.warning("PostgreSQL is away, reads wait for it: %s", str(error).strip() or repr(error))
+            logger.warning("PostgreSQL is away, reads wait for it: %s", self.last_error)
 
     def _back(self) -> None:
         if self.away_since is not None:

@@ -1,13 +1,16 @@
 """The limits of this machine: open files, and connections that wait to be accepted."""
 
+import os
 import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.doctor.finding import Finding, ok, warn
+from headrace.doctor.finding import Finding, fail, ok, warn
 
 FEW_DESCRIPTORS: Final = 4096
+FEW_LEFT: Final = 20
+"""Descriptors, of which a process that has no more cannot open what it loses: a connection to PostgreSQL, a channel."""
 SPARE: Final = 200
 """What a process needs beside its clients."""
 BACKLOG: Final = 4096
@@ -26,14 +29,23 @@ def open_files(pid: int | None) -> int:
     raise OSError(f"/proc/{pid}/limits has no limit of open files")
 
 
+def open_now(pid: int) -> int:
+    """How many files a process has open. Raises OSError where it is gone or another user's."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 def descriptors(shards: Iterable[int], max_connections: int) -> Finding:
     """Whether shards (by pid; this process's limit where none runs here) may hold as many clients as they are to."""
     limits: list[int] = []
     for pid in shards:
         try:
             limits.append(open_files(pid))
+            used = open_now(pid)
         except OSError:
             continue
+        if used + FEW_LEFT > limits[-1]:
+            found = f"pid {pid} has {used} files open, and may have {limits[-1]}"
+            return fail("open files", found, "raise the limit (LimitNOFILE), or see what it holds: ls -l /proc/PID/fd")
     least = min(limits, default=open_files(None))
     whose = f"{len(limits)} shards here may open" if limits else "this shell may open"
     found = f"{whose} {least} files: {max(1, least - SPARE)} clients a shard"

@@ -30,6 +30,10 @@
 --                                   complete     the epoch ("<generation> <count>") in which every slot was last
 --                                                found to have a live owner; unless the epoch has moved since,
 --                                                there is nothing to claim
+--                                   stopped      shards of this node that have left,
+--                                   died         were found dead by another,
+--                                   silent       whose entry has expired, since they said nothing for so long, and
+--                                   replaced     whose entry another process of their id has overwritten, ever
 --                                   Expires with the slots
 --   headrace:turn:<what>    string  "1" while somebody has had the turn to do it. Expires when it is the next one's
 --   headrace:changes        channel "<generation> <count>" after each change, a hint to read again
@@ -57,7 +61,8 @@
 --   turn      what hold_ms                    returns 1 if it is the caller's turn, and nobody else's for hold_ms
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
 --                                                      {{node, slot, id...}...}, {drained id...},
---                                                      {drained node, over_s...}, {{node, hot stream, count...}...}},
+--                                                      {drained node, over_s...}, {{node, hot stream, count...}...},
+--                                                      {{node, stopped, died, silent, replaced}...}},
 --                                                      without the slots if the directory is still in that epoch
 
 local SLOTS = 1024
@@ -107,6 +112,11 @@ local function drained(id)
   return redis.call("SISMEMBER", "headrace:drained", id) == 1
 end
 
+-- A shard's process has ended, in one of the four ways.
+local function ended(node, how)
+  redis.call("HINCRBY", "headrace:node:" .. node, how, 1)
+end
+
 local function joined(node)
   redis.call("HSET", "headrace:node:" .. node, "joined_ms", now_ms())
   changed()
@@ -125,6 +135,7 @@ local function prune()
   each_shard(function(id, node)
     if redis.call("EXISTS", entry_key(id)) == 0 then
       redis.call("HDEL", "headrace:shards", id)
+      ended(node, "silent")
       joined(node)
     end
   end)
@@ -149,6 +160,11 @@ local function register()
   redis.call("PEXPIRE", key, expiry_ms)
   if not before[1] then
     redis.call("SADD", newcomers_key(given.node), id)
+  end
+  if before[1] and before[2] ~= given.pid then
+    ended(before[1], "replaced")
+  elseif not before[1] and listed then
+    ended(given.node, "silent")
   end
   -- A directory that was emptied learns what operators want from those who knew.
   if not before[1] and given.wish == "shard" then
@@ -177,6 +193,7 @@ end
 local function leave()
   local node = removed(ARGV[3], ARGV[4])
   if node then
+    ended(node, "stopped")
     joined(node)
   end
   return node and 1 or 0
@@ -186,6 +203,7 @@ end
 local function bury()
   local node = removed(ARGV[3], ARGV[4])
   if node then
+    ended(node, "died")
     changed()
   end
   return node and 1 or 0
@@ -422,7 +440,7 @@ end
 local function read()
   local head = redis.call("HMGET", "headrace:epoch", "generation", "count")
   local generation, count = head[1] or "", tonumber(head[2] or 0)
-  local shards, tables, nodes, hot = {}, {}, {}, {}
+  local shards, tables, nodes, hot, ends = {}, {}, {}, {}, {}
   each_shard(function(id, node)
     local entry = redis.call("HGETALL", entry_key(id))
     if #entry > 0 then
@@ -442,9 +460,11 @@ local function read()
     local streams = redis.call("HGETALL", "headrace:hot:" .. node)
     table.insert(streams, 1, node)
     hot[#hot + 1] = streams
+    local counts = redis.call("HMGET", "headrace:node:" .. node, "stopped", "died", "silent", "replaced")
+    ends[#ends + 1] = { node, counts[1] or 0, counts[2] or 0, counts[3] or 0, counts[4] or 0 }
   end
   local drained_nodes = redis.call("HGETALL", "headrace:drained:nodes")
-  return { generation, count, shards, tables, redis.call("SMEMBERS", "headrace:drained"), drained_nodes, hot }
+  return { generation, count, shards, tables, redis.call("SMEMBERS", "headrace:drained"), drained_nodes, hot, ends }
 end
 
 local commands = {

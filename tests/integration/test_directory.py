@@ -312,6 +312,29 @@ def test_a_buried_shards_slots_are_claimed_at_once(directory: Directory) -> None
     assert after.epoch > before.epoch
 
 
+def test_the_ends_of_processes_are_counted_by_how(brief: Directory, directory: Directory) -> None:
+    """One leaves, one is found dead, one falls silent, one is replaced: each counts once, for its node alone."""
+    for id_ in ("left", "dead", "old", "here"):
+        directory.register(entry(id_))
+    directory.register(entry("other", node="n2"))
+    directory.leave("left", 1)
+    directory.bury("dead", 1)
+    directory.register(entry("old", pid=2))
+    directory.register(entry("old", pid=2, state="draining"))
+    brief.register(entry("mute"))
+    wait_until(lambda: len(directory.read().shards) == 3, "its entry has expired")
+    directory.claim("n1")
+    directory.claim("n1")
+    assert directory.read().ends == {
+        "n1": {"stopped": 1, "died": 1, "silent": 1, "replaced": 1},
+        "n2": {"stopped": 0, "died": 0, "silent": 0, "replaced": 0},
+    }
+    brief.register(entry("mute"))
+    wait_until(lambda: len(directory.read().shards) == 3, "its entry has expired again")
+    directory.register(entry("mute", pid=2))
+    assert directory.read().ends["n1"]["silent"] == 2
+
+
 def test_a_newcomer_gets_its_share_where_that_is_wanted(directory: Directory) -> None:
     """A shard without slots is given those whose first choice it is, and every other slot stays."""
     for id_ in ("s1", "s2"):

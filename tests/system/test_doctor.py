@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -193,6 +194,8 @@ def test_limits_of_the_machine_are_read(tmp_path: Path) -> None:
         assert machine.descriptors([child.pid], 0).level is Level.WARN
         assert machine.descriptors([child.pid], 800).level is Level.WARN
         assert "1100" in machine.descriptors([child.pid], 900).advice
+        resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (machine.open_now(child.pid), 1024))
+        assert machine.descriptors([child.pid], 0).level is Level.FAIL
         child.stdin.close()
     (tmp_path / "somaxconn").write_text("128\n")
     assert machine.somaxconn(tmp_path / "somaxconn").level is Level.WARN

@@ -70,6 +70,14 @@ def test_an_emptied_redis_takes_nothing_away() -> None:
         assert sorted(ids(made)) == ["a", "b"]
 
 
+def test_an_emptied_redis_is_counted_once() -> None:
+    """A new generation is one emptying, however often it is read; an empty Redis before it, and the first, are none."""
+    made = placement()
+    for generation in ("", "g1", "g1", "", "g2", "g2"):
+        made.learn(snapshot(entry("a"), generation=generation))
+    assert made.emptied == 1
+
+
 def test_a_new_generation_waits_for_all_to_register_again() -> None:
     """The first shard to register in an emptied Redis does not hide the others that serve on."""
     made = placement()
