@@ -179,16 +179,20 @@ class System:
 
     def headrace(self, *arguments: str) -> str:
         """Run a command of headrace's, as an operator does; returns the last line of what it says."""
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"PYTHONPATH": str(_ROOT)}
-        argv = [*self._command, *arguments]
         try:
-            done = subprocess.run(
-                argv, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=60, check=False
-            )
+            done = self.run(*arguments)
         except subprocess.TimeoutExpired:
             return f"{' '.join(arguments)} (given up after 60 s)"
         words = (done.stdout + done.stderr).strip().splitlines()
         return f"{' '.join(arguments)} ({done.returncode}{': ' + words[-1][:100] if done.returncode and words else ''})"
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of headrace's, as from another machine. Raises subprocess.TimeoutExpired after a minute."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"PYTHONPATH": str(_ROOT)}
+        argv = [*self._command, *arguments]
+        return subprocess.run(
+            argv, cwd=self.directory, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def around(self, at: float, request_id: str = "", process: str = "", within_s: float = 2.0) -> list[str]:
         """What the processes, or one of them, said at about that time, and what of the request at any time."""
