@@ -1,4 +1,14 @@
-"""The fixtures that all tests share."""
+"""The fixtures that all tests share, and how examples are drawn."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# A slow machine is no finding. New examples at home, the same ones where a failure would stop somebody else's work.
+settings.register_profile(
+    "headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("headrace")
 
 pytest_plugins = [
     "tests.fixtures.postgres",

@@ -1,6 +1,5 @@
 """shard/attendance.py: connections, time and outcomes in; what PostgreSQL is told out."""
 
-import os
 import uuid
 
 import pytest
@@ -240,9 +239,7 @@ class AttendanceMachine(RuleBasedStateMachine):
         assert self.here.due_s(self.now) is None
 
 
-AttendanceMachine.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=30, deadline=None, derandomize=bool(os.environ.get("CI"))
-)
+AttendanceMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
 TestAttendance = AttendanceMachine.TestCase
 
 ONE, TWO = uuid.uuid4(), uuid.uuid4()

@@ -470,9 +470,6 @@ class DispatcherMachine(RuleBasedStateMachine):
 DispatcherMachine.TestCase.settings = settings(
     max_examples=int(os.environ.get("MODEL_EXAMPLES", "300")),
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
-    # New interleavings at home, the same ones where a failure would stop somebody else's work.
-    derandomize=bool(os.environ.get("CI")),
 )
 TestDispatcher = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")(DispatcherMachine.TestCase)
