@@ -12,7 +12,7 @@ from psycopg import errors
 from headrace.schema import migrate
 from headrace.stream import slot
 from tests.fixtures.postgres import execute, scratch_postgres
-from tests.fixtures.waiting import wait_until, wait_until_blocked
+from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -55,7 +55,7 @@ class Ear:
         """The payloads since the last call. What is committed by now is among them: it is handed out in order."""
         self._connection.execute("listen marker; notify marker")
         heard: list[str] = []
-        for notification in self._connection.notifies(timeout=10):
+        for notification in self._connection.notifies(timeout=DEADLINE_S):
             if notification.channel == "marker":
                 return sorted(heard)
             heard.append(notification.payload)
@@ -145,7 +145,7 @@ def test_an_announcer_leaves_between_two_looks_of_a_publisher(
     assert value(announcer, "select headrace.nobody_defers()")
     assert announce(announcer) == 0
     holder.execute("select pg_advisory_unlock(4711)")
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert ear.heard() == ["1 s"]
     assert announce(announcer) == 0
 
@@ -197,7 +197,7 @@ def test_two_who_announce_at_once_tell_of_everything(connect: Connect, ear: Ear,
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_S)
     assert sum(counts) == 50
     assert set(ear.heard()) == {"50 s"}
 
@@ -276,7 +276,7 @@ def test_nothing_is_announced_before_it_is_durable() -> None:
             assert value(announcer, "select headrace.head('s')") == 0
             announcer.execute("alter system reset synchronous_standby_names")
             announcer.execute("select pg_reload_conf()")
-            thread.join(10)
+            thread.join(DEADLINE_S)
             assert announce(announcer) == 1
             assert ear.heard() == ["1 s"]
 
@@ -326,11 +326,11 @@ def test_rows_are_locked_in_the_order_of_names(connect: Connect, end: str) -> No
     thread = threading.Thread(target=waiting.commit)
     thread.start()
     wait_until_blocked(observer, waiting.info.backend_pid)
-    observer.execute("set lock_timeout = '2s'")
+    observer.execute("set lock_timeout = '10s'")
     for name in names[1:]:
         observer.execute("select headrace.publish_now(%s, '1')", [name])
     getattr(blocker, end)()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     heads = [value(observer, "select headrace.head(%s)", name) for name in names]
     assert heads == [3 if end == "commit" else 2, 3, 3]
     newest = (
@@ -350,10 +350,10 @@ def test_new_streams_are_made_before_any_row_is_locked(connect: Connect) -> None
     thread = threading.Thread(target=waiting.commit)
     thread.start()
     wait_until_blocked(observer, waiting.info.backend_pid)
-    maker.execute("set lock_timeout = '2s'")
+    maker.execute("set lock_timeout = '10s'")
     assert value(maker, "select headrace.publish_now('a', '1')") == 2
     maker.commit()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert [value(observer, "select headrace.head(%s)", name) for name in "az"] == [3, 2]
 
 

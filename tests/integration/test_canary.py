@@ -12,7 +12,7 @@ from headrace.settings import Settings
 from headrace.stream import CANARY_PREFIX, SLOTS
 from shard.canary import Canary
 from tests.fixtures.shard import Database
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 OURS = Snapshot(slots={"n": dict.fromkeys(range(SLOTS), "n-0")})
 
@@ -40,7 +40,7 @@ def door() -> Iterator[HTTPServer]:
     serving.start()
     yield server
     server.shutdown()
-    serving.join(10)
+    serving.join(DEADLINE_S)
     server.server_close()
 
 

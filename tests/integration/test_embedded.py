@@ -17,6 +17,7 @@ import redis
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.errors import EmbeddedServerError
+from tests.fixtures.up import lives
 from tests.fixtures.waiting import wait_until
 
 KINDS = ["postgres", "redis"]
@@ -26,13 +27,6 @@ def make(kind: str, directory: Path, binaries: Path | None = None) -> EmbeddedSe
     if kind == "redis":
         return EmbeddedRedis(directory, binaries=binaries)
     return EmbeddedPostgres(directory, binaries=binaries, durable=False)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def answers(server: EmbeddedServer) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from psycopg import errors
 
 from headrace.stream import slot
-from tests.fixtures.waiting import wait_until_blocked
+from tests.fixtures.waiting import DEADLINE_S, wait_until_blocked
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[[], Connection]
@@ -131,7 +131,7 @@ def test_clashing_transactions_do_not_deadlock(connect: Connect, observer: Conne
         wait_until_blocked(observer, connection.info.backend_pid)
     blocker.commit()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_S)
     assert [id for id, _ in log(observer, "a")] == [1, 2, 3]
     assert [id for id, _ in log(observer, "b")] == [1, 2]
 
@@ -140,7 +140,7 @@ def test_an_open_transaction_holds_up_nobody(connect: Connect, observer: Connect
     """While a transaction that has published stays open, others publish to the same stream."""
     sleeper, other = connect(), connect()
     publish(sleeper, "s", "late")
-    other.execute("set lock_timeout = '1s'")
+    other.execute("set lock_timeout = '10s'")
     publish(other, "s", "early")
     other.commit()
     sleeper.commit()
@@ -157,7 +157,7 @@ def test_two_creators_of_one_stream(connect: Connect, observer: Connection) -> N
         thread.start()
         wait_until_blocked(observer, second.info.backend_pid)
         getattr(first, end)()
-        thread.join(10)
+        thread.join(DEADLINE_S)
     assert log(observer, "kept") == [(1, "first"), (2, "second")]
     assert log(observer, "dropped") == [(1, "second")]
 
@@ -459,7 +459,7 @@ def test_notifications(connect: Connect, observer: Connection) -> None:
     connection.commit()
     publish_now(connection, "ü", "x")
     connection.commit()
-    got = [(n.channel, n.payload) for n in observer.notifies(timeout=10, stop_after=3)]
+    got = [(n.channel, n.payload) for n in observer.notifies(timeout=DEADLINE_S, stop_after=3)]
     assert sorted(got) == sorted(
         [
             (f"headrace_slot_{slot('a b')}", "3 a b"),
@@ -647,7 +647,7 @@ def test_removal_and_creation_at_once(connect: Connect, observer: Connection) ->
     thread.start()
     wait_until_blocked(observer, publisher.info.backend_pid)
     remover.commit()
-    thread.join(10)
+    thread.join(DEADLINE_S)
     assert log(observer, "s") == [(2, "2")]
 
 

@@ -19,7 +19,7 @@ from shard.attendance import Attendance, Report
 from shard.connection import Connection
 from shard.presence import Presence
 from tests.fixtures.proxy import Proxy
-from tests.fixtures.waiting import wait_until, wait_until_blocked
+from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 Link = psycopg.Connection[Any]
 ROOM = "room:1"
@@ -160,7 +160,7 @@ def test_a_leave_here_and_a_join_there_see_each_other(
         wait_until_blocked(observer, node.pid)
     blocker.link.execute("commit")
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_S)
     assert headrace.members(observer, ROOM) == ["ada"]
     assert add_up(observer) == {"ada"}
     assert len(events(observer)) == (1 if first == "join" else 3)
@@ -209,7 +209,7 @@ def test_a_silent_session_is_given_up_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(DEADLINE_S)
     assert sorted(left, key=str) == [1, None, None, None]
     assert add_up(observer) == {"bob"} == set(headrace.members(observer, ROOM))
 
@@ -300,7 +300,7 @@ def test_members_and_head_make_one_whole(here: Node, there: Node, database_url: 
     finally:
         ending.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(DEADLINE_S)
 
 
 def test_only_who_may_publish_may_ask(observer: Link) -> None:
@@ -330,12 +330,16 @@ def test_a_crowd_costs_few_statements(database_url: str, observer: Link) -> None
         connect(None, rooms[number % 50])
     presence.start()
     try:
-        gevent.sleep(0.3)  # lets it get to work
+        looking = (
+            "select count(*) from pg_stat_activity where datname = current_database() and state = 'idle'"
+            " and application_name = 'headrace n-0 presence' and query like '%presence_session%'"
+        )
+        wait_until(lambda: gevent.sleep(0.01) or observer.execute(looking.encode()).fetchone() == (1,), "it has looked")
         assert presence.reports == 0
         assert log.presence_sessions(observer) == {}
         for number in range(5000):
             connect(f"u{number}", rooms[number % 50])
-        wait_until(lambda: _sum(observer, rooms) == 5000, "all have joined", 30)
+        wait_until(lambda: _sum(observer, rooms) == 5000, "all have joined")
         assert presence.reports <= 4
         assert add_up(observer, rooms[7]) == {f"u{number}" for number in range(7, 5000, 50)}
     finally:
@@ -367,11 +371,11 @@ def test_a_shard_that_is_cut_off_before_its_commit_holds_up_nobody(
     telling.start()
     try:
         wait_until(lambda: postgres_proxy.deaf, "the report is about to be committed")
-        there.link.execute("set statement_timeout = '8s'")
+        there.link.execute("set statement_timeout = '20s'")
         there.come("bob")
         assert headrace.members(observer, ROOM) == ["bob"]
     finally:
         postgres_proxy.resume()
-        telling.join(10)
+        telling.join(DEADLINE_S)
         here.link.close()
     assert len(faults) == 1, "and who was cut off hears of it"

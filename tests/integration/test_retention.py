@@ -233,7 +233,7 @@ def test_publishing_does_not_wait_for_pruning(connection: Connection, other: Con
     """A batch that has not committed holds up no publisher, to the same stream either."""
     publish(connection, "s", 2, "1 hour")
     assert other.execute("select headrace.prune(1)").fetchone() == (1,)
-    connection.execute("set lock_timeout = '1s'")
+    connection.execute("set lock_timeout = '10s'")
     connection.execute("select headrace.publish('s', 'x')")
     connection.execute("select headrace.publish_now('new', 'x')")
     other.commit()

@@ -12,7 +12,7 @@ from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, SchemaError, UsageError
 from headrace.schema import Migration, check, migrate, migrations, require_current, require_server_version
 from tests.fixtures.postgres import execute, scratch_postgres
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 VERSIONS = [migration.version for migration in migrations()]
 
@@ -52,7 +52,7 @@ def test_two_migrations_at_once(empty_database_url: str) -> None:
     """Of several migrations at the same time one does the work, and the others wait and find it done."""
     threads, results = start([partial(migrate, empty_database_url)] * 4)
     for thread in threads:
-        thread.join(30)
+        thread.join(DEADLINE_S)
     assert sorted(results) == [[], [], [], VERSIONS]
 
 
@@ -70,7 +70,7 @@ def test_two_databases_of_a_new_server_at_once() -> None:
                 wait_until(lambda: observer.execute(waiting).fetchone() == (3,), "three migrations wait")
             holder.rollback()
         for thread in threads:
-            thread.join(30)
+            thread.join(DEADLINE_S)
         assert results == [VERSIONS] * 3
 
 

@@ -79,11 +79,11 @@ def offer(shard: Shard, channel: socket.socket, data: bytes) -> tuple[Client, st
 
 def exchange_good(shard: Shard, channel: socket.socket) -> str:
     """A hand-off as it should be, of a client that leaves at once."""
-    count = shard.client_sockets()
     client, refused = offer(shard, channel, message())
     client.wait(lambda: client.last_id, "the cursor")
+    port = client.local_port
     client.close()
-    wait_until(lambda: shard.client_sockets() == count, "the client's descriptor is freed")
+    wait_until(lambda: not shard.holds_peer(port), "the client's descriptor is freed")
     return refused
 
 
@@ -98,7 +98,7 @@ def test_a_message_that_cannot_be_read_is_refused(
     assert refused == ("version" if what == "another version" else "unreadable")
     client.wait_for_end()
     assert not client.raw
-    wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+    wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
     assert not exchange_good(calm_shard, channel)
 
 
@@ -118,7 +118,7 @@ def test_a_message_needs_exactly_one_connected_socket(calm_shard: Shard, channel
         ):
             assert exchange(channel, message(), *descriptors) == "unreadable"
             # The shard answers first and closes then.
-            wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+            wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
         near.setblocking(False)
         with pytest.raises(BlockingIOError):
             near.recv(1)
@@ -133,7 +133,7 @@ def test_a_message_that_was_cut_is_refused(calm_shard: Shard, channel: socket.so
     with near, far:
         assert exchange(channel, message(peer="x" * MAX_MESSAGE_BYTES), far.fileno()) == "unreadable"
         assert exchange(channel, message(), *[far.fileno()] * 12) == "unreadable"
-    wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+    wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
     assert not exchange_good(calm_shard, channel)
 
 
@@ -152,7 +152,7 @@ def test_a_message_with_values_that_make_no_sense_hurts_nobody_else(
     new = calm_shard.connect(("s", "now"))
     new.wait(lambda: new.last_id, "the cursor")
     new.close()
-    wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+    wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
 
 
 def test_the_response_head_is_the_routers_headers_and_what_a_stream_needs(calm_shard: Shard, stream: str) -> None:
@@ -233,7 +233,7 @@ def test_many_channels_come_and_go(calm_shard: Shard) -> None:
             with calm_shard.channel() as each:
                 if number % 2:
                     each.send(b"garbage")
-        wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+        wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
 
 
 def test_a_hand_off_as_large_as_allowed_is_taken(calm_shard: Shard, stream: str) -> None:

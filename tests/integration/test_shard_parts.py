@@ -1,9 +1,11 @@
 """What every long-lived part of a shard promises about starting and stopping, whatever it does in between."""
 
+import contextlib
 import gc
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +33,7 @@ from shard.registration import Registration
 from shard.revocations import Revocations
 from shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 PARTS = [
     "announcer",
@@ -86,6 +89,15 @@ class House:
         return parts[name]()
 
 
+def open_now() -> set[object]:
+    """The threads and descriptors of this process. What others have left behind may go at any time."""
+    found: set[object] = set(threading.enumerate())
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+    return found
+
+
 @pytest.fixture
 def house(database_url: str, redis_server: RedisServer, tmp_path: Path) -> Iterator[House]:
     made = House(database_url, redis_server.url, tmp_path)
@@ -117,7 +129,7 @@ def test_a_part_ends_only_by_stop(house: House, name: str) -> None:
     began = time.monotonic()
     part.stop()
     assert time.monotonic() - began < 5
-    gevent.joinall(greenlets, timeout=5)
+    gevent.joinall(greenlets, timeout=DEADLINE_S)
     assert all(greenlet.ready() for greenlet in greenlets)
     assert [greenlet.exception for greenlet in greenlets if not greenlet.successful()] == []
     part.stop()
@@ -136,19 +148,20 @@ def test_a_part_leaves_nothing_open(house: House, name: str) -> None:
         gc.collect()
 
     once()
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before = open_now()
     for _ in range(3):
         once()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert not open_now() - before
 
 
 def test_the_poller_stops_without_having_been_used() -> None:
     """The poller, which has no greenlet, frees its descriptor; it may be stopped twice."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_now()
     poller = Poller(lambda: None)
+    assert open_now() - before
     poller.stop()
     poller.stop()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_now() - before
 
 
 def test_the_heartbeat_stops_at_once_whatever_its_interval(house: House) -> None:
@@ -159,16 +172,26 @@ def test_the_heartbeat_stops_at_once_whatever_its_interval(house: House) -> None
     gevent.sleep(0)
     began = time.monotonic()
     heartbeat.stop()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
 
 
 def test_the_heartbeat_posts_no_more_than_one_message_of_a_kind_at_a_time(house: House) -> None:
     """However long the dispatcher is busy, one tick and one sweep wait for it."""
-    heartbeat = Heartbeat(house.settings, house.inbox)
+    posted = Counter[str]()
+
+    class Counted(Inbox[Message]):
+        """An inbox that nobody empties."""
+
+        def put_once(self, message: Message) -> None:
+            posted[type(message).__name__] += 1
+            super().put_once(message)
+
+    inbox = Counted()
+    heartbeat = Heartbeat(house.settings, inbox)
     heartbeat.start()
-    gevent.sleep(0.3)
+    wait_until(lambda: gevent.sleep(0.01) or min(posted["Sweep"], posted["Tick"]) >= 3, "each is due three times")
     heartbeat.stop()
-    assert sorted(type(message).__name__ for message in house.inbox.take(wait=False)) == ["Sweep", "Tick"]
+    assert sorted(type(message).__name__ for message in inbox.take(wait=False)) == ["Sweep", "Tick"]
 
 
 def test_the_inbox_keeps_the_order_and_merges_what_is_put_once() -> None:
@@ -190,4 +213,4 @@ def test_the_inbox_wakes_who_waits(house: House) -> None:
     gevent.sleep(0)
     assert not reader.ready()
     house.inbox.put(Tick())
-    assert reader.get(timeout=1) == [Tick()]
+    assert reader.get(timeout=DEADLINE_S) == [Tick()]

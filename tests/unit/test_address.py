@@ -6,14 +6,15 @@ import pytest
 
 from headrace.errors import UsageError
 from headrace.up.address import Address
+from tests.fixtures.ports import free_port
 
 
 def test_taken_port_is_refused() -> None:
     """A port at which another program listens is named, with what to do."""
+    port = free_port()
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", port))
         other.listen()
-        port = other.getsockname()[1]
         with pytest.raises(UsageError, match=rf"port {port} .* --port"):
             Address.claim("127.0.0.1", port)
     assert Address.claim("127.0.0.1", port) == Address("127.0.0.1", port)

@@ -13,22 +13,31 @@ from headrace.tokens import Context
 from tests.fixtures import scripted_shard
 from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.scripted_shard import Script, ScriptedShard
+from tests.fixtures.waiting import DEADLINE_S
 
 MESSAGE = handoff.encode(Handoff((("room:1", 3),), Context(), "r", "h:1"))
 
 
 @pytest.fixture
 def channels() -> Iterator[Channels]:
-    made = Channels(deadline_s=0.1)
+    """Channels to a shard that answers, however long that takes on this machine."""
+    made = Channels(deadline_s=DEADLINE_S)
     yield made
     made.close()
+
+
+@pytest.fixture
+def impatient(channels: Channels) -> Channels:
+    """The same, to a shard that does not answer."""
+    channels._deadline_s = 0.1
+    return channels
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """The two ends of a client's connection: the router's and the browser's."""
     ours, theirs = socket.socketpair()
-    theirs.settimeout(5)
+    theirs.settimeout(DEADLINE_S)
     with ours, theirs:
         yield ours, theirs
 
@@ -72,27 +81,28 @@ def test_a_clear_end_leaves_the_client_as_it_is(
 
 @pytest.mark.parametrize("script", [scripted_shard.says_nothing, scripted_shard.babbles])
 def test_an_unclear_end_closes_the_client(
-    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket], script: Script
+    impatient: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket], script: Script
 ) -> None:
     """When the shard may believe that it has the client, nobody can write to it any more."""
     shard.script = script
-    assert give(channels, shard, pair[0]) is Outcome.SILENT
+    assert give(impatient, shard, pair[0]) is Outcome.SILENT
     assert pair[1].recv(1) == b""
     with pytest.raises(BrokenPipeError):
         shard.client().send(b"x")
 
 
 def test_a_late_answer_is_not_taken_for_another_clients(
-    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+    impatient: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """After silence the channel is closed, so the next client's answer is its own: here a refusal."""
     shard.script = scripted_shard.says_nothing
-    assert give(channels, shard, pair[0]) is Outcome.SILENT
+    assert give(impatient, shard, pair[0]) is Outcome.SILENT
+    impatient._deadline_s = DEADLINE_S
     shard.script = scripted_shard.refuses
     shard.woken.set()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert give(channels, shard, ours) is Outcome.REFUSED
+        assert give(impatient, shard, ours) is Outcome.REFUSED
 
 
 def test_a_killed_exchange_closes_the_client(

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from headrace.process import describe_exit, ended, spawn
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.up import lives
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def run(*argv: str) -> tuple[int, str]:
     child = spawn(argv, death_signal=signal.SIGTERM, environ={"A": "1"}, directory=Path("/"), output=subprocess.PIPE)
-    output, _ = child.communicate(timeout=20)
+    output, _ = child.communicate(timeout=DEADLINE_S)
     return child.returncode, output.decode()
 
 
@@ -61,7 +62,7 @@ def test_dies_with_its_parent() -> None:
         command = Path(f"/proc/{pid}/cmdline")
         wait_until(lambda: command.read_bytes() == b"sleep\0001000\0", "the launcher has become sleep")
         parent.kill()
-    wait_until(lambda: not command.exists() or not command.read_bytes(), "the child has ended")
+    wait_until(lambda: not lives(pid), "the child has ended")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import gevent
 from headrace.directory import ShardEntry
 from shard.siblings import Siblings
 from tests.fixtures.descriptors import no_free_descriptor
+from tests.fixtures.waiting import wait_until
 
 
 def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> None:
@@ -24,6 +25,6 @@ def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> N
         gevent.wait(timeout=1)
     assert died == []
     siblings.watch([entry])
-    gevent.wait(timeout=1)
+    wait_until(lambda: gevent.sleep(0.001) or died, "the death is noticed")
     siblings.stop()
     assert died == [entry]
