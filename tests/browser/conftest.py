@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.fixtures.scripted_sse import ScriptedServer, scripted_server
 from tests.fixtures.up import Up
@@ -22,7 +22,10 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 60_000
+"""Of all waiting. The element itself waits up to 30 s between two tries, and a busy machine takes its time."""
+# One for all files: each that sets its own sets it for the others of the process.
+expect.set_options(timeout=TIMEOUT_MS)
 STATIC = Path(__file__).parents[2] / "headrace" / "static"
 
 
@@ -44,6 +47,7 @@ def browser(browser_path: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(
             executable_path=browser_path,
             args=ARGUMENTS,
+            timeout=2 * TIMEOUT_MS,
             ignore_default_args=["--disable-back-forward-cache"],  # a visitor's browser has it
         )
         yield browser

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from playwright.sync_api import APIResponse, BrowserContext, Page, Route, expect
 
-from tests.browser.conftest import TIMEOUT_MS
+from tests.fixtures.waiting import wait_until
 
-expect.set_options(timeout=TIMEOUT_MS)
 PHONE = {"width": 390, "height": 844}
 
 
@@ -89,6 +88,8 @@ def test_a_late_answer_does_not_take_the_focus(context: BrowserContext, demo_url
     page.keyboard.press("Enter")
     button = page.get_by_role("button", name="Move to Doing: answered late")
     button.focus()
+    # The event may be here before the answer is; a round trip, in which playwright hears of it.
+    wait_until(lambda: page.evaluate("1") and held, "the answer has come")
     for route, response in held:
         route.fulfill(response=response)
     expect(page.get_by_label("New note")).to_have_value("")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from tests.browser.conftest import ARGUMENTS, TIMEOUT_MS, Listen
 from tests.browser.feed import Feed
 from tests.fixtures.scripted_sse import ScriptedServer, plays, refuses
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 S = "/streams/7.token"
 OTHER = ("text/html", b"<!doctype html><title>elsewhere</title><a href='/page'>back by a link</a>")
@@ -106,7 +106,7 @@ def test_a_page_out_of_the_back_forward_cache_goes_on_where_it_was(site: Site):
     site.feed.publish("c")
     site.shows(page)
     page.goto(f"{site.server.url}/other")
-    assert site.server.next_request(S).gone.wait(15)
+    assert site.server.next_request(S).gone.wait(DEADLINE_S)
     site.feed.publish("d")
     site.back_from_the_cache(page)
     site.feed.publish("e")
@@ -182,7 +182,10 @@ def test_a_restored_tab_misses_nothing(site: Site, browser: Browser, browser_pat
 
     def start() -> BrowserContext:
         return browser.browser_type.launch_persistent_context(
-            tmp_path, executable_path=browser_path, args=[*ARGUMENTS, "--restore-last-session"]
+            tmp_path,
+            executable_path=browser_path,
+            args=[*ARGUMENTS, "--restore-last-session"],
+            timeout=2 * TIMEOUT_MS,
         )
 
     site.render("now")

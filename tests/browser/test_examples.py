@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +12,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser.conftest import TIMEOUT_MS
+from tests.fixtures.ports import free_port
 from tests.fixtures.up import ENVIRON, READY_S, STOP_S, searchable_directory
 from tests.fixtures.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("sql", "django", "flask", "fastapi")
-TIMEOUT_MS = 40_000  # the element waits up to 30 s between two tries
-expect.set_options(timeout=TIMEOUT_MS)
 
 # The element is defined, and so connects, only when the test says so.
 HOLD = """
@@ -28,22 +27,13 @@ HOLD = """
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, all different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 class Examples:
     """All examples in one directory. The first brings headrace along, the others find it there. Owned by the module."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._headrace_port, *ports = free_ports(1 + len(NAMES))
-        self.addresses = {name: f"http://127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)}
+        self._headrace_port = free_port()
+        self.addresses = {name: f"http://127.0.0.1:{free_port()}" for name in NAMES}
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._lines: dict[str, list[str]] = {}
 
@@ -66,9 +56,8 @@ class Examples:
 
     def elsewhere(self, name: str) -> subprocess.CompletedProcess[str]:
         """One of them at a port that the headrace here was not told of, until it ends."""
-        (port,) = free_ports(1)
         return subprocess.run(
-            [sys.executable, "-m", "examples", name, "--port", str(port)],
+            [sys.executable, "-m", "examples", name, "--port", str(free_port())],
             cwd=self._directory,
             env=ENVIRON | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -189,6 +178,8 @@ def test_nothing_is_missed_over_a_restart_of_everything(browser: Browser, exampl
     """After headrace, its servers and the applications have all restarted, open windows show what came since, once."""
     # Each in a profile of its own, as browsers open six connections to a host at most.
     profiles = [browser.new_context() for _ in NAMES]
+    for profile in profiles:
+        profile.set_default_timeout(TIMEOUT_MS)
     windows = {
         name: [open_window(profile, address) for _ in range(2)]
         for profile, (name, address) in zip(profiles, examples.addresses.items(), strict=True)

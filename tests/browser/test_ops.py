@@ -15,16 +15,13 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from headrace.publish import publish
 from headrace.tokens import sign
-from tests.browser.conftest import TIMEOUT_MS
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import StartStack
 from tests.fixtures.up import OPS_TOKEN, Up
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
-expect.set_options(timeout=TIMEOUT_MS)
 STREAMS = 8
-PATIENCE_S = 30.0  # for a few overviews, one every two seconds
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 LOWEST_CONTRAST = """() => {
     const channels = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
@@ -61,7 +58,7 @@ def clients(up: Up, a_stream: int = 3) -> Iterator[None]:
     with ExitStack() as stack:
         for number in range(STREAMS * a_stream):
             token = sign(f"ops-test:{number % STREAMS}", secrets=[up.environ["HEADRACE_SECRET"]], user=f"user {number}")
-            stack.enter_context(urllib.request.urlopen(f"{up.ready()}/streams/{token}", timeout=10))
+            stack.enter_context(urllib.request.urlopen(f"{up.ready()}/streams/{token}", timeout=DEADLINE_S))
         yield
 
 
@@ -122,15 +119,15 @@ def test_numbers_and_graphs_follow_what_happens(context: BrowserContext, running
             publish_some(running_up)
             return shown(page, "Connections") >= before + 24 and shown(page, "Per second") > 0
 
-        wait_until(busy, "the page shows the clients and their events", PATIENCE_S)
+        wait_until(busy, "the page shows the clients and their events")
         expect(page.locator("figure").filter(has_text="Latency").locator(".now")).to_contain_text(
             re.compile(r"\d\s*p99")
         )
-        wait_until(lambda: points(page) >= 4, "the line has grown", PATIENCE_S)
+        wait_until(lambda: points(page) >= 4, "the line has grown")
         second = context.new_page()  # the session is the browser's
         second.goto(ops_url)
         expect(second.locator("#feed")).to_have_text("live")
-        wait_until(lambda: points(second) >= 4, "the second window has the history", PATIENCE_S)
+        wait_until(lambda: points(second) >= 4, "the second window has the history")
     assert not [text for text in refused if "401" not in text]
 
 
@@ -208,7 +205,7 @@ def test_the_page_fits_phones_and_both_colour_schemes(
             page = context.new_page()
             sign_in(page, ops_url)
             publish_some(running_up)
-            wait_until(lambda page=page: points(page) >= 3, "the line has grown", PATIENCE_S)  # type: ignore[misc]
+            wait_until(lambda page=page: points(page) >= 3, "the line has grown")  # type: ignore[misc]
             page.screenshot(path=tmp_path / f"{scheme}-{size[0]}.png", full_page=True)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{size} scrolls sideways"
             assert page.evaluate(LOWEST_CONTRAST) >= 4.5

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.browser.npm_packages import npm
 from tests.fixtures.up import Up
+from tests.fixtures.waiting import DEADLINE_S
 
 FOLDER = Path(str(resources.files("headrace") / "static"))
 MODULE = FOLDER / "headrace.js"
@@ -60,7 +61,7 @@ def test_the_package_can_be_installed_and_imported(node: None, tmp_path: Path):
 
 def test_the_server_serves_the_packaged_file(running_up: Up):
     """`/headrace.js` is the packaged module."""
-    with urllib.request.urlopen(f"{running_up.ready()}/headrace.js", timeout=10) as response:
+    with urllib.request.urlopen(f"{running_up.ready()}/headrace.js", timeout=DEADLINE_S) as response:
         assert response.read() == MODULE.read_bytes()
 
 
