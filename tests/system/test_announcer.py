@@ -14,7 +14,7 @@ from headrace.schema import migrate
 from tests.fixtures.client import Client
 from tests.fixtures.postgres import scratch_postgres
 from tests.fixtures.shard import Database, Shard, StartShard
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 IN_OFFICE = "this shard announces"
 EAGER = {"announce_above_per_s": 1, "log_level": "info"}
@@ -39,7 +39,7 @@ class Writers:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(DEADLINE_S)
 
     def _write(self, number: int) -> None:
         publish = (headrace.publish, headrace.publish_now, lambda c, s, d: headrace.publish_many(c, [s], [d]))[

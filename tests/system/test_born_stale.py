@@ -38,6 +38,7 @@ from tests.fixtures.django import databases
 from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import StartStack
+from tests.fixtures.waiting import DEADLINE_S
 
 RENDERS = 200
 ROOMS = 4
@@ -210,7 +211,7 @@ def test_a_page_and_its_stream_are_the_database(start_stack: StartStack, databas
 
     def render(number: int, kind: str) -> Page:
         room = number % ROOMS
-        with urllib.request.urlopen(f"{address}/{kind}/{room}", timeout=30) as response:
+        with urllib.request.urlopen(f"{address}/{kind}/{room}", timeout=DEADLINE_S) as response:
             body = response.read().decode()
         pause()
         (src,) = re.findall(r'<headrace-stream src="([^"]*)"', body)

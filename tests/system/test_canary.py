@@ -2,11 +2,11 @@
 
 import json
 import signal
-import socket
 
+from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET
 from tests.fixtures.stack import Stack, StartStack
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 from tests.system.test_metrics import scrape, value
 
 
@@ -19,13 +19,12 @@ def found(stack: Stack) -> dict[str, str]:
 def test_each_shard_proves_that_events_go_all_the_way(start_stack: StartStack) -> None:
     """While all is well each shard's canary arrives, is measured and is nobody's client; when the router ends, each
     shard says once that it fails."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     stack = start_stack(shards=2, port=port, secret=SECRET, canary_interval_s=0.2, canary_url=address)
     router = stack.router
     assert router is not None
-    wait_until(lambda: found(stack) == {"n1-0": "ok", "n1-1": "ok"}, "each canary has arrived", 20)
+    wait_until(lambda: found(stack) == {"n1-0": "ok", "n1-1": "ok"}, "each canary has arrived")
     ready = router.ready()
     assert (ready["status"], ready["canary"]["status"]) == ("ok", "ok")
     assert {shard["connections"] for shard in ready["shards"]} == {0}
@@ -40,16 +39,16 @@ def test_each_shard_proves_that_events_go_all_the_way(start_stack: StartStack) -
 
     told = [shard.log.count("the canary failed") for shard in stack.shards]
     router.process.send_signal(signal.SIGTERM)
-    router.process.wait(15)
+    router.process.wait(DEADLINE_S)
     for shard, before in zip(stack.shards, told, strict=True):
-        wait_until(lambda: shard.log.count("the canary failed") == before + 1, "the shard says so", 20)  # noqa: B023
+        wait_until(lambda: shard.log.count("the canary failed") == before + 1, "the shard says so")  # noqa: B023
 
 
 def test_a_front_door_that_leads_nowhere_is_named(start_stack: StartStack) -> None:
     """Each process may think itself well: the canary tells that no client gets through, and readiness says it."""
     stack = start_stack(shards=1, secret=SECRET, canary_interval_s=0.2, canary_url="http://127.0.0.1:1")
     assert stack.router is not None
-    wait_until(lambda: found(stack) == {"n1-0": "unreachable"}, "the canary has failed", 20)
+    wait_until(lambda: found(stack) == {"n1-0": "unreachable"}, "the canary has failed")
     status, _, body = stack.router.get("/readyz")
     ready = json.loads(body)
     assert (status, ready["status"], ready["canary"]) == (

@@ -13,7 +13,7 @@ import pytest
 from headrace.sse import Parser
 from tests.fixtures.up import OPS_TOKEN, Up
 
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 
 def headrace(*arguments: str, cwd: Path, **options: object) -> "subprocess.CompletedProcess[str]":

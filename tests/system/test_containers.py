@@ -22,10 +22,11 @@ import yaml
 import headrace
 from headrace.settings import Settings
 from tests.fixtures.client import Client
-from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, free_port, get
+from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, get
+from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 ROOT = DEPLOY.parent
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -49,7 +50,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def succeeds(*command: str | Path) -> str:
-    ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
@@ -205,7 +206,7 @@ class Pod:
         """What ends a pod; returns the exit statuses."""
         for process in self.processes.values():
             process.terminate()
-        return {name: process.wait(15) for name, process in self.processes.items()}
+        return {name: process.wait(DEADLINE_S) for name, process in self.processes.items()}
 
 
 @pytest.fixture
@@ -226,14 +227,14 @@ def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: D
     """The image's programs, started as the manifest says, are found ready by its probes, deliver, show, drain, end."""
     assert pod.run("postStart") == "node headrace-0 is up\n"
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
-        wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}", 30)
+        wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}")
     client = Client(get(pod.port, headrace.sign("room:1", secrets=[pod.environ["HEADRACE_SECRET"]])))
     client.wait(lambda: client.last_id, "the cursor")
     deployed.publish("room:1", "hello")
     client.wait_for_data("hello")
     assert {"headrace-0-0", "headrace-0-1"} <= {shard["id"] for shard in pod.operations()["shards"]}
     assert pod.run("preStop") == "node headrace-0 is drained\n"
-    assert not pod.probe("readinessProbe")
+    wait_until(lambda: not pod.probe("readinessProbe"), "the router knows that it is drained")
     assert client.wait_for_sentinel("goodbye")
     client.close()
     assert set(pod.end().values()) == {0}
@@ -251,6 +252,6 @@ def test_compose_starts_what_the_pod_starts(image: Image, deployed: Database) ->
         env={"HEADRACE_DATABASE_URL": deployed.url},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
     )
     assert (migrated.returncode, migrated.stdout) == (0, "the schema is up to date\n"), migrated.stderr

@@ -1,11 +1,8 @@
 """What clients and deliveries cost, counted: calls, bytes and greenlets, never time."""
 
-import re
-
 import pytest
 
-from headrace import exposition
-from tests.fixtures.shard import Database, Shard, StartShard
+from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import wait_until
 
 CLIENTS = 40
@@ -28,27 +25,19 @@ def count(context, stream):
 """
 
 
-def counted(shard: Shard, name: str) -> int:
-    """A counter of the shard's."""
-    text = exposition.ask(shard.path.with_suffix(exposition.SUFFIX)).decode()
-    found = re.search(rf"^headrace_{name}_total\{{[^}}]*\}} ([\d.e+]+)$", text, re.MULTILINE)
-    assert found, f"the shard does not tell of {name}"
-    return int(float(found[1]))
-
-
 @pytest.mark.parametrize("events", [1, 20])
 def test_one_call_for_each_client_whatever_waits(start_shard: StartShard, database: Database, events: int) -> None:
     """An event, and as well all events of a transaction, cost one system call for each client."""
     # No tick comes, and so no heartbeat.
     shard = start_shard(tick_interval_s=60)
     clients = [shard.live("s") for _ in range(CLIENTS)]
-    writes, deliveries = counted(shard, "writes"), counted(shard, "deliveries")
+    writes, deliveries = shard.counted("writes"), shard.counted("deliveries")
     with database.connection.transaction():
         database.publish("s", *("x" * 200 for _ in range(events)))
     for client in clients:
         client.wait_for(events)
-    assert counted(shard, "writes") - writes == CLIENTS
-    assert counted(shard, "deliveries") - deliveries == CLIENTS * events
+    assert shard.counted("writes") - writes == CLIENTS
+    assert shard.counted("deliveries") - deliveries == CLIENTS * events
 
 
 def test_an_idle_client_costs_little_memory_and_no_greenlet(start_shard: StartShard, database: Database) -> None:

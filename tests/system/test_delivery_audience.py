@@ -184,7 +184,7 @@ def test_a_move_carries_who_a_client_is_and_no_verdict(start_stack: StartStack, 
     stack = start_stack(2, predicates=[FILTERS, FILTERS.replace('"owner"', '"another"')])
     knowing, ignorant = stack.shards
     client = stack.subscribe("room:ada", "other", user="ada", audiences=["staff"])
-    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None, deadline_s=20)
+    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
     expected = []
     for number, shard in enumerate((knowing, ignorant, knowing)):
         operations.move("room:ada", shard.id)

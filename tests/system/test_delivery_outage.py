@@ -143,7 +143,7 @@ def test_silence_while_listen_is_set_up_is_no_verdict_on_it(
 ) -> None:
     """A server that goes silent at the first statements is tried again, and then serves."""
     postgres_proxy.deafen_at(statement)
-    settings = {"read_deadline_s": 0.5, "ping_deadline_s": 0.2, "listen_proof_deadline_s": 0.3}
+    settings = {"read_deadline_s": 0.5, "ping_deadline_s": 0.2}
     shard = start_shard(**settings, **{url: postgres_proxy.url(database.url)})
     client = shard.connect(("s", "all"))
     wait_until(lambda: "LISTEN connection lost" in shard.log, "the silence is noticed")
@@ -213,7 +213,7 @@ def test_a_lost_notification_costs_no_more_than_a_sweep(start_shard: StartShard,
         " insert into headrace.event values (%(id)s, 2, now(), null, 'without a ring', null)",
         {"id": stream_id},
     )
-    client.wait_for(2, deadline_s=3)
+    client.wait_for(2)
     assert client.data == ["1", "without a ring"]
 
 

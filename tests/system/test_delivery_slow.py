@@ -1,6 +1,8 @@
 """Clients that read slowly, not at all, talk too much, or vanish: they hurt nobody else and are not kept."""
 
 import socket
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -14,11 +16,28 @@ from tests.fixtures.waiting import wait_until
 SMALL = {"receive_buffer": 4096}
 
 
-def stall(shard: Shard, database: Database, stream: str, clients: int = 1) -> list[Client]:
+def stall(shard: Shard, database: Database, stream: str, clients: int = 1, events: int = 400) -> list[Client]:
     """Live clients of a stream whose sockets are full, since they have stopped reading."""
     stalled = [shard.live(stream, **SMALL) for _ in range(clients)]
-    database.publish(stream, *("x" * 4000 for _ in range(400)))
+    database.publish(stream, *("x" * 4000 for _ in range(events)))
     return stalled
+
+
+def outlives(shard: Shard, client: Client, most: int, pause_s: float, done: Callable[[], bool]) -> bool:
+    """Read so much after each pause until it is done, on which the shard keeps the client.
+
+    False if it was closed since this machine stood still, and nothing was read for as long as the shard's deadline.
+    """
+    longest_s = 0.0
+    while not done():
+        began = time.monotonic()
+        client.pump(most)
+        time.sleep(pause_s)  # the client's pace
+        longest_s = max(longest_s, time.monotonic() - began)
+        if client.ended or shard.closed(client):
+            assert longest_s > float(shard.environ["HEADRACE_WRITE_DEADLINE_S"]) / 2, shard.closed(client)
+            return False
+    return True
 
 
 @pytest.fixture
@@ -37,7 +56,7 @@ def test_a_client_that_stops_reading_delays_nobody_and_loses_nothing(
         calm_database.publish(stream, f"{number} " + "x" * 20_000)
         well.wait_for(number)
     assert well.ids == list(range(1, 301))
-    wait_all(stalled, lambda client: client.last_id == "300", "the newest event", 20)
+    wait_all(stalled, lambda client: client.last_id == "300", "the newest event")
     for client in stalled:
         assert client.data == well.data
         assert client.ids == well.ids
@@ -54,9 +73,9 @@ def test_a_client_that_reads_slowly_gets_large_events_whole(start_shard: StartSh
         database.publish("t", f"t {number}")
         for client in (slow, several):
             client.pump(50_000)
-    slow.wait_for(12, 20)
+    slow.wait_for(12)
     assert slow.data == expected
-    several.wait_for(18, 20)
+    several.wait_for(18)
     assert [f.data for f in several.events if (f.id or "").endswith("/0")] == expected
     assert [f.data for f in several.events if (f.id or "").endswith("/1")] == [f"t {n}" for n in range(6)]
     assert several.cursor == (12, 6)
@@ -64,9 +83,10 @@ def test_a_client_that_reads_slowly_gets_large_events_whole(start_shard: StartSh
 
 def test_a_client_that_has_stopped_reading_is_closed_for_real(slow_shard: Shard, database: Database) -> None:
     """After the write deadline the connection ends and its descriptor is freed; others stay."""
-    well = slow_shard.live("s")
-    (stalled,) = stall(slow_shard, database, "s")
-    well.wait_for(400)
+    # Whose socket holds all of it, though this machine may stand still for the half second.
+    well = slow_shard.live("s", receive_buffer=1 << 20)
+    (stalled,) = stall(slow_shard, database, "s", events=40)
+    well.wait_for(40)
     wait_until(lambda: slow_shard.closed(stalled) in ("write deadline", "peer gone"), "the client is closed")
     assert slow_shard.client_sockets() == 1
     stalled.wait_for_end()
@@ -92,16 +112,14 @@ def test_the_write_deadline_holds_without_the_kernels_help(slow_shard: Shard, da
 
 def test_a_client_that_takes_a_little_now_and_then_is_kept(slow_shard: Shard, database: Database) -> None:
     """A slow client that takes some bytes within each deadline outlives many deadlines."""
-    slow = slow_shard.live("s", **SMALL)
-    well = slow_shard.live("s")
-    database.publish("s", *("x" * 100_000 for _ in range(3)))
-    well.wait_for(3)
-    # At about 16 kB each time, this takes longer than two deadlines.
-    while len(slow.events) < 3:
-        count = len(slow.raw)
-        wait_until(lambda count=count: slow.pump(16_000) and len(slow.raw) > count, "more bytes")  # type: ignore[misc]
-        database.one("select pg_sleep(0.06)")
-    assert slow.ids == [1, 2, 3]
+    for _ in range(5):
+        slow = slow_shard.live("s", **SMALL)
+        head = database.head("s")
+        database.publish("s", *("x" * 100_000 for _ in range(3)))
+        # At 16 kB each time at most, this takes longer than two deadlines.
+        if outlives(slow_shard, slow, 16_000, 0.06, lambda slow=slow: len(slow.events) == 3):  # type: ignore[misc]
+            break
+    assert slow.ids == [head + 1, head + 2, head + 3]
     assert not slow_shard.closed(slow)
 
 
@@ -111,18 +129,19 @@ def test_a_client_that_always_takes_a_little_is_kept_whatever_its_buffer(
 ) -> None:
     """A client that takes bytes all the time, slowly, is kept however much the kernel holds for it."""
     shard = start_shard(send_buffer_bytes=send_buffer_bytes, write_deadline_s=1.0, heartbeat_interval_s=0.5)
-    slow = shard.live("s", receive_buffer=4096)
-    database.publish("s", *("x" * 50_000 for _ in range(80)))
-    # The pace is PostgreSQL's clock: 4 kB ten times a second, over six deadlines.
-    for _ in range(60):
-        slow.pump(4000)
-        database.one("select pg_sleep(0.1)")
-        assert not shard.closed(slow)
+    for _ in range(5):
+        slow = shard.live("s", receive_buffer=4096)
+        database.publish("s", *("x" * 50_000 for _ in range(80)))
+        # 4 kB ten times a second, over six deadlines.
+        until = time.monotonic() + 6
+        if outlives(shard, slow, 4000, 0.1, lambda until=until: time.monotonic() > until):  # type: ignore[misc]
+            break
+    assert not shard.closed(slow)
 
 
 def test_stalled_clients_cost_bounded_memory(start_shard: StartShard, database: Database) -> None:
     """100 MB published past 20 clients that do not read leave the shard's memory nearly as it was."""
-    shard = start_shard(write_deadline_s=60)
+    shard = start_shard(write_deadline_s=600)
     stalled = stall(shard, database, "s", clients=20)
     well = shard.live("s")
     before = shard.memory()
@@ -170,7 +189,7 @@ def test_two_hundred_clients_come_and_go_without_a_trace(
             wait_all(clients, lambda client: client.last_id, "the cursor")
         for client in clients:
             client.close()
-    wait_until(lambda: calm_shard.descriptors() == before, "every descriptor is freed")
+    wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
 
 
 def test_a_client_that_talks_on_is_cut_off(calm_shard: Shard, stream: str) -> None:

@@ -6,7 +6,7 @@ from headrace.stream import slot
 from tests.fixtures.client import wait_all
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import StartStack
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def test_clients_of_all_shards_get_every_event_once(start_stack: StartStack, database: Database) -> None:
@@ -74,7 +74,7 @@ def test_a_killed_shards_clients_resume_on_another_without_loss_or_repeat(
             publisher.publish(name, str(number))
             if number == total // 2:
                 halfway.set()
-                killed.wait(20)
+                killed.wait(DEADLINE_S)
 
     clients = [stack.subscribe(name, since=0) for _ in range(10)]
     assert {stack.holder(client).id for client in clients} == {"n1-0"}
@@ -86,7 +86,7 @@ def test_a_killed_shards_clients_resume_on_another_without_loss_or_repeat(
         wait_all(clients, lambda client: client.ended, "the end")
         killed.set()
         again = [stack.subscribe(name, last_event_id=client.last_id) for client in clients]
-        wait_all(again, lambda client: client.last_id == str(total), "the last event", 20)
+        wait_all(again, lambda client: client.last_id == str(total), "the last event")
     finally:
         killed.set()
         thread.join()
@@ -122,7 +122,7 @@ def test_200_clients_reconnect_at_once_after_a_deploy(start_stack: StartStack, d
     shard.log_file.unlink()
     shard.start()
     assert stack.router is not None
-    wait_until(lambda: stack.connect(stack.path("s")).answered() == 200, "the router finds the shard", 10)
+    wait_until(lambda: stack.connect(stack.path("s")).answered() == 200, "the router finds the shard")
     again = [stack.connect(stack.path("s"), f"Last-Event-ID: {client.last_id}") for client in clients]
     wait_all(again, lambda client: client.events, "what was missed")
     database.publish("s", "after")

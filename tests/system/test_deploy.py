@@ -10,6 +10,7 @@ from tests.fixtures.deployment import DEPLOY, ROUTER, SHARD, Host, get, sign, va
 from tests.fixtures.programs import tool
 from tests.fixtures.shard import Database
 from tests.fixtures.up import lives
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def test_the_example_of_settings_is_valid() -> None:
@@ -29,7 +30,7 @@ def test_systemd_has_no_complaint(tmp_path: Path) -> None:
         [program, "verify", "--man=no", *sorted(map(str, tmp_path.iterdir()))],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE_S,
     )
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
 
@@ -41,7 +42,7 @@ def test_the_units_are_confined() -> None:
             [tool("systemd-analyze"), "security", "--offline=true", "--threshold=20", "--no-pager", DEPLOY / unit],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=DEADLINE_S,
         )
         assert judged.returncode == 0, judged.stdout + judged.stderr
         assert "Overall exposure level" in judged.stdout
@@ -82,7 +83,7 @@ def test_a_reload_replaces_a_shard_or_leaves_it(hosts: list[Host], deployed: Dat
     client.wait_for_data("still with the old one")
     assert host.main[SHARD + "0"] == old and lives(old)
     assert host.reload(SHARD, "0") not in (0, old)
-    assert not lives(old)
+    wait_until(lambda: not lives(old), "the old one has ended")
     deployed.publish("kept", "with the new one")
     client.wait_for_data("with the new one")
     assert not client.sentinels and not client.ended

@@ -132,8 +132,14 @@ def test_a_revoked_token_gets_no_page(pages: Pages, database: Database) -> None:
     assert pages.get(path=path)[0] == 200
     headrace.disconnect(database.connection, user="ada")
     committed = time.monotonic()
-    wait_until(lambda: pages.get(path=path)[0] == 403, "the token is refused")
-    assert time.monotonic() - committed < 1
+
+    def refused() -> bool:
+        asked = time.monotonic()
+        status, _ = pages.get(path=path)
+        assert status != 200 or asked - committed < 1, "a page was asked for after a second, and given"
+        return bool(status == 403)
+
+    wait_until(refused, "the token is refused")
     assert "revoked" in pages.get(path=path)[1]["error"]
     assert pages.get("s", user="ada")[0] == 200
 
@@ -167,13 +173,19 @@ def test_those_who_do_not_read_hold_up_nobody(pages: Pages, database: Database) 
     idle: list[socket.socket] = []
     try:
         path = pages.stack.path("big") + "/events"
-        for _ in range(70):
+
+        def one_more() -> None:
+            assert pages.stack.router is not None
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", pages.stack.router.port))
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
             idle.append(client)
-        wait_until(lambda: pages.get("s")[0] == 503, "there is no room for one more")
+
+        for _ in range(60):
+            one_more()
+        # The last of them one by one: in a crowd, one that is answered could have the last place, and leave it.
+        wait_until(lambda: one_more() or pages.get("s")[0] == 503, "there is no room for one more")
         database.publish("s", "x")
         assert live.wait_for_data("x") == ["x"]
     finally:

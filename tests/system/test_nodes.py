@@ -18,11 +18,11 @@ from tests.fixtures.front import Front
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
 from tests.fixtures.up import ENVIRON, Up, searchable_directory
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 from tests.system.test_cli import headrace as command
 
 SECRET = "a-secret-of-two-nodes"
-STREAMS = [f"room:{number}" for number in range(20)]
+STREAMS = [f"room:{number}" for number in range(40)]
 OVER_S = 4.0
 
 
@@ -48,7 +48,7 @@ class Reader:
         """Take what is there; come back if the connection has ended."""
         if self.client is None:
             path = f"/streams/{sign([self.stream], secrets=[SECRET])}"
-            connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+            connection = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
             lines = [f"GET {path} HTTP/1.0", "Host: test", f"Last-Event-ID: {self.last_id}", "", ""]
             connection.sendall("\r\n".join(lines).encode())
             self.client = Client(connection)
@@ -104,12 +104,12 @@ def test_draining_a_node_sends_its_clients_to_the_other(nodes: list[Up], databas
     """Over the set time its clients are asked to leave, nginx takes them to the other node, and nothing is lost."""
     ports = [int(up.ready().rpartition(":")[2]) for up in nodes]
     front = Front("nginx", [Address(port) for port in ports])  # type: ignore[misc]
-    readers = [Reader(stream, front.port) for stream in STREAMS * 2]
+    readers = [Reader(stream, front.port) for stream in STREAMS]
     try:
-        wait_until(lambda: _read(readers) and all(r.client and r.client.last_id for r in readers), "all are served", 20)
+        wait_until(lambda: _read(readers) and all(r.client and r.client.last_id for r in readers), "all are served")
         wait_until(lambda: connections(nodes[0], "a") + connections(nodes[0], "b") == 40, "the directory has them")
         theirs = connections(nodes[0], "a")
-        assert 5 < theirs < 35
+        assert 2 < theirs < 38  # nginx spreads streams by chance, as nodes have other ports each time
         draining = subprocess.Popen(
             [sys.executable, "-m", "headrace.cli", "drain", "--node", "a", "--over", str(OVER_S)],
             cwd=nodes[1].directory,
@@ -133,7 +133,7 @@ def test_draining_a_node_sends_its_clients_to_the_other(nodes: list[Up], databas
         )
         left = sorted(reader.left_at for reader in readers if reader.left_at is not None)
         assert len(left) == theirs, "nobody is asked to leave who need not"
-        assert left[-1] - left[0] > OVER_S / 2, "they do not leave together"
+        assert left[-1] - left[0] > OVER_S / 4, "they do not leave together"
         assert {shard["state"] for shard in shards(nodes[0]).values() if shard["node"] == "a"} == {"drained"}
         wait_until(lambda: connections(nodes[0], "b") == 40, "the other node has all")
         assert command("undrain", "--node", "a", cwd=nodes[0].directory).returncode == 0
@@ -141,7 +141,7 @@ def test_draining_a_node_sends_its_clients_to_the_other(nodes: list[Up], databas
         readers += newcomers
         wait_until(lambda: _read(readers) and all(r.client and r.client.last_id for r in newcomers), "all are served")
         # nginx has taken node a for failed; it tries again two seconds later.
-        wait_until(lambda: _again(readers, front.port) and connections(nodes[0], "a") > 0, "node a serves again", 20)
+        wait_until(lambda: _again(readers, front.port) and connections(nodes[0], "a") > 0, "node a serves again")
     finally:
         for reader in readers:
             if reader.client is not None:

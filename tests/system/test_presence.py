@@ -21,7 +21,7 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
 from tests.fixtures.up import Up
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 ROOM, COMPANION = "room:1", "presence:room:1"
@@ -41,7 +41,7 @@ def told(client: Client) -> list[tuple[str, str, int]]:
     return [(frame.event or "", frame.value["user"], frame.value["count"]) for frame in client.events]
 
 
-def wait_told(client: Client, *expected: tuple[str, str, int], deadline_s: float = 10) -> None:
+def wait_told(client: Client, *expected: tuple[str, str, int], deadline_s: float = DEADLINE_S) -> None:
     """Read until exactly this was told."""
     client.wait(lambda: len(told(client)) >= len(expected), f"{expected}, not {told(client)}", deadline_s)
     assert told(client) == list(expected)
@@ -58,7 +58,7 @@ def published(database: Database) -> list[str]:
 
 def wait_held(database: Database, user: str, sessions: int) -> None:
     """Wait until so many shards say that they have the user."""
-    wait_until(lambda: database.one(HELD, user) == sessions, f"{user} is held by {sessions} shards", 20)
+    wait_until(lambda: database.one(HELD, user) == sessions, f"{user} is held by {sessions} shards")
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_a_killed_shard(shards: tuple[Shard, Shard], database: Database) -> None
     here.kill()
     killed = time.monotonic()
     enter(there, "cid")
-    wait_told(watching, *joins, ("leave", "ada", 2), deadline_s=EXPIRY_S + 5)
-    assert time.monotonic() - killed < EXPIRY_S + 2
+    wait_told(watching, *joins, ("leave", "ada", 2), deadline_s=2 * EXPIRY_S)
+    assert time.monotonic() - killed < 2 * EXPIRY_S  # on a machine that does other things
     assert headrace.members(database.connection, ROOM) == ["bob", "cid"]
     assert database.one("select count(*) from headrace.presence_session") == 1
 
@@ -121,7 +121,7 @@ def test_a_stopped_shard_wakes(shards: tuple[Shard, Shard], database: Database) 
     wait_told(watching, ("join", "ada", 1))
     os.kill(here.pid, signal.SIGSTOP)
     try:
-        wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), deadline_s=EXPIRY_S + 5)
+        wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), deadline_s=2 * EXPIRY_S)
     finally:
         os.kill(here.pid, signal.SIGCONT)
     wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), ("join", "ada", 1))
@@ -131,7 +131,7 @@ def test_a_stopped_shard_wakes(shards: tuple[Shard, Shard], database: Database) 
 def test_moves_and_restarts_are_not_seen(start_stack: StartStack, database: Database) -> None:
     """A live move, a reconnect and a restarted shard make nobody leave or join."""
     stack = start_stack(2, **SWIFT | {"presence_grace_s": 3})
-    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None, deadline_s=20)
+    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
     ada = stack.subscribe(ROOM, user="ada", presence=True)
     wait_held(database, "ada", 1)
     giver = stack.holder(ada)
@@ -145,9 +145,9 @@ def test_moves_and_restarts_are_not_seen(start_stack: StartStack, database: Data
     ending = stack.holder(ada)
     ending.terminate()
     ada.wait_for_end()
-    ending.exit_status()
     ada = stack.subscribe(ROOM, user="ada", presence=True, last_event_id=ada.last_id)
-    wait_until(lambda: database.one("select count(*) from headrace.presence_session") == 1, "one session is left", 20)
+    ending.exit_status()
+    wait_until(lambda: database.one("select count(*) from headrace.presence_session") == 1, "one session is left")
     assert headrace.members(database.connection, ROOM) == ["ada"]
     assert published(database) == ["join ada"]
 
@@ -167,7 +167,7 @@ def test_postgresql_is_away(start_shard: StartShard, database: Database, postgre
     enter(here, "cid")
     time.sleep(3.5)  # for longer than the expiry: this is what must not count
     postgres_proxy.resume()
-    wait_until(lambda: set(headrace.members(database.connection, ROOM)) == {"bob", "cid"}, "it converges", 20)
+    wait_until(lambda: set(headrace.members(database.connection, ROOM)) == {"bob", "cid"}, "it converges")
     assert sorted(published(database)[:2]) == ["join ada", "join bob"]
     assert sorted(published(database)[2:]) == ["join cid", "leave ada"]
 
@@ -204,6 +204,6 @@ def test_the_readmes_code(running_up: Up, monkeypatch: pytest.MonkeyPatch) -> No
     assert told(clients[0]) == [("join", "ada", 1)]
     for option, expected in ((), "ada\n"), (("--count",), "1\n"):
         argv = [sys.executable, "-m", "headrace.cli", "members", ROOM, *option]
-        assert subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True).stdout == expected
+        assert subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout == expected
     for client in clients:
         client.close()

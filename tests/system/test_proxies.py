@@ -36,7 +36,13 @@ def test_events_are_passed_on_as_they_come(
         deployed.publish(streams[0], str(number))
         for client in (clients[0], clients[len(streams)]):
             client.wait_for(number + 1)
-    placed = [host.placed()[start:] for host, start in zip(hosts, before, strict=True)]
+
+    def placed_now() -> list[list[int]]:
+        return [host.placed()[start:] for host, start in zip(hosts, before, strict=True)]
+
+    # A router's line comes after the shard's first byte.
+    wait_until(lambda: sum(map(len, placed_now())) >= len(streams) * 2, "each hand-off is logged")
+    placed = placed_now()
     assert sorted(placed[0] + placed[1]) == sorted(map(slot, streams * 2))
     assert not set(placed[0]) & set(placed[1])
     assert all(placed), "both hosts serve"
@@ -48,7 +54,7 @@ def test_heartbeats_keep_a_quiet_stream_open(
     """A stream without events outlives the proxy's patience, which ends a stream whose host is silent."""
     (client,) = subscribe(front, hosts[0], clients, "quiet")
     began = time.monotonic()
-    client.wait(lambda: time.monotonic() - began > 2 * PATIENCE_S, "time to pass")
+    client.wait(lambda: time.monotonic() - began > 1.5 * PATIENCE_S, "time to pass")
     assert client.comments and not client.ended
     deployed.publish("quiet", "at last")
     client.wait_for_data("at last")
@@ -69,7 +75,7 @@ def test_the_other_host_is_there_when_one_is_down(
         wait_all(stay, lambda client: client.last_id == str(heads[client]), "the event")
     finally:
         hosts[0].start(ROUTER)
-        wait_until(hosts[0].serves, "the router serves again", 20)
+        wait_until(hosts[0].serves, "the router serves again")
 
 
 def test_the_longest_address_passes(hosts: list[Host], front: Front, clients: list[Client]) -> None:

@@ -16,7 +16,7 @@ import pytest
 import headrace
 from headrace.settings import Settings
 from tests.fixtures.up import ENVIRON, Up
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -54,7 +54,7 @@ class Site:
     def status(self, path: str) -> int:
         """What the server answers to a request, whose body is not read."""
         try:
-            with urllib.request.urlopen(self.base + path, timeout=10) as response:
+            with urllib.request.urlopen(self.base + path, timeout=DEADLINE_S) as response:
                 return int(response.status)
         except urllib.error.HTTPError as error:
             with error:

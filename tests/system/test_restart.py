@@ -91,7 +91,7 @@ def test_hang_up_restarts_all(up: Up, clients: dict[Client, str]) -> None:
     """SIGHUP replaces the router's workers and every shard, as a deploy does."""
     before = processes(up)["n-0"]
     up.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: processes(up).get("n-0", before) != before, "the successor is registered", 20)
+    wait_until(lambda: processes(up).get("n-0", before) != before, "the successor is registered")
     up.says(rf"pid {before} hands its connections")
     whole(clients, publish_round(up))
 

@@ -17,6 +17,7 @@ import pytest
 
 from headrace.tokens import sign
 from tests.fixtures.client import Client
+from tests.fixtures.ports import free_port
 from tests.fixtures.up import (
     READY_S,
     Up,
@@ -24,11 +25,11 @@ from tests.fixtures.up import (
     lives,
     searchable_directory,
 )
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def get(url: str) -> tuple[int, str]:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=DEADLINE_S) as response:
         return response.status, response.read().decode()
 
 
@@ -85,10 +86,10 @@ def test_up_serves_and_leaves_nothing(up: Up) -> None:
     assert up.environ["HEADRACE_NODE"] == "n"
     runtime_dir = Path(up.environ["HEADRACE_RUNTIME_DIR"])
     kept = ["n-0.prom", "n-0.sock", "n-1.prom", "n-1.sock", "router-0.lock", "router-0.prom", "up.control"]
-    assert sorted(path.name for path in runtime_dir.iterdir()) == kept
+    wait_until(lambda: sorted(path.name for path in runtime_dir.iterdir()) == kept, f"there is {kept}")
 
     second = Up(up.directory, "--port", "0")
-    assert second.process.wait(20) == 2
+    assert second.process.wait(DEADLINE_S) == 2
     second.close()
     assert f"(pid {up.process.pid})" in second.text
 
@@ -132,10 +133,10 @@ def test_what_dies_comes_back(up: Up) -> None:
         pid = up.pid(part)
         os.kill(pid, signal.SIGKILL)
         up.says(rf"^up +\| {name} \(pid {pid}\) ended with SIGKILL; starting it again in 0\.\d s$")
-        wait_until(lambda part=part, pid=pid: up.pids(part) not in ([], [pid]), f"{name} runs again", 20)
-    wait_until(lambda: is_ready(address), "the router is ready again", 30)
-    wait_until(lambda: shard_states(address) == {"n-0": True, "n-1": True}, "both shards are reachable again", 30)
-    wait_until(lambda: published(up.environ["HEADRACE_DATABASE_URL"]), "events are published again", 30)
+        wait_until(lambda part=part, pid=pid: up.pids(part) not in ([], [pid]), f"{name} runs again")
+    wait_until(lambda: is_ready(address), "the router is ready again")
+    wait_until(lambda: shard_states(address) == {"n-0": True, "n-1": True}, "both shards are reachable again")
+    wait_until(lambda: published(up.environ["HEADRACE_DATABASE_URL"]), "events are published again")
     assert up.end() == 0
 
 
@@ -145,8 +146,8 @@ def test_hang_up_reloads_the_router(up: Up) -> None:
     router = up.pid("gunicorn")
     workers = children(router)
     up.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: not [pid for pid in workers if lives(pid)], "the workers are replaced", 20)
-    wait_until(lambda: is_ready(address), "the router is ready", 20)
+    wait_until(lambda: not [pid for pid in workers if lives(pid)], "the workers are replaced")
+    wait_until(lambda: is_ready(address), "the router is ready")
     assert up.pid("gunicorn") == router
 
 
@@ -159,7 +160,7 @@ def test_killed_up_leaves_nothing(up: Up) -> None:
     again = Up(up.directory, "--port", address.rsplit(":", 1)[1])
     try:
         assert again.ready() == address
-        wait_until(lambda: not [pid for pid in all_children if lives(pid)], "the old processes have ended", 20)
+        wait_until(lambda: not [pid for pid in all_children if lives(pid)], "the old processes have ended")
         assert again.end() == 0
     finally:
         again.close()
@@ -168,11 +169,11 @@ def test_killed_up_leaves_nothing(up: Up) -> None:
 def test_taken_port_is_refused_first(directory: Path) -> None:
     """A port that another program uses ends `up` with status 2 before it starts anything."""
     with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", free_port()))
         other.listen()
         port = str(other.getsockname()[1])
         up = Up(directory, "--port", port)
-        assert up.process.wait(20) == 2
+        assert up.process.wait(DEADLINE_S) == 2
         up.close()
     assert re.search(rf"headrace: cannot serve at port {port} ", up.text)
     assert "starting" not in up.text
@@ -219,7 +220,7 @@ def test_shard_that_cannot_start(directory: Path) -> None:
 def test_wrong_setting_is_refused_first(directory: Path) -> None:
     """A wrong setting ends `up` with status 2 before it starts anything."""
     up = Up(directory, "--port", "0", environ={"HEADRACE_RETRY_MS": "soon"})
-    assert up.process.wait(20) == 2
+    assert up.process.wait(DEADLINE_S) == 2
     up.close()
     assert "HEADRACE_RETRY_MS" in up.text
     assert "starting" not in up.text
@@ -227,7 +228,10 @@ def test_wrong_setting_is_refused_first(directory: Path) -> None:
 
 def test_signal_during_start(directory: Path) -> None:
     """Ctrl-C while everything is still starting ends it as orderly."""
-    up = Up(directory, "--port", "0")
+    # Its shards never get ready, however late the signal comes.
+    (directory / "slow_filters.py").write_text("import time\ntime.sleep(3600)\n")
+    environ = {"HEADRACE_FILTERS": "slow_filters", "PYTHONPATH": str(directory)}
+    up = Up(directory, "--port", "0", environ=environ)
     up.says(r"starting postgres")
     assert up.end(signal.SIGINT) == 0
     up.close()

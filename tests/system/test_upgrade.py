@@ -20,7 +20,7 @@ from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.releases import RELEASES, Release
 from tests.fixtures.up import lives
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 STREAMS = [f"room:{number}" for number in range(12)]
 # On top of what is pending, so that there is a change of the schema, and one that no process here knows.
@@ -55,7 +55,7 @@ class Publisher:
     def end(self) -> int:
         """How many rounds were committed."""
         self._ending.set()
-        self._thread.join(20)
+        self._thread.join(DEADLINE_S)
         assert self.error is None
         return self.rounds
 
@@ -114,7 +114,7 @@ def start(
     made: list[Upgrade] = []
     names = ("HEADRACE_DATABASE_URL", "HEADRACE_LISTEN_DATABASE_URL")
     environ = dict.fromkeys(names, empty_database_url) | {"HEADRACE_REDIS_URL": own_redis.url}
-    quick = {"HEADRACE_DIRECTORY_INTERVAL_S": "0.2", "HEADRACE_DIRECTORY_EXPIRY_S": "1"}
+    quick = {"HEADRACE_DIRECTORY_INTERVAL_S": "0.2", "HEADRACE_DIRECTORY_EXPIRY_S": "3"}
     host = Host("web1", environ, **quick)
     directory = Directory(own_redis.url, expiry_s=1)
 
@@ -124,7 +124,7 @@ def start(
         for instance in ("0", "1"):
             host.start(SHARD, instance, old)
         host.start(ROUTER, program=old)
-        wait_until(host.serves, "the old version serves", 20)
+        wait_until(host.serves, "the old version serves")
         made.append(Upgrade(host, old, directory))
         return made[-1]
 
@@ -169,7 +169,7 @@ def test_a_rolling_upgrade(
 
     assert host.stop(ROUTER) == 0
     host.start(ROUTER)
-    wait_until(host.serves, "the new router serves", 20)
+    wait_until(host.serves, "the new router serves")
     upgrade.subscribe()  # over the new router, to both
 
     assert host.reload(SHARD, "1")
@@ -177,7 +177,7 @@ def test_a_rolling_upgrade(
     upgrade.flows()
 
     host.start(SHARD, "0", upgrade.old)
-    wait_until(lambda: not lives(successor), "the old version has taken everything back", 20)
+    wait_until(lambda: not lives(successor), "the old version has taken everything back")
     assert upgrade.shards()["web1-0"].version == release.version
     assert all(upgrade.connections())
     upgrade.flows()
