@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +14,7 @@ from headrace.directory import Directory
 from headrace.operations import Operations
 from headrace.stream import slot
 from tests.fixtures.client import Client
+from tests.fixtures.shard import tcp_table
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
 
@@ -63,7 +63,7 @@ class Unsent:
 
     def stands_still(self) -> bool:
         """Whether there are some, and as many as the last twenty times."""
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        rows = [line.split() for line in tcp_table() if self._port in line]
         # Only what is established (01): a socket that waits for its end may have had a peer with the same port.
         self._seen += [int(row[4].split(":")[0], 16) for row in rows if row[2].endswith(self._port) and row[3] == "01"]
         return len(self._seen) > 20 and self._seen[-1] > 0 and len(set(self._seen[-20:])) == 1
