@@ -17,7 +17,7 @@ TOOLS = Path(os.environ.get("BENCH_TOOLS") or BESIDE_CHECKOUT)
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     argv = [sys.executable, "-m", "loadtests.bench", *arguments]
-    return subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=480, check=False)
 
 
 @pytest.mark.skipif(
