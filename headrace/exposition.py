@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+
+from headrace.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Labelled(Collector):
 
     def __init__(self, process: str, *collectors: Collector) -> None:
         self._process = process
-        self._collectors = (*collectors, ProcessCollector(registry=CollectorRegistry()))
+        self._collectors = (*collectors, Usage())
 
     def collect(self) -> Iterator[Metric]:
         """The families, as Prometheus' library wants them."""

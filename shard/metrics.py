@@ -7,11 +7,10 @@ No series is per stream, connection or user, so that their number stays the same
 import contextlib
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Final
 
 import gevent
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -22,7 +21,6 @@ from prometheus_client.utils import floatToGoString
 from headrace import exposition
 from shard.announcer import Announcer
 from shard.canary import Canary
-from shard.connection import Connection, State
 from shard.counters import Histogram
 from shard.dispatcher import Dispatcher
 from shard.filters import Filters
@@ -37,10 +35,8 @@ from shard.pruner import Pruner
 from shard.readers import Readers
 from shard.registration import Registration
 from shard.revocations import Revocations
+from shard.standing import standing
 from shard.transfer import Transfer
-
-CONNECTIONS_A_BREATH: Final = 1000
-"""How many are looked at before the dispatcher gets its turn again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +114,8 @@ class Numbers(Collector):
 
     def _clients(self) -> Iterator[Metric]:
         parts, delivery = self._parts, self._parts.dispatcher.delivery
-        yield _gauges(
-            "connections", "Connections by what they wait for.", "state", _states(self._parts.dispatcher.registry)
-        )
+        found = standing(delivery, lambda: gevent.sleep(0))
+        yield _gauges("connections", "Connections by what they wait for.", "state", found)
         yield _gauge("connections_limit", "Most connections that this shard takes.", parts.limit)
         streams = parts.dispatcher.registry.streams
         yield _gauge("streams", "Streams with a subscriber here.", len(streams))
@@ -246,23 +241,6 @@ class Numbers(Collector):
             "From before a canary's publishing until it came, through the front door.",
             {(): canary.seconds},
         )
-
-
-def _states(connections: Iterable[Connection]) -> dict[str, int]:
-    """How many connections are in which state: that of their subscription furthest from live."""
-    found = dict.fromkeys(("opening", "behind", "blocked", "live"), 0)
-    for number, connection in enumerate(connections, 1):
-        if connection.blocked_at is not None:
-            found["blocked"] += 1
-        elif all(subscription.state is State.LIVE for subscription in connection.subscriptions):
-            found["live"] += 1
-        elif any(subscription.state is State.OPENING for subscription in connection.subscriptions):
-            found["opening"] += 1
-        else:
-            found["behind"] += 1
-        if number % CONNECTIONS_A_BREATH == 0:
-            gevent.sleep(0)
-    return found
 
 
 def _info(name: str, help_: str, **labels: str) -> Metric:

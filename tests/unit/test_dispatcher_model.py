@@ -6,6 +6,7 @@ which they answer, how much each socket takes, and which notifications are lost.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -42,6 +43,7 @@ from shard.messages import (
     Verdict,
     Wake,
 )
+from shard.standing import standing
 
 STREAMS = ("a", "b")
 LABELS = (None, None, None, None, None, None, "mine", "asked-yes", "asked-no")
@@ -144,6 +146,14 @@ class Client:
         for number, stream in enumerate(self.streams):
             missing = log.visible(stream, self.reached[number], log.head(stream))
             assert missing == [], f"never delivered on {stream}: {missing}"
+
+
+def state_of(connection: Connection) -> str:
+    """What a connection waits for, found by looking at it."""
+    states = {subscription.state for subscription in connection.subscriptions}
+    if connection.blocked_at is not None:
+        return "blocked"
+    return "live" if states == {State.LIVE} else "opening" if State.OPENING in states else "behind"
 
 
 class DispatcherMachine(RuleBasedStateMachine):
@@ -437,6 +447,12 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert subscription.state is State.LIVE
                 assert subscription.position == stream.head
                 assert subscription.connection.blocked_at is None
+
+    @invariant()
+    def states_are_those_of_each_connection(self) -> None:
+        if hasattr(self, "dispatcher"):
+            found = Counter(state_of(connection) for connection in self.dispatcher.registry)
+            assert {state: n for state, n in standing(self.dispatcher.delivery).items() if n} == found
 
     @invariant()
     def presence_is_told_of_every_connection(self) -> None:
