@@ -5,7 +5,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from headrace.embedded.port import is_free
+from headrace.embedded import port as ports
 from headrace.errors import UsageError
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not bound to here
@@ -35,9 +35,9 @@ class Address:
                     probe.bind(address)
                 except OSError as error:
                     raise UsageError(f"cannot serve at {host!r}: {error.strerror}; choose another --host") from error
-                return cls(host, int(probe.getsockname()[1]))
+            return cls(host, ports.choose(str(address[0]), ports.ROUTERS))
         deadline = time.monotonic() + patience_s
-        while not is_free(port, str(address[0])):
+        while not ports.is_free(port, str(address[0])):
             if time.monotonic() > deadline:
                 raise UsageError(
                     f"cannot serve at port {port} of {host!r}, it is taken or not allowed; stop what listens there, "

@@ -1,5 +1,6 @@
 """Which processor core runs what: the server under test alone on one, everything else on the other."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -11,9 +12,11 @@ CLIENT: Final = frozenset(_ORDERED[1:2] or _ORDERED)
 
 
 def pin(pid: int, cores: frozenset[int]) -> None:
-    """Bind all threads of a process, 0 for this one; those that it starts later follow."""
-    for task in Path(f"/proc/{pid or 'self'}/task").iterdir():
-        os.sched_setaffinity(int(task.name), cores)
+    """Bind all threads of a process, 0 for this one, if it lives; those that it starts later follow."""
+    with contextlib.suppress(FileNotFoundError):
+        for task in Path(f"/proc/{pid or 'self'}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(task.name), cores)
 
 
 def cpu_seconds(pid: int) -> float:

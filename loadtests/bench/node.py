@@ -22,7 +22,7 @@ from loadtests.bench import cores
 from loadtests.bench.clients import FailedError
 
 READY_S: Final = 90.0
-_READY: Final = re.compile(r"^headrace ready http://([\d.]+):(\d+)$", re.MULTILINE)
+_READY: Final = re.compile(r"^headrace ready http://([\d.]+):(\d+)\n", re.MULTILINE)
 _STATEMENT: Final = re.compile(r"LOG:  (?:statement|execute [^:]*):")
 _ROOT: Final = Path(__file__).parents[2]
 
@@ -112,7 +112,10 @@ class Node:
         """Let all of it, and this process, run on every core meanwhile."""
         assert self._up is not None
         mine = os.sched_getaffinity(0)
-        processes = {p.pid: frozenset(p.cpu_affinity()) for p in self._processes()}
+        processes: dict[int, frozenset[int]] = {}
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # PostgreSQL's come and go
+                processes[process.pid] = frozenset(process.cpu_affinity())
         cores.pin(0, cores.ALL)
         for pid in processes:
             cores.pin(pid, cores.ALL)

@@ -235,7 +235,7 @@ class Run:
         return {pid for pid, parent in routers.items() if parent in routers}
 
     def _owner(self, stream: str) -> str:
-        return self._directory().read().slots["b"].get(slot(stream), "")
+        return self._directory().read().slots.get("b", {}).get(slot(stream), "")
 
     def _directory(self) -> Directory:
         environ = environ_with_file({}, self._node.directory / ".headrace" / "env")

@@ -75,7 +75,7 @@ def _answers(url: str) -> bool:
 def test_a_pooler_in_transaction_mode_is_found_out(postgres: EmbeddedPostgres, database_url: str) -> None:
     """Behind it LISTEN is accepted and nothing arrives, which is said; publishing through it is fine."""
     with pooler(postgres, database_url) as behind:
-        assert listening.listen(database_url, behind, 5).level is Level.OK
+        assert listening.listen(database_url, behind, DEADLINE_S).level is Level.OK
         finding = listening.listen(behind, behind, 0.5)
         assert finding.level is Level.FAIL
         assert "HEADRACE_LISTEN_DATABASE_URL" in finding.advice

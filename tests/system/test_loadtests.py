@@ -56,7 +56,7 @@ class Up:
 
     def address(self) -> "re.Match[str] | None":
         assert self.process.poll() is None, self.output.read_text()
-        return re.search(r"^headrace ready (http://\S+)$", self.output.read_text(), re.MULTILINE)
+        return re.search(r"^headrace ready (http://\S+)\n", self.output.read_text(), re.MULTILINE)
 
     def live(self) -> int:
         """The clients that its shards have now, and deliver to."""

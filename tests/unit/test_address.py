@@ -1,9 +1,11 @@
 """Where a node serves."""
 
 import socket
+from pathlib import Path
 
 import pytest
 
+from headrace.embedded.port import ROUTERS
 from headrace.errors import UsageError
 from headrace.up.address import Address
 from tests.fixtures.ports import free_port
@@ -21,9 +23,10 @@ def test_taken_port_is_refused() -> None:
 
 
 def test_port_zero_is_chosen() -> None:
-    """Port 0 becomes one that is free."""
+    """Port 0 becomes one that is free, and that the kernel gives to nobody who asks it for any."""
     address = Address.claim("127.0.0.1", 0)
-    assert address.port > 0
+    assert address.port in ROUTERS
+    assert max(ROUTERS) < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert not address.is_ready()
 
 
