@@ -14,9 +14,13 @@ from router.placement import Placement
 
 
 class Metrics(Collector):
-    """What one process has counted, and how its placement is at the moment. Any greenlet may count."""
+    """What one process has counted, and how its placement is at the moment. Any greenlet may count.
+
+    after_death tells that the worker before this one was killed, or crashed.
+    """
 
     def __init__(self) -> None:
+        self.after_death = False
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._handoffs = Counter(
@@ -77,6 +81,8 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families, as Prometheus' library wants them."""
         yield from self._registry.collect()
+        died = "1 if the worker that had this name before was killed, or crashed."
+        yield GaugeMetricFamily("headrace_router_predecessor_died", died, float(self.after_death))
         if (placement := self._placement()) is not None:
             redis = "1 while the directory in Redis can be used."
             yield GaugeMetricFamily("headrace_redis_up", redis, float(not placement.directory_away))

@@ -47,6 +47,8 @@ class Scrape:
         """Take the first name that no other worker has, and answer the others. A warning if that cannot be."""
         try:
             self._name, self._claim = exposition.claim_name(self._runtime_dir, "router")
+            # Who stops in order removes it.
+            self._metrics.after_death = self._path.exists()
             self._listening = exposition.listen(self._path)
         except OSError as error:
             logger.warning("other workers cannot ask this one for its metrics: %s", error)
