@@ -281,9 +281,12 @@ class SlotsExhausted(Fault):
 
     lasts_s = (1.0, 5.0)
 
-    def inject(self, lasts_s: float) -> str:
-        """Take what is free, end headrace's connections, and take their slots, too."""
+    def __init__(self, system: System, publishing: Publishing, chance: random.Random) -> None:
+        super().__init__(system, publishing, chance)
         self._held: list[psycopg.Connection[Any]] = []
+
+    def inject(self, lasts_s: float) -> str:
+        """Take what is free, end headrace's connections, and take their slots; again, those it got back."""
         self._fill()
         _terminate_backends(self.system, "headrace %", self._held[0] if self._held else None)
         for _ in range(5):
@@ -298,8 +301,8 @@ class SlotsExhausted(Fault):
 
     def heal(self) -> None:
         """Give them back."""
-        for connection in self._held:
-            connection.close()
+        while self._held:
+            self._held.pop().close()
 
 
 class Retention(Fault):

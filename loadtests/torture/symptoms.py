@@ -47,6 +47,10 @@ _SETTINGS: Final = {
     # What memory holds would save clients from gaps.
     "HEADRACE_RING_BYTES": "0",
 }
+_DISPLACED: Final = ("move", "rebalance")
+"""Faults of which nothing is seen where all is balanced."""
+_AGAIN: Final = ("move", "slots-exhausted")
+"""Faults that may miss: a slot that is there already, or without a client; others that come between."""
 
 
 @dataclass(slots=True)
@@ -107,16 +111,15 @@ class Trial:
     def _try(self, name: str) -> Outcome:
         row, outcome = self._rows[name], Outcome(name)
         fault = FAULTS[name](self._system, self._publishing, self._plan.random(f"symptoms {name}"))
-        if name in ("move", "rebalance"):
+        if name in _DISPLACED:
             self._displace()
         before, outcome.early = self._calm(row)
-        began, self._enough = time.monotonic(), False
+        self._enough = False
         injecting = gevent.spawn(self._inject, name, fault)
         try:
-            now = self._watch(row, before, began, outcome, injecting)
+            self._watch(row, before, outcome)
             self._enough = True
             outcome.target = injecting.get(timeout=60)
-            self._ask_alerts(row, before, now, began, outcome)
         finally:
             self._heal(name, fault)
         began = time.monotonic()
@@ -127,8 +130,8 @@ class Trial:
 
     def _inject(self, name: str, fault: Fault) -> str:
         target = fault.inject(PATIENCE_S)
-        while name == "move" and not self._enough:
-            # A slot that is there already, or has no client, shows nothing.
+        while name in _AGAIN and not self._enough:
+            time.sleep(0.2)
             target = fault.inject(PATIENCE_S)
         return target
 
@@ -142,14 +145,14 @@ class Trial:
             time.sleep(self._quiet_s)
             now = replace(self._observer.look(began), findings=asking.get())
             showing = [condition.text for condition in row.conditions() if condition.seen(before, now)]
+            showing += [alert for choice in self._alerts(row) for alert in choice if _fires(alert, now, now)]
             if not showing or time.monotonic() > until:
                 return now, showing
 
-    def _watch(
-        self, row: Row, before: Sight, began: float, outcome: Outcome, injecting: "gevent.Greenlet[..., str]"
-    ) -> Sight:
-        """Look until each clause was seen, or for as long as the fault may last; the last sight."""
-        unseen = list(row.clauses)
+    def _watch(self, row: Row, before: Sight, outcome: Outcome) -> None:
+        """Look until each clause was seen, and then the alerts would fire, or for as long as the fault may last."""
+        began = time.monotonic()
+        unseen, unfired = list(row.clauses), self._alerts(row)
         asking = self._ask_doctor(row.asks("doctor"))
         while True:
             now = self._observer.look(began)
@@ -162,25 +165,23 @@ class Trial:
                 if found := _first(clause, before, now):
                     outcome.seen.append(Seen(found[0].text, at, found[1]))
                     unseen.remove(clause)
-            if not unseen:
-                return now
+            for choice in unfired[:] if not unseen else ():
+                if fired := [alert for alert in choice if _fires(alert, before, now)]:
+                    outcome.seen.append(Seen(fired[0], at, "fires if this lasts"))
+                    unfired.remove(choice)
+            if not unseen and not unfired:
+                return
             if at > PATIENCE_S:
-                outcome.missing += [" or ".join(condition.text for condition in clause) for clause in unseen]
-                return now
+                outcome.missing = [" or ".join(one.text for one in clause) for clause in unseen]
+                outcome.missing += [" or ".join(choice) for choice in unfired]
+                return
             time.sleep(0.1)
+
+    def _alerts(self, row: Row) -> list[tuple[str, ...]]:
+        return list(row.alerts) if alerts.can_fire() else []
 
     def _ask_doctor(self, needed: bool) -> "gevent.Greenlet[..., tuple[Finding, ...]]":
         return gevent.spawn(self._observer.ask_doctor if needed else tuple)
-
-    def _ask_alerts(self, row: Row, before: Sight, now: Sight, began: float, outcome: Outcome) -> None:
-        for choice in row.alerts if alerts.can_fire() else ():
-            fired = {alert: alerts.fires(alert, before.metrics, now.metrics) for alert in choice}
-            at = round(time.monotonic() - began, 1)
-            outcome.early += [alert for alert, (early, _) in fired.items() if early]
-            if late := [alert for alert, (_, late) in fired.items() if late]:
-                outcome.seen.append(Seen(late[0], at, "fires if this lasts"))
-            else:
-                outcome.missing.append(" or ".join(choice))
 
     def _heal(self, name: str, fault: Fault) -> None:
         fault.heal()
@@ -198,6 +199,10 @@ class Trial:
         while not (well := self._observer.well()) and time.monotonic() < until:
             time.sleep(0.1)
         return well
+
+
+def _fires(alert: str, before: Sight, now: Sight) -> bool:
+    return alerts.fires(alert, before.metrics, now.metrics)
 
 
 def _first(clause: tuple[Condition, ...], before: Sight, now: Sight) -> tuple[Condition, str] | None:
