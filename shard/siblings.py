@@ -6,6 +6,7 @@ The directory alone would notice only when an entry expires, and could not tell 
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import gevent
 from gevent import socket as gsocket
@@ -14,6 +15,8 @@ from headrace.directory import ShardEntry
 
 logger = logging.getLogger(__name__)
 
+CLOSING_S: Final = 0.2
+"""In which a process that was killed has closed everything, and none that is started in its place listens yet."""
 Key = tuple[str, int, str]
 
 
@@ -45,6 +48,9 @@ class Siblings:
     def _follow(self, key: Key, entry: ShardEntry) -> None:
         try:
             ended = _wait_for_end(entry.path)
+            if ended and _listens(entry.path):
+                # A process that is killed closes its files one by one, and our channel may come before its socket.
+                gevent.sleep(CLOSING_S)
             if ended and not _listens(entry.path):
                 self._died(entry)
         except OSError as error:

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import gevent
+from gevent import socket as gsocket
 
 from headrace.directory import ShardEntry
 from shard.siblings import Siblings
@@ -28,3 +29,25 @@ def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> N
     wait_until(lambda: gevent.sleep(0.001) or died, "the death is noticed")
     siblings.stop()
     assert died == [entry]
+
+
+def test_a_death_is_seen_whichever_file_the_kernel_closes_first(tmp_path: Path) -> None:
+    """Our channel ends while its socket still listens for a moment: a death; it goes on listening: none."""
+    for id_ in ("n-1", "n-2"):
+        died: list[ShardEntry] = []
+        siblings = Siblings(died.append)
+        path = tmp_path / f"{id_}.sock"
+        entry = ShardEntry(id_, "n", 1, str(path), "up", 10, 0, 0, "0")
+        with gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(str(path))
+            listening.listen(4)
+            siblings.watch([entry])
+            channel, _ = listening.accept()
+            channel.close()
+            # The first look, which finds that somebody listens.
+            listening.accept()[0].close()
+            if id_ == "n-1":
+                listening.close()
+            gevent.wait(timeout=5)
+        siblings.stop()
+        assert died == ([entry] if id_ == "n-1" else [])
