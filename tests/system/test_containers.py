@@ -198,7 +198,7 @@ class Pod:
         """What the operations page shows to who has the token."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/ops/status")
         request.add_header("Authorization", f"Bearer {OPS_TOKEN}")
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as response:
             found: dict[str, Any] = json.load(response)
             return found
 
@@ -232,7 +232,8 @@ def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: D
     client.wait(lambda: client.last_id, "the cursor")
     deployed.publish("room:1", "hello")
     client.wait_for_data("hello")
-    assert {"headrace-0-0", "headrace-0-1"} <= {shard["id"] for shard in pod.operations()["shards"]}
+    ids = {"headrace-0-0", "headrace-0-1"}
+    wait_until(lambda: ids <= {shard["id"] for shard in pod.operations()["shards"]}, f"{ids} are shown")
     assert pod.run("preStop") == "node headrace-0 is drained\n"
     wait_until(lambda: not pod.probe("readinessProbe"), "the router knows that it is drained")
     assert client.wait_for_sentinel("goodbye")
