@@ -49,6 +49,11 @@ LEAVING_S: Final = 10.0
 ENDING_S: Final = 1.0
 """The same where the process ends."""
 
+REST_PER_RING: Final = 10.0
+"""How many times as long as it took to ring the announcer rests, if that is longer than the interval."""
+LONGEST_REST_S: Final = 0.01
+"""The longest rest that is because of it."""
+
 SESSION: Final = """
     set synchronous_commit = off; set default_transaction_isolation = 'read committed';
     set idle_session_timeout = '2s'"""
@@ -123,10 +128,13 @@ class Announcer:
         self.in_office = True
         logger.info("this shard announces for all publishing transactions")
         began, count = time.monotonic(), 0
-        while not self._ending.wait(self._settings.announce_interval_s):
+        rest_s = self._settings.announce_interval_s
+        while not self._ending.wait(rest_s):
+            rang = time.monotonic()
             transactions, size = self._ring(connection)
             count += transactions
             now = time.monotonic()
+            rest_s = rest_after(now - rang, self._settings.announce_interval_s)
             if size > MOST_BYTES:
                 logger.warning("rows of headrace.unannounced cannot be removed, an old transaction may see them")
                 self._rest_until = now + REST_S
@@ -172,6 +180,15 @@ class Announcer:
             cursor = connection.execute(statement.encode())
             row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
+
+
+def rest_after(ringing_s: float, interval_s: float) -> float:
+    """How long to rest after a ring that took so long: the interval, or more on a machine that is busy.
+
+    A ring costs what a few commits cost, most of it however many it tells of. Where it takes long, as publishers and
+    shards use all cores, ringing seldom leaves more to them.
+    """
+    return max(interval_s, min(REST_PER_RING * ringing_s, LONGEST_REST_S))
 
 
 class Load:

@@ -31,12 +31,14 @@ class Running:
         """A node as the scenario wants it."""
         node = self._node
         if node and (
-            scenario.fresh or (node.shards, node.router_workers) != (scenario.shards, scenario.router_workers)
+            scenario.fresh
+            or (node.shards, node.router_workers, node.settings)
+            != (scenario.shards, scenario.router_workers, scenario.settings)
         ):
             self.stop()
             node = None
         if node is None:
-            node = self._node = Node(scenario.shards, scenario.router_workers)
+            node = self._node = Node(scenario.shards, scenario.router_workers, settings=scenario.settings)
             node.start()
         return node
 

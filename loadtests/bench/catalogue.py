@@ -1,7 +1,7 @@
 """The scenarios by name, and the node that each wants."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from loadtests.bench import counting, publishing, scaling, scenarios
@@ -11,12 +11,13 @@ from loadtests.bench.figure import Figure
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How to run one. A fresh one gets a node that has served nobody before."""
+    """How to run one. A fresh one gets a node that has served nobody before; settings are variables of it."""
 
     run: Callable[[Bench], list[Figure]]
     shards: int = 1
     router_workers: int = 1
     fresh: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 SCENARIOS: Final = {
@@ -28,6 +29,7 @@ SCENARIOS: Final = {
     "latency": Scenario(scenarios.latency),
     "rates": Scenario(scaling.rates),
     "growth": Scenario(scaling.growth),
+    "shards": Scenario(scaling.shards, shards=2, fresh=True, settings={"HEADRACE_HOT_CONNECTIONS": "1000000"}),
     "hot": Scenario(scaling.hot, shards=4, router_workers=2),
     "idle": Scenario(scenarios.idle, fresh=True),
     "storm": Scenario(scenarios.storm, shards=2, router_workers=2),

@@ -15,12 +15,12 @@ from loadtests.bench.payload import DATA_BYTES
 class Floor:
     """The server, on a core of its own. A context. Owned by the scenario."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, core: frozenset[int] = cores.SERVER) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.address: tuple[str, int] = probe.getsockname()
         argv = [str(program), str(self.address[1]), "send", str(DATA_BYTES)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        cores.pin(self._process.pid, cores.SERVER)
+        cores.pin(self._process.pid, core)
 
     def __enter__(self) -> "Floor":
         deadline = time.monotonic() + 10

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +32,14 @@ class Node:
 
     With one shard that has a core to itself, and all else is on the other one, with the clients. With more
     nothing is pinned, and what PostgreSQL is asked is written to its log, to be counted. root is the directory whose
-    headrace runs.
+    headrace runs; settings are variables of its environment.
     """
 
-    def __init__(self, shards: int, router_workers: int, root: Path = _ROOT) -> None:
+    def __init__(
+        self, shards: int, router_workers: int, root: Path = _ROOT, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.root = root
+        self.settings = settings or {}
         self.shards = shards
         self.router_workers = router_workers
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
@@ -48,6 +51,7 @@ class Node:
         """Start it; returns when clients are served."""
         cores.pin(0, cores.CLIENT if self.shards == 1 else cores.ALL)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        environ |= self.settings
         environ["PYTHONPATH"] = os.pathsep.join([str(self.root), *filter(None, [environ.get("PYTHONPATH")])])
         if self.shards > 1:
             environ["PGOPTIONS"] = "-c log_statement=all"

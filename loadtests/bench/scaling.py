@@ -1,16 +1,27 @@
 """Scenarios that measure the same at several sizes: how cost and latency grow; and how a hot stream is shared."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from typing import Final
 
-from loadtests.bench.bench import Bench
+from loadtests.bench import cores
+from loadtests.bench.bench import FLOOR_PER_S, Bench
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure
+from loadtests.bench.floor import Floor
+from loadtests.bench.pilot import Pilot
+from loadtests.bench.publisher import Publisher
+from loadtests.bench.sleepers import Sleepers
 
 RATES: Final = (10, 50, 100, 200, 400, 800)
 STREAMS: Final = 50
 HOT_DEADLINE_S: Final = 30.0
+UNREAD_S: Final = 2.0
+"""Of publishing to clients that do not read: their buffers, and the kernel's memory, have room for so much."""
+PILOTS: Final = 8
 
 
 def growth(bench: Bench) -> list[Figure]:
@@ -71,3 +82,94 @@ def hot(bench: Bench) -> list[Figure]:
         Figure("least of a shard, of the mean", "", min(counts) / mean),
         Figure("most of a shard, of the mean", "", max(counts) / mean),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A stream with its clients, of whom only the pilot's read."""
+
+    stream: str
+    pilot: Pilot
+    sleepers: Sleepers
+    publisher: Publisher
+
+
+def shards(bench: Bench) -> list[Figure]:
+    """A stream on either of two shards: each alone, then both at once, one event at each look, unread.
+
+    And two floors beside one: what the machine's cores gain by each other.
+    """
+    node = bench.node
+    with ExitStack() as stack:
+        crowds: list[Crowd] = []
+        taken: set[int] = set()
+        for number in range(STREAMS):
+            stream = f"{bench.stream}.{number}"
+            sleepers = stack.enter_context(Sleepers(node.address, node.path(stream)))
+            sleepers.come(1)
+            sleepers.begin()
+            held = node.held_by_shards(sleepers.ports())
+            if held.index(1) in taken:
+                continue
+            taken.add(held.index(1))
+            pilot = stack.enter_context(Pilot(node.address, node.path(stream)))
+            for _ in range(PILOTS):
+                sleepers.come(bench.n // PILOTS)
+                pilot.join()
+            sleepers.begin()
+            pilot.begin()
+            publisher = stack.enter_context(closing(Publisher(node.database_url)))
+            crowds.append(Crowd(stream, pilot, sleepers, publisher))
+            if len(crowds) == len(node.shard_pids):
+                break
+        seconds = min(bench.seconds, UNREAD_S)
+        alone = [_unread([crowd], seconds) for crowd in crowds]
+        together = _unread(crowds, seconds)
+    one, two = _floors(bench, 1), _floors(bench, 2)
+    return [
+        Figure("writes of two shards beside one", "1/s", together, sum(alone) / len(alone)),
+        Figure("writes of two floors beside one", "1/s", two, one),
+    ]
+
+
+def _floors(bench: Bench, count: int) -> float:
+    """So many floors at once, each on a core of its own, with clients that do not read: writes a second."""
+    each = bench.n
+    events = round(min(bench.seconds, UNREAD_S) * FLOOR_PER_S / each)
+    with ExitStack() as stack:
+        floors: list[Floor] = []
+        for core in (cores.SERVER, cores.CLIENT)[:count]:
+            floor = stack.enter_context(Floor(bench.tools.rawfan, core))
+            sleepers = stack.enter_context(Sleepers(floor.address, "/s0"))
+            sleepers.come(each)
+            sleepers.begin(b"\r\n\r\n")
+            floors.append(floor)
+
+        def publish(floor: Floor) -> float:
+            began = time.monotonic()
+            floor.publish(events)
+            return events * each / (time.monotonic() - began)
+
+        with ThreadPoolExecutor(count) as pool:
+            return sum(pool.map(publish, floors))
+
+
+def _unread(crowds: Sequence[Crowd], seconds: float) -> float:
+    """Publish behind each crowd's pilot, all at once: writes a second, each an event to a client that does not read."""
+
+    def publish(crowd: Crowd) -> float:
+        before, began = crowd.pilot.seen, time.monotonic()
+        crowd.publisher.behind(crowd.pilot, crowd.stream, seconds, 1)
+        # What the pilot has seen last is still being written to others, as what it saw first was.
+        return (crowd.pilot.seen - before) * len(crowd.sleepers) / (time.monotonic() - began)
+
+    before = [crowd.pilot.seen for crowd in crowds]
+    with ThreadPoolExecutor(len(crowds)) as pool:
+        rate = sum(pool.map(publish, crowds))
+    for crowd, seen in zip(crowds, before, strict=True):
+        head = crowd.publisher.head(crowd.stream)
+        while crowd.pilot.seen < head:
+            crowd.pilot.watch(1)
+        time.sleep(0.5)  # the last of the crowd are written to after the pilot
+        crowd.sleepers.wake(seen + 1, head)
+    return rate

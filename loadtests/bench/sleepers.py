@@ -1,0 +1,86 @@
+"""Clients that do not read while it is measured: a server serves them as any, and they take no time of the machine."""
+
+import re
+import socket
+from types import TracebackType
+from typing import Final
+
+from loadtests.bench.clients import FailedError
+
+BUFFER_BYTES: Final = 1 << 20
+"""Takes some hundred small events unread: the kernel counts about a kibibyte for each. It is doubled by the kernel."""
+BEGIN_S: Final = 20.0
+_IDS: Final = re.compile(rb"^id: (\d+)\ndata", re.MULTILINE)
+
+
+class Sleepers:
+    """Connections that follow one stream, and are read only by `begin` and `wake`. A context. Owned by the scenario."""
+
+    def __init__(self, address: tuple[str, int], path: str) -> None:
+        self._address = address
+        self._request = f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+        self._clients: list[socket.socket] = []
+        self._begun = 0
+
+    def __enter__(self) -> "Sleepers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for client in self._clients:
+            client.close()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def ports(self) -> set[int]:
+        """The local ports of the connections."""
+        return {client.getsockname()[1] for client in self._clients}
+
+    def come(self, count: int) -> None:
+        """Connect so many more, and ask for the stream."""
+        for _ in range(count):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            client.settimeout(BEGIN_S)
+            client.connect(self._address)
+            client.sendall(self._request)
+            self._clients.append(client)
+
+    def begin(self, mark: bytes = b"\nid: ") -> None:
+        """Wait until those that have come since the last time were sent what tells that they are served."""
+        for client in self._clients[self._begun :]:
+            text = b""
+            while mark not in text:
+                try:
+                    data = client.recv(1 << 16)
+                except TimeoutError:
+                    raise FailedError(f"a client was not served within {BEGIN_S:g} s") from None
+                if not data:
+                    raise FailedError("the server has ended a connection: " + text[:200].decode(errors="replace"))
+                text += data
+        self._begun = len(self._clients)
+
+    def wake(self, first: int, last: int) -> None:
+        """Read all that has come meanwhile. Raises FailedError unless each has exactly the events first to last.
+
+        Nothing is waited for: what has not come means that the server found a buffer full.
+        """
+        for client in self._clients:
+            client.setblocking(False)
+            text = b""
+            while True:
+                try:
+                    data = client.recv(1 << 22)
+                except BlockingIOError:
+                    break
+                if not data:
+                    raise FailedError("the server has ended a connection")
+                text += data
+            client.settimeout(BEGIN_S)
+            ids = [int(found) for found in _IDS.findall(text)]
+            if ids != list(range(first, last + 1)):
+                raise FailedError(
+                    f"of the events {first} to {last} a client was sent {len(ids)}: {ids[:3]} … {ids[-3:]}"
+                )
