@@ -122,13 +122,15 @@ class Node:
                 processes[process.pid] = frozenset(process.cpu_affinity())
         cores.pin(0, cores.ALL)
         for pid in processes:
-            cores.pin(pid, cores.ALL)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                cores.pin(pid, cores.ALL)
         try:
             yield
         finally:
             cores.pin(0, frozenset(mine))
             for process in self._processes():
-                cores.pin(process.pid, processes.get(process.pid, cores.CLIENT))
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # PostgreSQL's come and go
+                    cores.pin(process.pid, processes.get(process.pid, cores.CLIENT))
 
     def pgbench(self) -> Path:
         """The program pgbench that belongs to its PostgreSQL. Raises FailedError where there is none."""
