@@ -8,15 +8,14 @@ monkey.patch_all()
 
 import json
 import logging
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import click
 
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.interrupt import end_in_order
 from loadtests.torture.machine import can_compile
 from loadtests.torture.plan import draw
 from loadtests.torture.run import Run, Verdict
@@ -66,19 +65,13 @@ def main(
     if not can_compile() and set(names) & set(COMPILED):
         raise click.BadParameter("these need a C compiler; install `cc`", param_hint="--faults")
     logging.basicConfig(level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_in_order()
     plan = draw(
         seed, seconds=seconds, subscribers=subscribers, shards=shards, publishers=publishers, rate=rate, faults=names
     )
     verdict = Run(plan, lambda text: click.echo(text, err=True), command, log)()
     click.echo(json.dumps(verdict.as_json(), indent=1, default=str) if as_json else _render(verdict))
     sys.exit(1 if verdict.violations else 0)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Once: a second one would cut short what ends the processes, of which some may be stopped.
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _render(verdict: Verdict) -> str:

@@ -27,6 +27,7 @@ from loadtests.torture import alerts, runbook
 from loadtests.torture.condition import Condition, Finding, Sight
 from loadtests.torture.fault import Fault
 from loadtests.torture.faults import FAULTS
+from loadtests.torture.interrupt import end_in_order
 from loadtests.torture.machine import can_compile
 from loadtests.torture.observer import OPS_TOKEN, Observer
 from loadtests.torture.plan import Plan, draw
@@ -245,6 +246,7 @@ def main(
         if not there:
             click.echo(f"without {what} a part of this is not tried", err=True)
     logging.basicConfig(level=logging.WARNING)
+    end_in_order()
     plan = draw(seed, seconds=60, subscribers=60, shards=shards, publishers=4, rate=160, faults=())
     outcomes = []
     began = time.monotonic()
