@@ -25,6 +25,7 @@ SCENARIOS: Final = {
     "burst": Scenario(scenarios.burst),
     "many": Scenario(scenarios.many),
     "publish": Scenario(publishing.publish),
+    "unpinned": Scenario(publishing.unpinned),
     "metrics": Scenario(counting.metrics, fresh=True),
     "latency": Scenario(scenarios.latency),
     "rates": Scenario(scaling.rates),
