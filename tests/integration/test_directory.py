@@ -14,7 +14,7 @@ from headrace.directory import Directory, Report, ShardEntry
 from headrace.errors import DirectoryUnavailableError
 from headrace.placement import rendezvous
 from headrace.stream import SLOTS
-from tests.fixtures.redis import RedisServer
+from tests.fixtures.redis import PRODUCT_TIMEOUT_S, RedisServer
 from tests.fixtures.waiting import DEADLINE_S, took_less, wait_until
 
 
@@ -267,8 +267,9 @@ def test_a_killed_redis_is_an_error_and_its_return_needs_nothing(own_redis: Redi
     directory.close()
 
 
-def test_a_stopped_redis_is_noticed_in_time(own_redis: RedisServer) -> None:
+def test_a_stopped_redis_is_noticed_in_time(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that neither answers nor closes costs a caller about a second, not for ever."""
+    monkeypatch.setattr("headrace.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
     directory.register(entry("s1"))
     own_redis.pause()
