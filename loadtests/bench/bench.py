@@ -76,4 +76,4 @@ class Bench:
 def busy(result: dict[str, Any]) -> float:
     """How much of its core a client needed, in percent."""
     # The last second is the wait for nothing more to come.
-    return 100.0 * result["client_cpu_s"] / max(0.1, result["span_s"])
+    return 100.0 * float(result["client_cpu_s"]) / max(0.1, float(result["span_s"]))

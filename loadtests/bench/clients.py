@@ -42,6 +42,7 @@ class Clients:
 
     def has_spoken(self, timeout_s: float) -> bool:
         """Wait at most so long for the moment from which `ready` returns at once."""
+        assert self._process.stderr is not None
         return bool(select.select([self._process.stderr], [], [], timeout_s)[0])
 
     def ready(self) -> "Clients":

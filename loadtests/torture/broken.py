@@ -148,8 +148,8 @@ def torture(broken: Break, seconds: float, subscribers: int) -> dict[str, Any]:
         for name in COPIED:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         broken.apply(root)
-        options = ("--seed", str(broken.seed), "--seconds", f"{seconds:g}", "--subscribers", str(subscribers), "--json")
-        options += ("--faults", broken.faults)
+        options = ["--seed", str(broken.seed), "--seconds", f"{seconds:g}", "--subscribers", str(subscribers)]
+        options += ["--faults", broken.faults, "--json"]
         done = subprocess.run(
             [sys.executable, "-m", "loadtests.torture", *options],
             cwd=root,
