@@ -8,7 +8,6 @@ trusted further than either of their rates.
 import dataclasses
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -78,28 +77,19 @@ class Side:
             scraping.result()
         return turn
 
-    def scrape(self) -> str:
-        """What Prometheus is told of the node."""
-        host, port = self.bench.node.address
-        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as response:
-            return str(response.read().decode())
-
     def counted(self) -> int:
         """The deliveries that the shard has counted."""
-        (line,) = [line for line in self.scrape().splitlines() if line.startswith("headrace_deliveries_total{")]
-        return int(float(line.rpartition(" ")[2]))
+        return self.bench.node.counted("headrace_deliveries_total")
 
     def _one(self) -> None:
         """Publish an event, and wait for the first who has it."""
         before = self.pilot.seen
         headrace.publish_now(self.bench.publisher.connection, self.bench.stream, payload())
-        while self.pilot.seen == before:
-            if not self.pilot.watch(20):
-                raise FailedError("nothing was delivered for 20 s")
+        self.pilot.reach(before + 1)
 
     def _scrape_soon(self) -> None:
         time.sleep(SCRAPE_AFTER_S)
-        self.scrape()
+        self.bench.node.scrape()
 
 
 def metrics(bench: Bench) -> list[Figure]:

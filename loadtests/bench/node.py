@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -99,6 +100,19 @@ class Node:
         """The signed path of a stream."""
         return headrace.sign(stream, since=since, secrets=[self._environ["HEADRACE_SECRET"]])
 
+    def scrape(self) -> str:
+        """What Prometheus is told of the node."""
+        host, port = self.address
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as response:
+            return str(response.read().decode())
+
+    def counted(self, name: str) -> int:
+        """What all shards have counted under this name. Raises FailedError where none counts it."""
+        found = re.findall(rf"^{name}\{{.*\}} (\S+)$", self.scrape(), re.MULTILINE)
+        if not found:
+            raise FailedError(f"no shard has a metric {name}")
+        return sum(int(float(value)) for value in found)
+
     def held_by_shards(self, ports: set[int]) -> list[int]:
         """How many of the connections from these ports each shard holds."""
         return [
@@ -122,15 +136,13 @@ class Node:
                 processes[process.pid] = frozenset(process.cpu_affinity())
         cores.pin(0, cores.ALL)
         for pid in processes:
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                cores.pin(pid, cores.ALL)
+            cores.pin(pid, cores.ALL)
         try:
             yield
         finally:
             cores.pin(0, frozenset(mine))
             for process in self._processes():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # PostgreSQL's come and go
-                    cores.pin(process.pid, processes.get(process.pid, cores.CLIENT))
+                cores.pin(process.pid, processes.get(process.pid, cores.CLIENT))
 
     def pgbench(self) -> Path:
         """The program pgbench that belongs to its PostgreSQL. Raises FailedError where there is none."""

@@ -3,12 +3,14 @@
 import re
 import selectors
 import socket
+import time
 from types import TracebackType
 from typing import Final
 
 from loadtests.bench.clients import FailedError
 
 MOST: Final = 64
+PATIENCE_S: Final = 20.0
 _ID: Final = re.compile(rb"^id: (\d+)\n", re.MULTILINE)
 _TAIL: Final = 32
 
@@ -50,6 +52,14 @@ class Pilot:
         self._selector.close()
         for client in self._tails:
             client.close()
+
+    def reach(self, id_: int) -> None:
+        """Wait until any of them was sent this id. Raises FailedError."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.seen < id_:
+            self.watch(1)
+            if time.monotonic() > deadline:
+                raise FailedError(f"nothing new was delivered for {PATIENCE_S:g} s")
 
     def watch(self, timeout_s: float, keep: int = _TAIL) -> bool:
         """Wait for whatever comes next, at most so long; False if nothing did."""

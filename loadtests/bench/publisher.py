@@ -44,8 +44,7 @@ class Publisher:
             elif room:
                 self.many([stream] * room)
             published += room
-            if not pilot.watch(20):
-                raise FailedError("nothing was delivered for 20 s")
+            pilot.reach(pilot.seen + 1)
         return published - first
 
     def paced(self, stream: str, seconds: float, rate: float) -> int:

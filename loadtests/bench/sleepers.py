@@ -9,7 +9,7 @@ from loadtests.bench.clients import FailedError
 
 BUFFER_BYTES: Final = 1 << 20
 """Takes some hundred small events unread: the kernel counts about a kibibyte for each. It is doubled by the kernel."""
-BEGIN_S: Final = 20.0
+PATIENCE_S: Final = 20.0
 _IDS: Final = re.compile(rb"^id: (\d+)\ndata", re.MULTILINE)
 
 
@@ -43,7 +43,7 @@ class Sleepers:
         for _ in range(count):
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-            client.settimeout(BEGIN_S)
+            client.settimeout(PATIENCE_S)
             client.connect(self._address)
             client.sendall(self._request)
             self._clients.append(client)
@@ -53,34 +53,29 @@ class Sleepers:
         for client in self._clients[self._begun :]:
             text = b""
             while mark not in text:
-                try:
-                    data = client.recv(1 << 16)
-                except TimeoutError:
-                    raise FailedError(f"a client was not served within {BEGIN_S:g} s") from None
-                if not data:
-                    raise FailedError("the server has ended a connection: " + text[:200].decode(errors="replace"))
-                text += data
+                text += _received(client)
         self._begun = len(self._clients)
 
     def wake(self, first: int, last: int) -> None:
-        """Read all that has come meanwhile. Raises FailedError unless each has exactly the events first to last.
-
-        Nothing is waited for: what has not come means that the server found a buffer full.
-        """
+        """Read all that has come meanwhile. Raises FailedError unless each has exactly the events first to last."""
+        end = b"id: %d\ndata" % last
         for client in self._clients:
-            client.setblocking(False)
             text = b""
-            while True:
-                try:
-                    data = client.recv(1 << 22)
-                except BlockingIOError:
-                    break
-                if not data:
-                    raise FailedError("the server has ended a connection")
-                text += data
-            client.settimeout(BEGIN_S)
+            while end not in text or not text.endswith(b"\n\n"):
+                text += _received(client)
             ids = [int(found) for found in _IDS.findall(text)]
             if ids != list(range(first, last + 1)):
                 raise FailedError(
                     f"of the events {first} to {last} a client was sent {len(ids)}: {ids[:3]} … {ids[-3:]}"
                 )
+
+
+def _received(client: socket.socket) -> bytes:
+    """What has come, or comes next."""
+    try:
+        data = client.recv(1 << 22)
+    except TimeoutError:
+        raise FailedError(f"a client was sent nothing for {PATIENCE_S:g} s") from None
+    if not data:
+        raise FailedError("the server has ended a connection")
+    return data
