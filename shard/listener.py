@@ -135,7 +135,8 @@ class Listener:
             self._stirred.clear()
             if self._receive(connection):
                 heard = time.monotonic()
-            if self._wanted != listened:
+            # What is confirmed is wanted and listened to, so that equal numbers mean equal sets.
+            if not len(self._wanted) == len(self._confirmed) == len(listened):
                 self._apply(connection, listened)
                 heard = time.monotonic()
             if time.monotonic() - heard >= settings.ping_interval_s:
@@ -164,8 +165,9 @@ class Listener:
                 connection.execute("; ".join(statements))
         listened.difference_update(dropped)
         listened.update(added)
-        # A slot that stopped being wanted during the statement is dropped by the next round.
-        new = (added & self._wanted) - self._confirmed
+        # A slot that stopped being wanted during the statement is dropped by the next round. One that was dropped
+        # and is wanted again before a round noticed has been listened to all the time: who asked is told that.
+        new = (listened & self._wanted) - self._confirmed
         if new:
             self._confirmed |= new
             self._inbox.put(Listening(tuple(sorted(new))))

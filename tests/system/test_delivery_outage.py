@@ -275,7 +275,7 @@ def test_a_subscriber_that_comes_while_its_slot_is_being_dropped(
     for number in range(1, 6):
         postgres_proxy.pause()
         clients.pop().close()
-        wait_until(lambda: postgres_proxy.holds, "UNLISTEN is on the wire")
+        wait_until(lambda: postgres_proxy.holds(b"unlisten headrace_slot"), "UNLISTEN is on the wire")
         clients.append(shard.connect(("s", number - 1)))
         postgres_proxy.resume()
         clients[0].wait(lambda: clients[0].last_id, "the cursor")
