@@ -109,9 +109,11 @@ class Report:
     crowds are its largest streams by the connections that they lead, None where there is nothing to tell; a stream is
     hot on its node from high connections on until they are fewer than low. held has, for each user or address whose
     number has changed, how many connections it has here now; with whole it is all of them. arrived are those among
-    them that came through a router, each with its request id.
+    them that came through a router, each with its request id. serial rises from one report of a process to the next:
+    one that is late is not heeded.
     """
 
+    serial: int
     crowds: Mapping[str, int] | None
     high: int
     low: int
@@ -213,6 +215,7 @@ class Directory:
             "pid": str(entry.pid),
             "node": entry.node,
             "expiry_ms": int(self._expiry_s * 1000),
+            "serial": report.serial,
             "crowds": report.crowds,
             "high": report.high,
             "low": report.low,

@@ -82,7 +82,8 @@ class Operations:
             raise UsageError("no other node has a shard that is up; start one first")
         self._directory.drain_node(node, over_s)
         self._wait(
-            lambda now: all(entry.state == "drained" for entry in now.shards if entry.node == node),
+            # Without an entry the shards of the node are cut off, and have their clients still.
+            lambda now: {entry.state for entry in now.shards if entry.node == node} == {"drained"},
             lambda now: f"node {node}: {sum(e.connections for e in now.shards if e.node == node)} connections left",
             deadline_s=self._deadline_s + over_s,
         )
@@ -96,7 +97,10 @@ class Operations:
             mine = (entry for entry in now.shards if entry.node == node and entry.id not in now.drained)
             return [entry.id for entry in mine if entry.state != "up"]
 
-        self._wait(lambda now: not down(now), lambda now: f"waiting for {', '.join(down(now))}")
+        self._wait(
+            lambda now: any(entry.node == node for entry in now.shards) and not down(now),
+            lambda now: f"waiting for {', '.join(down(now)) or 'any shard of it'}",
+        )
 
     def move(self, what: str, shard_id: str) -> int:
         """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""

@@ -46,6 +46,8 @@ class Limits:
             return ""
         try:
             with self._questions:
+                if self._placement.directory_away:  # found out while we waited for our turn
+                    return ""
                 over = self._directory.admit(request_id, limits)
         except DirectoryUnavailableError as error:
             logger.warning("request %s is let in uncounted: %s", request_id, error)
@@ -60,6 +62,7 @@ class Limits:
             return
         try:
             with self._questions:
-                self._directory.release(request_id, limits)
+                if not self._placement.directory_away:
+                    self._directory.release(request_id, limits)
         except DirectoryUnavailableError as error:
             logger.info("request %s counts for a while though it was not served: %s", request_id, error)

@@ -22,6 +22,7 @@ class Census:
     def __init__(self, registry: Registry, hot_connections: int) -> None:
         self._registry = registry
         self._hot_connections = hot_connections
+        self._serial = 0
         self._whole = True
         self._had_crowds = False
 
@@ -37,7 +38,9 @@ class Census:
                 if whole:
                     self._registry.holdings.forget()
                 held, arrived = self._registry.holdings.take_changes(MOST_AT_ONCE)
-                report = Report(crowds, self._hot_connections, max(1, self._hot_connections // 2), whole, held, arrived)
+                self._serial += 1
+                low = max(1, self._hot_connections // 2)
+                report = Report(self._serial, crowds, self._hot_connections, low, whole, held, arrived)
                 if not directory.report(entry, report):
                     self._whole = True
                     if whole:

@@ -14,8 +14,8 @@
 --                                   those that may become hot; at most 128. Written anew by each report; expires like
 --                                   the entry
 --   headrace:held:<id>      hash    who -> connections that it has on this shard, who being `user:<name>` or
---                                   `address:<host>`; and "" -> "", so that the key exists. Changed by each report;
---                                   expires like the entry
+--                                   `address:<host>`; and "" -> "<pid> <serial>" of the last report. Changed by each
+--                                   report; expires like the entry
 --   headrace:admitted:<who> zset    request id -> until when (ms) it counts, of clients that a router has let in and no
 --                                   shard has counted yet; at most as many as the limit. Expires 10 s after the last
 --   headrace:slots:<node>   hash    slot number -> id of the shard that owns it on that node. Expires a day after
@@ -166,10 +166,12 @@ local function register()
   elseif not before[1] and listed then
     ended(given.node, "silent")
   end
-  -- A directory that was emptied learns what operators want from those who knew.
-  if not before[1] and given.wish == "shard" then
+  -- A directory that was emptied learns what operators want from those who knew. One that was not knows better than
+  -- a shard that was cut off from it.
+  local emptied = string.match(given.settled or "", "^%S+") ~= redis.call("HGET", "headrace:epoch", "generation")
+  if not before[1] and emptied and given.wish == "shard" then
     redis.call("SADD", "headrace:drained", id)
-  elseif not before[1] and given.wish and given.wish ~= "" then
+  elseif not before[1] and emptied and given.wish and given.wish ~= "" then
     redis.call("HSETNX", "headrace:drained:nodes", given.node, given.wish)
   end
   if same and listed and begun then
@@ -345,8 +347,8 @@ local function weigh(node, crowds, high, low)
   end
 end
 
--- {"id", "pid", "node", "expiry_ms", "crowds": {stream: count} or null, "high", "low", "whole": whether `held` is all of it,
---  "held": {who: count, 0 for none}, "arrived": [[who, request id]...], whose connections are in `held`}
+-- {"id", "pid", "node", "expiry_ms", "serial": rising, "crowds": {stream: count} or null, "high", "low", "whole": whether
+--  `held` is all of it, "held": {who: count, 0 for none}, "arrived": [[who, request id]...], whose connections are in `held`}
 local function report()
   local told = cjson.decode(ARGV[3])
   local key = held_key(told.id)
@@ -354,12 +356,19 @@ local function report()
   if redis.call("HGET", entry_key(told.id), "pid") ~= told.pid then
     return 0
   end
+  -- One that was given up may still be on its way when the next has arrived, and what it tells is true no more.
+  local serial = told.serial or 0
+  local pid, last = string.match(redis.call("HGET", key, "") or "", "^(%S+) (%d+)$")
+  if pid == told.pid and serial > 0 and serial <= tonumber(last) then
+    return 1
+  end
   if told.whole then
     redis.call("DEL", key)
-    redis.call("HSET", key, "", "")
   end
-  local known = redis.call("PEXPIRE", key, told.expiry_ms)
+  local known = told.whole and 1 or redis.call("EXISTS", key)
   if known == 1 then
+    redis.call("HSET", key, "", string.format("%s %d", told.pid, serial))
+    redis.call("PEXPIRE", key, told.expiry_ms)
     for who, count in pairs(told.held) do
       if count > 0 then
         redis.call("HSET", key, who, count)

@@ -9,6 +9,7 @@ wrong is for what the request itself has wrong, error for what could not be done
 
 import contextlib
 import json
+import select
 import selectors
 import socket
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ class Control:
     """The listening end, in the supervisor.
 
     Owned by the supervisor's loop. Operations run one after the other: two at a time could work against each other.
+    Who waits for its turn is told what it waits for. Who has gone by then, its command given up or ended, is not
+    served: it may have been told to try again.
     """
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, shards: Shards) -> None:
@@ -34,6 +37,7 @@ class Control:
         self._selector = selector
         self._shards = shards
         self._waiting: list[tuple[socket.socket | None, Operation]] = []
+        self._under_way = False
         path.unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.setblocking(False)
@@ -54,6 +58,11 @@ class Control:
         if not self._waiting:
             return False
         client, operation = self._waiting[0]
+        if not self._under_way and client is not None and _hung_up(client):
+            del self._waiting[0]
+            client.close()
+            return bool(self._waiting)
+        self._under_way = True
         try:
             line = next(operation)
         except StopIteration:
@@ -65,6 +74,8 @@ class Control:
             if line is not None:
                 say(line)
                 _send(client, {"say": line})
+                for waiting, _ in self._waiting[1:]:
+                    _send(waiting, {"say": f"waiting for another command; {line}"})
         return bool(self._waiting)
 
     def close(self) -> None:
@@ -103,6 +114,7 @@ class Control:
 
     def _finish(self, client: socket.socket | None, answer: dict[str, Any]) -> None:
         del self._waiting[0]
+        self._under_way = False
         _send(client, answer)
         if client is not None:
             client.close()
@@ -144,6 +156,13 @@ def _answers(control: socket.socket) -> Iterator[dict[str, Any]]:
     with control.makefile() as lines:
         for line in lines:
             yield json.loads(line)
+
+
+def _hung_up(client: socket.socket) -> bool:
+    """Whether nobody reads this connection any more."""
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _send(client: socket.socket | None, answer: dict[str, Any]) -> None:

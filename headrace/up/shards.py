@@ -102,7 +102,10 @@ class Shards:
                 raise
             yield f"{id_}: pid {old.program.pid} hands its connections to pid {unit.program.pid}"
             old.retire(time.monotonic(), HAND_OVER_DEADLINE_S)
-            while old.state is not State.ENDED:
+            while old.state is not State.ENDED or unit.state is not State.READY:
+                if unit.failures >= PATIENCE:
+                    # The old process can give its connections to nobody meanwhile; the other shards must not get there.
+                    raise UnavailableError(f"{id_} is started again and again, and no further shard is: {unit.failure}")
                 yield None
 
     def _launch(self, id_: str) -> Unit:

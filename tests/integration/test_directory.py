@@ -1,6 +1,7 @@
 """The directory in a real Redis."""
 
 import dataclasses
+import itertools
 import threading
 import time
 from collections import Counter
@@ -295,8 +296,11 @@ def test_a_clock_set_back_delays_a_claim_by_the_settling_only(directory: Directo
         wait_until(lambda: directory.claim("n1", settle_s=0.05) == SLOTS, "the slots are given")
 
 
+SERIALS = itertools.count(1000)
+
+
 def report(directory: Directory, id_: str, crowds: dict[str, int] | None = None, **changes: Any) -> bool:
-    made = Report(crowds, high=100, low=50, whole=False, held={}, arrived=[])
+    made = Report(next(SERIALS), crowds, high=100, low=50, whole=False, held={}, arrived=[])
     return directory.report(entry(id_), dataclasses.replace(made, **changes))
 
 
@@ -463,6 +467,31 @@ def test_what_operators_want_outlives_an_emptied_redis(directory: Directory, red
     assert not directory.read().drained_nodes
 
 
+def test_a_shard_that_was_cut_off_brings_no_old_wish(directory: Directory, redis_server: RedisServer) -> None:
+    """What operators took back while its entry had lapsed stays so: only a directory that was emptied is told."""
+    directory.register(entry("s1"))
+    directory.drain("s1")
+    directory.drain_node("n2", 30)
+    settled = "{} {}".format(*directory.read().epoch)
+    wishes = (
+        entry("s1", state="drained", wish="shard", settled=settled),
+        entry("s2", node="n2", state="drained", wish="30", settled=settled),
+    )
+    directory.undrain("s1")
+    directory.undrain_node("n2")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete("headrace:shard:s1", "headrace:shard:s2")
+    for wish in wishes:
+        directory.register(wish)
+    assert not directory.read().drained
+    assert not directory.read().drained_nodes
+    redis_server.empty()
+    for wish in wishes:
+        directory.register(wish)
+    assert directory.read().drained == {"s1"}
+    assert directory.read().drained_nodes == {"n2": 30.0}
+
+
 def test_every_key_expires_but_the_lasting_ones(directory: Directory, redis_server: RedisServer) -> None:
     """What is counted goes by itself when nobody counts any more: nothing in Redis grows without end."""
     directory.register(entry("s1"))
@@ -482,10 +511,32 @@ def test_a_predecessor_spoils_no_counts(directory: Directory) -> None:
     directory.register(entry("s1", pid=1))
     assert report(directory, "s1", whole=True, held={"user:ada": 1})
     directory.register(entry("s1", pid=2))
-    late = Report(None, 100, 50, True, {"user:ada": 2}, ())
+    late = Report(2, None, 100, 50, True, {"user:ada": 2}, ())
     assert not directory.report(entry("s1", pid=1), late)
-    assert directory.report(entry("s1", pid=2), dataclasses.replace(late, held={}))
+    assert directory.report(entry("s1", pid=2), dataclasses.replace(late, serial=1, held={}))
     assert directory.admit("r", {"user:ada": 1}) == ""
+
+
+def test_a_report_that_comes_late_spoils_no_counts(directory: Directory) -> None:
+    """One that was given up, but was on its way, and comes after the whole report that replaced it, is not heeded."""
+    directory.register(entry("s1"))
+    assert report(directory, "s1", serial=1, whole=True)
+    lost: dict[str, Any] = {"serial": 2, "crowds": {"room": 500}, "held": {"user:ada": 3}}
+    assert report(directory, "s1", serial=3, whole=True)
+    assert report(directory, "s1", **lost)
+    assert report(directory, "s1", whole=True, **lost)
+    assert directory.admit("r1", {"user:ada": 1}) == ""
+    assert not directory.read().hot["n1"]
+    assert report(directory, "s1", serial=4, held={"user:bea": 1})
+    assert directory.admit("r2", {"user:bea": 1}) == "user:bea"
+
+
+def test_a_shard_of_a_version_without_serials_reports(directory: Directory) -> None:
+    """Beside younger shards, an old one's reports are all heeded: each has the serial 0."""
+    directory.register(entry("s1"))
+    for count in (2, 1):
+        assert report(directory, "s1", serial=0, whole=count == 2, held={"user:ada": count})
+    assert directory.admit("r1", {"user:ada": 2}) == ""
 
 
 def test_one_id_for_many_requests_counts_many_times(directory: Directory) -> None:

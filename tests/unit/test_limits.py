@@ -1,10 +1,14 @@
 """Whom a router lets in; what the directory counts for that is tested with a real Redis."""
 
+import socket
 from pathlib import Path
+
+import gevent
+import pytest
 
 from headrace.directory import Directory, ShardEntry, Snapshot
 from headrace.settings import Settings
-from router.limits import Limits
+from router.limits import MOST_QUESTIONS, Limits
 from router.placement import Placement
 
 
@@ -20,3 +24,29 @@ def test_without_redis_nobody_is_counted_who_may_have_left(tmp_path: Path) -> No
     assert limits.refusal("r2", {}) == "this node has its 3 connections"
     placement.lose_directory()
     assert limits.refusal("r2", {}) == ""
+
+
+def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
+    """With all questions stuck in a silent Redis, those in line are let in as soon as it is found to be away."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        placement = Placement("n", hold_s=3, found=list)
+        placement.learn(Snapshot(("g", 1)))
+        directory = Directory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", expiry_s=3)
+        limits = Limits(directory, placement, Settings(node="n"))
+        questions = limits._questions
+        for _ in range(MOST_QUESTIONS):
+            questions.acquire()
+        asked: list[str | None] = []
+        waiting = [
+            gevent.spawn(lambda: asked.append(limits.refusal("r1", {"user:ada": 1}))),
+            gevent.spawn(lambda: asked.append(limits.release("r2", {"user:ada": 1}))),
+        ]
+        gevent.sleep(0)
+        assert not any(greenlet.ready() for greenlet in waiting)
+        placement.lose_directory()
+        questions.release()
+        gevent.joinall(waiting)
+        assert asked == ["", None]
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()

@@ -101,3 +101,33 @@ def test_a_predecessor_whose_successor_fails_is_kept() -> None:
             node.programs[0].status = 1
             node.units[0].step(time.monotonic())
             assert [unit.state for unit in node.units] == [State.WAITING, State.ENDED]
+
+
+def test_a_successor_that_dies_while_it_is_given_clients_ends_the_restart() -> None:
+    """The old process waits for it, as the supervisor starts it again; no further shard is replaced."""
+    node = Supervised()
+    node.shards.begin(1)
+    node.step()
+    restart = node.shards.restart([])
+    while "hands" not in (next(restart) or ""):
+        node.step()
+    assert next(restart) is None
+    node.units[2].state, node.units[2].failures = State.WAITING, PATIENCE
+    with pytest.raises(UnavailableError, match="n-0 is started again and again"):
+        next(restart)
+    assert [unit.state for unit in node.units] == [State.RETIRING, State.READY, State.WAITING]
+
+
+def test_a_restart_waits_for_a_successor_that_was_started_again() -> None:
+    """A successor that has died once is no reason to give up; its shard has been restarted when it is ready."""
+    node = Supervised()
+    restart = node.shards.restart([])
+    while "hands" not in (next(restart) or ""):
+        node.step()
+    node.units[1].state, node.units[1].failures = State.WAITING, 1
+    node.programs[0].status = 0
+    node.units[0].step(time.monotonic())
+    assert node.units[0].state is State.ENDED
+    assert next(restart) is None
+    node.units[1].state = State.READY
+    assert list(restart) == []
