@@ -420,7 +420,11 @@ class Dispatcher:
             self.delivery.dirty[stream] = None
         settling, stream.settling = stream.settling, []
         for subscription in settling:
-            self.delivery.settle(subscription, page)
+            try:
+                self.delivery.settle(subscription, page)
+            except Exception as error:
+                # The others wait for this page alone: no other would settle them.
+                self._failed("Rows", error, subscription.connection)
 
     def _first_page(self, stream: Stream, after: int | None, page: Page) -> None:
         """The stream is new here: its head is the snapshot's, and the ring what the page has up to it."""
@@ -464,9 +468,10 @@ class Dispatcher:
         """A read came to nothing: keep what it was for, until the sweep asks again."""
         self._busy[read.kind] = False
         for stream in read.streams:
-            stream.opening = stream.settling + stream.opening
-            stream.settling = []
-            if read.kind is ReadKind.CATCH_UP:
+            if read.kind is ReadKind.LIVE:  # which alone settles anybody; one may be outstanding beside this read
+                stream.opening = stream.settling + stream.opening
+                stream.settling = []
+            elif read.kind is ReadKind.CATCH_UP:
                 self._resting = True
                 if stream.log:
                     self.delivery.wanting_log[stream] = None

@@ -6,7 +6,21 @@ import pytest
 
 from headrace.placement import BUCKETS, bucket
 from headrace.stream import slot
-from shard.messages import Assign, Delivered, Dismiss, ReadFailed, ReadKind, Rows, Sweep, Tick, Wake
+from shard.connection import Subscription
+from shard.messages import (
+    Assign,
+    Delivered,
+    Dismiss,
+    Page,
+    Read,
+    ReadFailed,
+    ReadKind,
+    Revised,
+    Rows,
+    Sweep,
+    Tick,
+    Wake,
+)
 from tests.unit.test_dispatcher_model import DispatcherMachine
 
 
@@ -203,3 +217,59 @@ def test_a_read_that_was_kept_waiting_is_asked_again(machine: DispatcherMachine,
     machine.calm()
     head = b"data: a10\n" if kind is ReadKind.LIVE else b"data: a9\n"
     assert [client.bytes.count(head) for client in machine.clients.values()] == [1] * len(before)
+
+
+@pytest.mark.parametrize("how", ["refused", "unknown revocations", "a refused sweep"])
+def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machine: DispatcherMachine, how: str) -> None:
+    """Who waits for the live read is settled by it, whatever becomes of the catch-up and the sweep beside it."""
+    machine.begin(ring=0)
+    machine.commit("a", [None] * 9, True)
+    machine.calm()
+    machine.connect(("a",), 9)
+    machine.dispatcher.settle_up()
+    machine.dispatcher.settle_up()
+    machine.connect(("a",), "now")
+    machine.dispatcher.settle_up()
+    catch_up, live = machine.reads
+    machine.reads.clear()
+    pages = tuple(machine.log.page(s.name, a) for s, a in zip(live.streams, live.after, strict=True))
+    if how == "refused":
+        machine.tell(ReadFailed(catch_up, "refused"))
+    elif how == "a refused sweep":
+        machine.tell(ReadFailed(Read(ReadKind.SWEEP, live.streams, (None,)), "refused"))
+    else:
+        machine.knows_revocations = False
+        machine.tell(Rows(catch_up, (machine.log.page("a", catch_up.after[0]),)))
+        machine.knows_revocations = True
+        machine.tell(Revised({}))
+    machine.commit("a", [None], True)  # after the snapshot of the live read, which the client is to begin with
+    machine.tell(Rows(live, pages))
+    machine.dispatcher.settle_up()
+    machine.calm()
+    late = machine.clients[13].bytes
+    assert late.index(b"id: 9\n\n") < late.index(b"id: 10\ndata: a10\n")
+
+
+def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
+    machine: DispatcherMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unforeseen error with the first of those who wait for a read costs the first its connection, no more."""
+    for _ in range(3):
+        machine.connect(("a",), "now")
+    machine.dispatcher.settle_up()
+    delivery = machine.dispatcher.delivery
+    settle = delivery.settle
+
+    def fails_once(subscription: Subscription, page: Page) -> None:
+        monkeypatch.setattr(delivery, "settle", settle)
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(delivery, "settle", fails_once)
+    machine.dispatcher.handle(Rows(machine.reads.pop(), (machine.log.page("a", 0),)))
+    assert machine.dispatcher.errors == 1
+    machine.dispatcher.errors = 0
+    machine.clients[12].allowed = 0
+    machine.commit("a", [None], True)
+    machine.calm()
+    assert [client.closed for client in machine.clients.values()] == [False, False, True, False, False]
+    assert all(b"data: a1\n" in machine.clients[fd].bytes for fd in (13, 14))
