@@ -48,6 +48,7 @@ class ShardEntry:
     clients whose socket is full; slowest has those who have been longest so, a line each of address, seconds and user.
     targets says where connections are on their way to, `<id>:<count>` with blanks between. wish is why it is to be
     empty: "shard" when an operator drains it, the seconds that this may take when it is the whole node.
+    settled is the epoch that it has carried out; its generation tells a directory that was emptied since.
     born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
     unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
     started_ms is wall time, for processes of version 0.1, which know no other.

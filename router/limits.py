@@ -58,7 +58,7 @@ class Limits:
 
     def release(self, request_id: str, limits: Mapping[str, int]) -> None:
         """A client that was let in was not handed over. Yields."""
-        if not limits or self._placement.directory_away:
+        if not limits:
             return
         try:
             with self._questions:

@@ -130,7 +130,7 @@ class Listener:
     def _follow(self, connection: psycopg.Connection[Any], listened: set[int]) -> None:
         settings = self._settings
         heard = time.monotonic()
-        self._stirred.set()  # what has come since the last look may have been taken note of on the way here
+        self._stirred.set()  # `_prove` may have taken a stir that was meant for us
         while True:
             self._stirred.wait(max(0.0, heard + settings.ping_interval_s - time.monotonic()))
             self._stirred.clear()

@@ -32,6 +32,16 @@ def machine() -> DispatcherMachine:
     return made
 
 
+def begin_catching_up(machine: DispatcherMachine) -> None:
+    """Nine events of `a` are in the log, in no ring, and client 12 needs all of them: its read is outstanding."""
+    machine.begin(ring=0)
+    machine.commit("a", [None] * 9, True)
+    machine.calm()
+    machine.connect(("a",), 9)
+    machine.dispatcher.settle_up()
+    machine.dispatcher.settle_up()
+
+
 def test_one_read_at_a_time(machine: DispatcherMachine) -> None:
     """However many wakes come, one read is outstanding, and the next begins where it ended."""
     for _ in range(5):
@@ -151,18 +161,13 @@ def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMach
 
 def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> None:
     """While a page for someone behind is outstanding, live streams are read."""
-    machine.begin(ring=0)
-    machine.commit("a", [None] * 9, True)
-    machine.calm()
-    machine.connect(("a",), 9)
-    machine.dispatcher.settle_up()
-    machine.dispatcher.settle_up()
+    begin_catching_up(machine)
     assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP]
     machine.commit("a", [None], True)
     machine.dispatcher.settle_up()
     assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP, ReadKind.LIVE]
     live = machine.reads.pop()
-    machine.tell(Rows(live, tuple(machine.log.page(s.name, a) for s, a in zip(live.streams, live.after, strict=True))))
+    machine.tell(Rows(live, machine.pages(live)))
     assert b"data: a10\n" in machine.clients[10].bytes
     assert b"data: a10\n" not in machine.clients[12].bytes
 
@@ -222,24 +227,19 @@ def test_a_read_that_was_kept_waiting_is_asked_again(machine: DispatcherMachine,
 @pytest.mark.parametrize("how", ["refused", "unknown revocations", "a refused sweep"])
 def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machine: DispatcherMachine, how: str) -> None:
     """Who waits for the live read is settled by it, whatever becomes of the catch-up and the sweep beside it."""
-    machine.begin(ring=0)
-    machine.commit("a", [None] * 9, True)
-    machine.calm()
-    machine.connect(("a",), 9)
-    machine.dispatcher.settle_up()
-    machine.dispatcher.settle_up()
+    begin_catching_up(machine)
     machine.connect(("a",), "now")
     machine.dispatcher.settle_up()
     catch_up, live = machine.reads
     machine.reads.clear()
-    pages = tuple(machine.log.page(s.name, a) for s, a in zip(live.streams, live.after, strict=True))
+    pages = machine.pages(live)
     if how == "refused":
         machine.tell(ReadFailed(catch_up, "refused"))
     elif how == "a refused sweep":
         machine.tell(ReadFailed(Read(ReadKind.SWEEP, live.streams, (None,)), "refused"))
     else:
         machine.knows_revocations = False
-        machine.tell(Rows(catch_up, (machine.log.page("a", catch_up.after[0]),)))
+        machine.tell(Rows(catch_up, machine.pages(catch_up)))
         machine.knows_revocations = True
         machine.tell(Revised({}))
     machine.commit("a", [None], True)  # after the snapshot of the live read, which the client is to begin with
@@ -265,7 +265,8 @@ def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
         raise RuntimeError("unforeseen")
 
     monkeypatch.setattr(delivery, "settle", fails_once)
-    machine.dispatcher.handle(Rows(machine.reads.pop(), (machine.log.page("a", 0),)))
+    read = machine.reads.pop()
+    machine.dispatcher.handle(Rows(read, machine.pages(read)))
     assert machine.dispatcher.errors == 1
     machine.dispatcher.errors = 0
     machine.clients[12].allowed = 0

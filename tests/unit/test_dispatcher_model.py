@@ -323,7 +323,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def answer_from_an_older_snapshot(self) -> None:
         """The rows of a snapshot taken now arrive after another commit has rung."""
         read = self.reads.pop(0)
-        pages = tuple(self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
+        pages = self.pages(read)
         stream = read.streams[0].name
         self.log.labels[stream].append(None)
         self.tell(Wake(stream, self.log.head(stream)))
@@ -364,9 +364,12 @@ class DispatcherMachine(RuleBasedStateMachine):
     def answer_now(self) -> None:
         self._answer(self.reads.pop(0))
 
+    def pages(self, read: Read) -> tuple[Page, ...]:
+        """What the log answers at this moment."""
+        return tuple(self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
+
     def _answer(self, read: Read) -> None:
-        pages = (self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
-        self.tell(Rows(read, tuple(pages)))
+        self.tell(Rows(read, self.pages(read)))
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), room=ROOM)
