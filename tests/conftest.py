@@ -21,4 +21,5 @@ pytest_plugins = [
     "tests.browser.npm_packages",
     "tests.fixtures.deployment",
     "tests.fixtures.front",
+    "tests.fixtures.directory",
 ]

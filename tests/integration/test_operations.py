@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace.directory import Directory, ShardEntry
+from headrace.directory import Directory
 from headrace.errors import UnavailableError
 from headrace.operations import Operations
+from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
 
 
@@ -31,7 +32,7 @@ class CutOff(Directory):
 def directory(redis_server: RedisServer) -> Iterator[Directory]:
     made = CutOff(redis_server.url, expiry_s=30)
     for node in ("n1", "n2"):
-        made.register(ShardEntry(f"{node}-0", node, 1, f"/run/{node}-0.sock", "up", 100, 3, 0, "0.1.0"))
+        made.register(entry(f"{node}-0", node))
     yield made
     made.close()
 
