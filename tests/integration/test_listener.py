@@ -1,6 +1,8 @@
 """The listener: what it promises the dispatcher about a slot, whenever that is wanted, dropped and wanted again."""
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -34,7 +36,9 @@ class Desk:
 
 @pytest.fixture
 def desk(database: Database) -> Iterator[Desk]:
-    made = Desk(Settings.from_environ({"HEADRACE_DATABASE_URL": database.url}))
+    # A ping would have the listener look again, however it was woken.
+    settings = Settings.from_environ({"HEADRACE_DATABASE_URL": database.url})
+    made = Desk(dataclasses.replace(settings, ping_interval_s=600))
     made.listener.start()
     yield made
     made.listener.stop()
@@ -52,6 +56,21 @@ def test_a_slot_that_is_wanted_again_before_it_was_dropped_is_confirmed_again(da
     assert desk.listener.ensure_listening(number)
     database.publish(STREAM, "x")
     desk.wait_for(Wake(STREAM, 1))
+
+
+def test_a_slot_that_is_wanted_at_the_end_of_the_proof_is_listened_to(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proof that LISTEN works waits for the same stir, and may take one that tells of a new slot."""
+    prove = desk.listener._prove
+
+    def takes_the_stir(connection: Any) -> None:
+        prove(connection)
+        assert not desk.listener.ensure_listening(slot(STREAM))
+        desk.listener._stirred.clear()
+
+    monkeypatch.setattr(desk.listener, "_prove", takes_the_stir)
+    desk.wait_for(Listening((slot(STREAM),)))
 
 
 def test_a_slot_that_is_dropped_and_wanted_again_during_another_listen_is_served(
