@@ -51,8 +51,8 @@ ENDING_S: Final = 1.0
 
 REST_PER_RING: Final = 10.0
 """How many times as long as it took to ring the announcer rests, if that is longer than the interval."""
-LONGEST_REST_S: Final = 0.01
-"""The longest rest that is because of it."""
+LONGEST_REST_S: Final = 0.03
+"""The longest rest that is because of it. Each ring sets off a read and a burst of writes: few large ones cost less."""
 
 SESSION: Final = """
     set synchronous_commit = off; set default_transaction_isolation = 'read committed';
