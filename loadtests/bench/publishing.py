@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import mean, median
+from typing import Any, Final
 
 import psycopg
 
@@ -15,6 +17,19 @@ from loadtests.bench.bench import Bench
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure
 from loadtests.bench.publisher import Publisher
+
+TURNS: Final = 5
+"""With live delivery and without notification in turn: the machine's speed changes within minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One turn with live delivery: transactions a second, the latency of a calm stream, all that clients received."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    deliveries: int
 
 
 def publish(bench: Bench) -> list[Figure]:
@@ -45,22 +60,25 @@ def _beside_silence(bench: Bench) -> list[Figure]:
     pgbench = writers.Writers(bench.node.pgbench(), bench.node.database_url)
     publishing = writers.publishing(_prefix(bench))
     bench.publisher.many(_names(bench))
-    pgbench.per_second(publishing, 1)  # until one shard announces, and tables and caches are there
-    announced, lat_p50, lat_p99, delivered = _published_live(bench, pgbench)
+    live, silent = [], []
+    for _ in range(TURNS):
+        live.append(_published_live(bench, pgbench))
+        with _silence(connection), _calm(bench):
+            silent.append(pgbench.per_second(publishing, bench.seconds))
     plain = pgbench.per_second(writers.PLAIN, bench.seconds)
-    with _silence(connection):
-        silent = pgbench.per_second(publishing, bench.seconds)
     # In a moment in which nobody may rely on an announcer, every transaction notifies by itself.
     connection.execute("select pg_advisory_lock(x'6865616472616364'::bigint)")
-    notifying = pgbench.per_second(publishing, bench.seconds)
+    with _calm(bench):
+        notifying = pgbench.per_second(publishing, bench.seconds)
     connection.execute("select pg_advisory_unlock(x'6865616472616364'::bigint)")
+    announced = mean(turn.per_second for turn in live)
     return [
-        Figure("one event each, delivered; beside no notification", "1/s", announced, silent),
+        Figure("one event each, delivered; beside no notification", "1/s", announced, mean(silent)),
         Figure("one event each, delivered; beside plain inserts", "1/s", announced, plain),
-        Figure("one event each, each notifying; beside no notification", "1/s", notifying, silent),
-        Figure("publish to receipt meanwhile, p50", "ms", lat_p50),
-        Figure("publish to receipt meanwhile, p99", "ms", lat_p99),
-        Figure("deliveries meanwhile", "", delivered),
+        Figure("one event each, each notifying; beside no notification", "1/s", notifying, mean(silent)),
+        Figure("publish to receipt meanwhile, p50", "ms", median(turn.p50_ms for turn in live)),
+        Figure("publish to receipt meanwhile, p99", "ms", median(turn.p99_ms for turn in live)),
+        Figure("deliveries meanwhile", "", sum(turn.deliveries for turn in live)),
     ]
 
 
@@ -72,30 +90,42 @@ def _names(bench: Bench) -> list[str]:
     return [f"{_prefix(bench)}{number}" for number in range(writers.STREAMS)]
 
 
-def _published_live(bench: Bench, pgbench: writers.Writers) -> tuple[float, float, float, float]:
-    """Publish while each stream has a client: transactions a second, latency of a calm stream in ms, deliveries."""
+def _published_live(bench: Bench, pgbench: writers.Writers) -> Live:
+    """Publish while each stream has a client."""
     names = _names(bench)
     before = _heads(bench, names)
-    calm = f"{bench.stream}.calm"
-    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory, ThreadPoolExecutor(1) as pool:
+    publishing = writers.publishing(_prefix(bench))
+    with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
         paths = Path(directory) / "paths"
         paths.write_text("".join(bench.node.path(name) + "\n" for name in names))
         with (
             bench.here("--streams", str(len(names)), n=len(names), path=f"@{paths}") as clients,
-            bench.here(n=1, path=bench.node.path(calm)) as watching,
+            bench.here(n=1, path=bench.node.path(_calm_stream(bench))) as watching,
         ):
             clients.ready()
             watching.ready()
-            # Over a connection of its own: the other one waits for pgbench with us.
-            with closing(Publisher(bench.node.database_url)) as publisher:
-                paced = pool.submit(publisher.paced, calm, bench.seconds, 20.0)
-                rate = pgbench.per_second(writers.publishing(_prefix(bench)), bench.seconds)
-                paced.result()
+            pgbench.per_second(publishing, 1)  # until one shard announces
+            with _calm(bench):
+                rate = pgbench.per_second(publishing, bench.seconds)
             received, watched = clients.result(), watching.result()
     published = _heads(bench, names) - before
     if received["events_total"] != published:
         raise FailedError(f"of {published} events {received['events_total']} were delivered")
-    return rate, watched["lat_p50_us"] / 1e3, watched["lat_p99_us"] / 1e3, received["events_total"]
+    return Live(rate, watched["lat_p50_us"] / 1e3, watched["lat_p99_us"] / 1e3, received["events_total"])
+
+
+def _calm_stream(bench: Bench) -> str:
+    return f"{bench.stream}.calm"
+
+
+@contextmanager
+def _calm(bench: Bench) -> Iterator[None]:
+    """Meanwhile 20 events a second on a stream of their own, delivered or not: all that is compared bears them."""
+    # Over a connection of its own: the other one waits for pgbench with us.
+    with ThreadPoolExecutor(1) as pool, closing(Publisher(bench.node.database_url)) as publisher:
+        paced = pool.submit(publisher.paced, _calm_stream(bench), bench.seconds, 20.0)
+        yield
+        paced.result()
 
 
 def _heads(bench: Bench, names: Sequence[str]) -> int:
