@@ -21,6 +21,9 @@ from loadtests.bench.publisher import Publisher
 TURNS: Final = 5
 """With live delivery and without notification in turn: the machine's speed changes within minutes."""
 
+OFFICE_S: Final = 20.0
+"""Within which the announcer leaves when nobody publishes; it counts for two seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Live:
@@ -148,6 +151,17 @@ def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
         " set search_path to pg_catalog, pg_temp as $$ begin end $$"
     )
     try:
+        _wait_for_office(connection)
         yield
     finally:
+        connection.execute("select headrace.leave_office()")
         connection.execute(row[0].encode())
+
+
+def _wait_for_office(connection: psycopg.Connection[Any]) -> None:
+    """Take the announcer's place once it has heard that commits are few: until then it would ring for nothing."""
+    deadline = time.monotonic() + OFFICE_S
+    while connection.execute("select headrace.take_office()").fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise FailedError(f"the announcer is in office still, {OFFICE_S:g} s after the last event")
+        time.sleep(0.1)
