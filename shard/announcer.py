@@ -3,10 +3,12 @@
 A transaction that notifies flushes its commit alone. When commits are many, one shard therefore takes office:
 publishing transactions leave rows instead, and every few milliseconds it notifies once for all rows that are there.
 When commits are few, or no shard wants to, each transaction notifies by itself. Who may rely on whom at which moment,
-and why no wake is lost, is written at the head of headrace/sql/0009_announce.sql; this file keeps these rules of it:
+and why no wake is lost, is written at the head of headrace/sql/0009_announce.sql, and what a ring looks at, at that of
+0011_announce_since.sql; this file keeps these rules of them:
 
     a session that has been in office, or may have been, rings until `nobody_defers`, and then once more
     every session has an idle_session_timeout, so that one which no longer rings loses its office
+    what a ring has seen is remembered only if it has committed, and at most for WINDOW_S, and not for the last ring
     while one is in office all other shards stand by: they ring now and then, and one of them succeeds it
 
     idle ──(headrace_rate often)──► standing by ──(office free)──► in office ──(few commits)──► leaving ──► idle
@@ -38,10 +40,12 @@ WINDOW_S: Final = 2.0
 """Over which commits are counted, before taking office and before leaving it."""
 STAND_BY_S: Final = 1.0
 """Between two looks at whether the office is free; at most half of what lets an idle session end."""
-VACUUM_S: Final = 1.0
-"""Between two removals of what is left of rows that were taken away. Autovacuum comes once a minute."""
+VACUUM_AFTER: Final = 20_000
+"""Transactions between two removals of what is left of rows that were taken away. Autovacuum comes once a minute; a
+vacuum lets every session that publishes plan its statements anew."""
 MOST_BYTES: Final = 16 << 20
-"""Size of the table, kept full by an old snapshot somewhere, from which ringing costs more than it is worth."""
+"""Size of headrace.unannounced, kept full by an old snapshot somewhere, from which ringing costs more than it is worth,
+and of headrace.stage, from which a vacuum does; that is left to autovacuum then."""
 REST_S: Final = 60.0
 """Out of office, when the table has grown so large."""
 LEAVING_S: Final = 10.0
@@ -53,6 +57,8 @@ REST_PER_RING: Final = 10.0
 """How many times as long as it took to ring the announcer rests, if that is longer than the interval."""
 LONGEST_REST_S: Final = 0.03
 """The longest rest that is because of it. Each ring sets off a read and a burst of writes: few large ones cost less."""
+
+RING: Final = "select transactions, bytes, seen::text from headrace.announce_since(%s::text::pg_snapshot)"
 
 SESSION: Final = """
     set synchronous_commit = off; set default_transaction_isolation = 'read committed';
@@ -73,7 +79,8 @@ class Announcer:
         self._load = Load(settings.announce_above_per_s)
         self._wanted = Event()
         self._ending = Event()
-        self._vacuumed_at = 0.0
+        self._seen: str | None = None
+        self._taken = 0
         self._rest_until = 0.0
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -120,6 +127,7 @@ class Announcer:
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the office, hold it until commits are few, and leave it. Yields."""
+        self._seen = None
         self._ask(connection, SESSION)
         while not self._ask(connection, "select headrace.take_office()"):
             self._ring(connection)
@@ -143,6 +151,7 @@ class Announcer:
                 if self._load.few(count, now - began):
                     break
                 began, count = now, 0
+                self._seen = None
                 # For shards that have started since then, and have heard no transaction.
                 self._ask(connection, "notify headrace_rate, 'office'")
         self._leave(connection)
@@ -157,29 +166,35 @@ class Announcer:
             if time.monotonic() - left > (ENDING_S if self._ending.is_set() else LEAVING_S):
                 break
             gevent.sleep(self._settings.announce_interval_s)
+        self._seen = None
         self._ring(connection)
         # Nobody writes to the table now, so it can become small again.
         self._ask(connection, "vacuum (skip_locked) headrace.unannounced")
         logger.info("transactions announce by themselves again")
 
     def _ring(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
-        """Notify of all that waits; of how many transactions, and the size of the table. Yields."""
-        row = self._ask(connection, "select array[transactions, bytes] from headrace.announce_waiting()")
-        transactions, size = row
+        """Notify of all that waits; of how many transactions, and the size of headrace.unannounced. Yields."""
+        transactions, size, self._seen = self._row(connection, RING, self._seen)
         self.announced += transactions
-        now = time.monotonic()
-        if transactions and now - self._vacuumed_at >= VACUUM_S:
-            self._vacuumed_at = now
+        self._taken += transactions
+        if self._taken >= VACUUM_AFTER:
+            self._taken = 0
             # Not made smaller here: that would wait for a moment in which nobody publishes.
             self._ask(connection, "vacuum (skip_locked, truncate off) headrace.unannounced")
+            if self._ask(connection, "select pg_relation_size('headrace.stage')") < MOST_BYTES:
+                self._ask(connection, "vacuum (skip_locked, truncate off) headrace.stage")
         return transactions, size
 
     def _ask(self, connection: psycopg.Connection[Any], statement: str) -> Any:
         """The first column of the first row, if any. Yields."""
-        with gevent.Timeout(self._settings.read_deadline_s):
-            cursor = connection.execute(statement.encode())
-            row = cursor.fetchone() if cursor.description else None
+        row = self._row(connection, statement)
         return row[0] if row else None
+
+    def _row(self, connection: psycopg.Connection[Any], statement: str, *parameters: object) -> Any:
+        """The first row, if any. Yields."""
+        with gevent.Timeout(self._settings.read_deadline_s):
+            cursor = connection.execute(statement.encode(), parameters)
+            return cursor.fetchone() if cursor.description else None
 
 
 def rest_after(ringing_s: float, interval_s: float) -> float:

@@ -175,6 +175,11 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
     connection.execute("select headrace.forget_publications(make_interval(secs => %s))", (keep_s,))
 
 
+def announce_left(connection: psycopg.Connection[Any]) -> None:
+    """Notify of what committed transactions have left to an announcer that is no more. Yields. Raises psycopg.Error."""
+    connection.execute("select from headrace.announce_since()")
+
+
 def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
     return tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
 

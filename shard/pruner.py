@@ -48,6 +48,8 @@ class Pruner:
             try:
                 with log.connect(self._settings.database_url, self._name) as connection:
                     self._round(connection)
+                    # The sweep has told already. But rows whose announcer has died hold copies of events.
+                    log.announce_left(connection)
                     if time.monotonic() >= forget_at:
                         log.forget_revocations(connection, self._settings.max_token_life_s)
                         log.forget_publications(connection, self._settings.idempotency_keep_s)

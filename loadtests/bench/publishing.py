@@ -143,19 +143,23 @@ def _heads(bench: Bench, names: Sequence[str]) -> int:
 @contextmanager
 def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
     """Meanwhile publishing transactions neither notify nor let anybody else do it."""
-    function = "headrace.announce(int[])"
-    row = connection.execute("select pg_get_functiondef(%s::regprocedure)", [function]).fetchone()
-    assert row is not None
+    definitions = [
+        connection.execute("select pg_get_functiondef(%s::regprocedure)", [f"headrace.{function}"]).fetchone()
+        for function in ("announce(int[])", "defers()")
+    ]
     connection.execute(
         "create or replace function headrace.announce(stream_ids int[]) returns void language plpgsql security definer"
         " set search_path to pg_catalog, pg_temp as $$ begin end $$"
     )
+    connection.execute("create or replace function headrace.defers() returns boolean language sql as 'select false'")
     try:
         _wait_for_office(connection)
         yield
     finally:
         connection.execute("select headrace.leave_office()")
-        connection.execute(row[0].encode())
+        for row in definitions:
+            assert row is not None
+            connection.execute(row[0].encode())
 
 
 def _wait_for_office(connection: psycopg.Connection[Any]) -> None:

@@ -39,8 +39,23 @@ def value(connection: Connection, sql: str, *parameters: Any) -> Any:
 
 
 def announce(connection: Connection) -> int:
-    """Ring; of how many transactions."""
-    return int(value(connection, "select transactions from headrace.announce_waiting()"))
+    """Ring, looking at all rows; of how many transactions."""
+    return int(value(connection, "select transactions from headrace.announce_since()"))
+
+
+def announce_since(connection: Connection, seen: str) -> tuple[int, str]:
+    """Ring, looking at what a ring that has seen this could not; of how many transactions, and what is seen now."""
+    asked = b"select transactions, seen::text from headrace.announce_since(%s::text::pg_snapshot)"
+    row = connection.execute(asked, [seen]).fetchone()
+    assert row is not None
+    return row
+
+
+def rows_left(connection: Connection) -> tuple[int, int]:
+    """Rows that announcers take away: staged events, and those of headrace.unannounced."""
+    return value(connection, "select count(*) from headrace.stage"), value(
+        connection, "select count(*) from headrace.unannounced"
+    )
 
 
 class Ear:
@@ -126,19 +141,21 @@ def test_the_same_at_commit(connect: Connect, ear: Ear, announcer: Connection) -
     assert ear.heard() == ["1 s"]
 
 
+@pytest.mark.parametrize("function", ["publish", "publish_now"])
 def test_an_announcer_leaves_between_two_looks_of_a_publisher(
-    connect: Connect, ear: Ear, announcer: Connection
+    connect: Connect, ear: Ear, announcer: Connection, function: str
 ) -> None:
     """A publisher that has seen it in office, and has not said yet that it relies on it, finds out and notifies."""
     publisher, holder = connect(autocommit=True), connect(autocommit=True)
-    definition = value(holder, "select pg_get_functiondef('headrace.announce(int[])'::regprocedure)")
-    look = "and pg_try_advisory_xact_lock_shared(deferring)"
+    definition = value(holder, "select pg_get_functiondef('headrace.defers()'::regprocedure)")
+    look = "and pg_try_advisory_xact_lock_shared(x'6865616472616364'::bigint)"
     assert definition.count(look) == 1
     holder.execute(
         definition.replace(look, "and pg_advisory_xact_lock_shared(4711)::text is not null " + look).encode()
     )
     holder.execute("select pg_advisory_lock(4711)")
-    thread = threading.Thread(target=publisher.execute, args=[b"select headrace.publish('s', '1')"])
+    publishing = f"select headrace.{function}('s', '1')".encode()
+    thread = threading.Thread(target=publisher.execute, args=[publishing])
     thread.start()
     wait_until_blocked(holder, publisher.info.backend_pid)
     announcer.execute("select headrace.leave_office()")
@@ -148,6 +165,7 @@ def test_an_announcer_leaves_between_two_looks_of_a_publisher(
     thread.join(DEADLINE_S)
     assert ear.heard() == ["1 s"]
     assert announce(announcer) == 0
+    assert rows_left(holder) == (0, 0)
 
 
 def test_a_publisher_that_may_not_be_waited_for_notifies(connect: Connect, ear: Ear, announcer: Connection) -> None:
@@ -200,6 +218,161 @@ def test_two_who_announce_at_once_tell_of_everything(connect: Connect, ear: Ear,
         thread.join(DEADLINE_S)
     assert sum(counts) == 50
     assert set(ear.heard()) == {"50 s"}
+
+
+def test_one_event_alone_stays_staged(connect: Connect, ear: Ear, announcer: Connection) -> None:
+    """What a transaction of one event has staged is what it leaves; others leave a row; without announcer none does."""
+    publisher = connect()
+    left: list[tuple[int, int]] = []
+
+    def commit(*statements: str) -> None:
+        for statement in statements:
+            publisher.execute(statement.encode())
+        publisher.commit()
+        left.append(rows_left(announcer))
+
+    one, two = "select headrace.publish('s', 'x')", "select headrace.publish_many(array['s', 't'], array['x', 'y'])"
+    commit(one)
+    commit(one, one)
+    commit(two)
+    commit("select headrace.publish_now('t', 'x')")
+    commit(one, "set constraints all immediate", one, "select headrace.publish_now('t', 'x')")
+    assert left == [(1, 0), (1, 1), (1, 2), (1, 3), (3, 4)]
+    assert announce(announcer) == 7
+    assert ear.heard() == ["3 t", "6 s"]
+    assert rows_left(announcer) == (0, 0)
+    announcer.execute("select headrace.leave_office()")
+    left.clear()
+    commit(one)
+    commit(two)
+    assert left == [(0, 0)] * 2
+    assert value(announcer, "select count(*) from headrace.event") == 9 + 3
+
+
+# Rings that look only at what the ring before cannot have seen
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_transaction_that_was_open_during_rings_is_told_of(
+    connect: Connect, ear: Ear, announcer: Connection, prepared: bool
+) -> None:
+    """Older than what two rings have taken, it is found by the first ring after its commit, and once."""
+    first, second, other = connect(), connect(), connect(autocommit=True)
+    first.execute("select headrace.publish('s', 'early'); set constraints all immediate")
+    second.execute("select headrace.publish('t', 'earlier')")
+    if prepared:
+        second.execute("prepare transaction 'two-phase'")
+    seen = "1:1:"
+    for _ in range(2):
+        other.execute("select headrace.publish('u', 'x')")
+        count, seen = announce_since(announcer, seen)
+        assert count == 1
+    if prepared:
+        other.execute("commit prepared 'two-phase'")
+    else:
+        second.commit()
+    count, seen = announce_since(announcer, seen)
+    assert count == 1
+    assert ear.heard() == ["1 t"]
+    first.commit()
+    other.execute("select headrace.publish('t', 'x')")
+    count, seen = announce_since(announcer, seen)
+    assert count == 2
+    assert ear.heard() == ["1 s", "2 t"]
+    assert announce_since(announcer, seen)[0] == 0
+    assert rows_left(announcer) == (0, 0)
+
+
+@pytest.mark.parametrize("place", ["seen := pg_current_snapshot();", "into transactions from told;"])
+def test_a_commit_in_the_middle_of_a_ring_is_told_of(
+    connect: Connect, ear: Ear, announcer: Connection, place: str
+) -> None:
+    """A transaction that ends once a ring has noted who is open, before or after it takes rows: one has it."""
+    publisher, holder = connect(), connect(autocommit=True)
+    signature = "headrace.announce_since(pg_snapshot)"
+    definition = value(holder, "select pg_get_functiondef(%s::regprocedure)", signature)
+    assert definition.count(place) == 1
+    paused = definition.replace(place, place + " perform pg_advisory_xact_lock_shared(4711);")
+    holder.execute(paused.encode())
+    publisher.execute("select headrace.publish('s', '1')")
+    holder.execute("select pg_advisory_lock(4711)")
+    rang: list[tuple[int, str]] = []
+    thread = threading.Thread(target=lambda: rang.append(announce_since(announcer, "1:1:")))
+    thread.start()
+    wait_until_blocked(holder, announcer.info.backend_pid)
+    publisher.commit()
+    holder.execute("select pg_advisory_unlock(4711)")
+    thread.join(DEADLINE_S)
+    ((count, seen),) = rang
+    publisher.execute("select headrace.publish('t', '1')")
+    publisher.commit()
+    assert count + announce_since(announcer, seen)[0] == 2
+    assert ear.heard() == ["1 s", "1 t"]
+
+
+def test_a_row_that_another_had_locked_is_found_by_looking_at_all(
+    connect: Connect, ear: Ear, announcer: Connection
+) -> None:
+    """Who is about to take it away and does not makes a ring overlook it, until one looks at all rows."""
+    publisher, other = connect(autocommit=True), connect()
+    publisher.execute("select headrace.publish('s', '1')")
+    assert announce(other) == 1
+    count, seen = announce_since(announcer, "1:1:")
+    assert count == 0
+    other.rollback()
+    assert announce_since(announcer, seen)[0] == 0
+    assert announce(announcer) == 1
+    assert ear.heard() == ["1 s"]
+
+
+def test_who_rings_leaves_alone_what_it_has_staged(connect: Connect, ear: Ear) -> None:
+    """In a transaction that publishes and rings, the events are not numbered yet; they are not taken away."""
+    publisher = connect()
+    publisher.execute("select headrace.publish('s', '1')")
+    assert announce(publisher) == 0
+    assert announce_since(publisher, "1:1:")[0] == 0
+    publisher.commit()
+    assert ear.heard() == ["1 s"]
+
+
+def test_restored_rows_are_nobody_s(connect: Connect, ear: Ear) -> None:
+    """A dump can hold what was left at its moment; restored it is not published again, and the next ring removes it."""
+    restoring = connect(autocommit=True)
+    restoring.execute("select headrace.publish('s', '1')")
+    assert ear.heard() == ["1 s"]
+    restoring.execute("insert into headrace.stage (xid, stream, data, rings) values ('3', 's', '1', true)")
+    assert rows_left(restoring) == (1, 0)
+    assert value(restoring, "select headrace.head('s')") == 1
+    assert announce(restoring) == 1
+    assert rows_left(restoring) == (0, 0)
+    assert ear.heard() == ["1 s"]
+
+
+def test_a_ring_does_not_come_across_what_others_have_taken(connect: Connect, announcer: Connection) -> None:
+    """While an old snapshot keeps 2,000 rows, a ring costs a few pages, or all of them if it looks at all rows."""
+    publisher, old = connect(autocommit=True), connect()
+    old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    old.execute("select count(*) from headrace.stage")
+    insert = "insert into headrace.stage (xid, stream, data, rings) select %s, 's', repeat('x', 200), false"
+    for number in range(20):
+        publisher.execute(f"{insert} from generate_series(1, 100)".encode(), [str(number + 100)])
+    count, seen = announce_since(announcer, "1:1:")
+    assert count == 2000
+
+    def pages(since: str | None) -> int:
+        publisher.execute("select headrace.publish('s', 'x')")
+        plan = value(
+            announcer,
+            "explain (analyze, buffers, format json)"
+            " select transactions from headrace.announce_since(%s::text::pg_snapshot)",
+            since,
+        )
+        return int(plan[0]["Plan"]["Shared Hit Blocks"]) + int(plan[0]["Plan"]["Shared Read Blocks"])
+
+    for _ in range(3):  # the first ones read catalogs
+        few, many = pages(seen), pages(None)
+    assert few < 30
+    assert many > 60
 
 
 def test_a_removed_stream_is_not_announced(connect: Connect, ear: Ear, announcer: Connection) -> None:

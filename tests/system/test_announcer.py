@@ -76,6 +76,13 @@ def holders(database: Database) -> list[int]:
     )
 
 
+def rows_left(database: Database) -> int:
+    """Rows that announcers take away, and have not taken."""
+    return int(
+        database.one("select (select count(*) from headrace.unannounced) + (select count(*) from headrace.stage)")
+    )
+
+
 def has_all(client: Client, database: Database) -> None:
     """Wait until the client has what the log has, each event once."""
     head = database.head("s")
@@ -97,7 +104,7 @@ def test_a_shard_takes_office_and_leaves_it(start_shard: StartShard, database: D
     has_all(client, database)
     wait_until(lambda: not database.backends("announcer"), "the connection is closed")
     assert holders(database) == []
-    assert database.one("select count(*) from headrace.unannounced") == 0
+    assert rows_left(database) == 0
     database.publish("s", "by itself")
     client.wait_for_data("by itself")
 
@@ -173,6 +180,35 @@ def test_a_stopped_announcer_loses_its_office(start_shard: StartShard, database:
     assert not writers.faults
 
 
+def test_the_announcer_looks_at_all_rows_now_and_then(start_shard: StartShard, database: Database) -> None:
+    """A row that none of its rings could have come upon, as it looks only at later ones, is gone before it leaves."""
+    shard = start_shard(**EAGER)
+    with Writers(database.url) as writers:
+        wait_until(lambda: in_office(shard), "the shard is in office")
+        (pid,) = holders(database)
+        before = writers.published
+        wait_until(lambda: writers.published > before + 100, "it has rung")
+        database.connection.execute(
+            "insert into headrace.stage (xid, stream, data, rings) values ('3', 'overlooked', 'x', false)"
+        )
+        overlooked = "select count(*) from headrace.stage where stream = 'overlooked'"
+        wait_until(lambda: database.one(overlooked) == 0, "it looks at all rows")
+        assert holders(database) == [pid]
+    assert not writers.faults
+
+
+def test_the_pruner_takes_away_what_a_dead_announcer_has_left(start_shard: StartShard, database: Database) -> None:
+    """A copy of an event that nobody took away is not kept for ever, though no shard ever announces."""
+    assert database.one("select headrace.take_office()")
+    with psycopg.connect(database.url) as publisher:
+        headrace.publish(publisher, "s", "x")
+    database.connection.execute("select headrace.leave_office()")
+    assert rows_left(database) == 1
+    start_shard(announce_above_per_s=0, prune_interval_s=0.1)
+    wait_until(lambda: rows_left(database) == 0, "it is taken away")
+    assert database.head("s") == 1
+
+
 def test_a_shard_in_office_ends_in_order(start_shard: StartShard, database: Database) -> None:
     """At SIGTERM it leaves office and nothing unannounced behind; publishers go on by themselves."""
     first, other = start_shard("n-0", **EAGER), start_shard("n-1")
@@ -184,7 +220,7 @@ def test_a_shard_in_office_ends_in_order(start_shard: StartShard, database: Data
         has_all(client, database)
     has_all(client, database)
     assert not writers.faults
-    assert database.one("select count(*) from headrace.unannounced") == 0
+    assert rows_left(database) == 0
 
 
 @pytest.fixture
