@@ -13,6 +13,7 @@ import pytest
 from psycopg import errors
 
 from headrace.stream import slot
+from tests.fixtures.log import read_after
 from tests.fixtures.waiting import DEADLINE_S, wait_until_blocked
 
 Connection = psycopg.Connection[Any]
@@ -59,17 +60,6 @@ def log(connection: Connection, stream: str) -> list[tuple[int, str]]:
         " where s.name = %s order by e.id",
         [stream],
     ).fetchall()
-
-
-def read_after(
-    connection: Connection, asked: list[tuple[str, int | None]], events: int = 100, size: int = 1 << 20
-) -> list[dict[str, Any]]:
-    cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
-    cursor.execute(
-        "select * from headrace.read_after(%s, %s::bigint[], %s, %s)",
-        [[name for name, _ in asked], [after for _, after in asked], events, size],
-    )
-    return cursor.fetchall()
 
 
 # Order and gaps
@@ -556,65 +546,6 @@ def test_the_head_is_the_watermark_of_its_snapshot(connect: Connect) -> None:
     reader.rollback()
     assert value(reader, "select headrace.head('posts')") == 2
     assert value(reader, "select headrace.head('unknown')") == 0
-
-
-def test_read_after_answers_each_question_in_order(connect: Connect) -> None:
-    """One row at least per question, in its order: events, a head alone for null, zeros for unknown streams."""
-    connection = connect()
-    connection.execute("select headrace.publish_many(array['a', 'b', 'a'], array['1', 'x', '2'])")
-    connection.execute("select headrace.publish('a', '3', 'tick', 'staff')")
-    connection.commit()
-    rows = read_after(connection, [("b", 0), ("none", 0), ("a", 1), ("a", None), ("a", 3), ("a", 99)])
-    assert [(row["ordinal"], row["head"], row["id"], row["data"]) for row in rows] == [
-        (1, 1, 1, "x"),
-        (2, 0, None, None),
-        (3, 3, 2, "2"),
-        (3, 3, 3, "3"),
-        (4, 3, None, None),
-        (5, 3, None, None),
-        (6, 3, None, None),
-    ]
-    assert (rows[3]["type"], rows[3]["visible_to"]) == ("tick", "staff")
-    assert (rows[2]["type"], rows[2]["visible_to"]) == (None, None)
-    assert rows[2]["created_at"] is not None
-    assert {row["jumps"] for row in rows} == {None}
-    assert {row["trimmed_to"] for row in rows} == {0}
-
-
-def test_read_after_is_bounded(connect: Connect) -> None:
-    """Per stream at most max_events and max_bytes are returned, but always the first event."""
-    connection = connect()
-    connection.execute("select headrace.publish('s', repeat('é', 5)) from generate_series(1, 9)")
-    connection.commit()
-    assert [row["id"] for row in read_after(connection, [("s", 2)], events=3)] == [3, 4, 5]
-    assert [row["id"] for row in read_after(connection, [("s", 2)], size=29)] == [3, 4]
-    assert [row["id"] for row in read_after(connection, [("s", 2)], size=30)] == [3, 4, 5]
-    assert [row["id"] for row in read_after(connection, [("s", 2)], size=1)] == [3]
-
-
-def test_read_after_reads_no_more_than_it_returns(connect: Connect) -> None:
-    """In a stream of 20,000 events a page of 10 reads about 10 rows, and each stream is probed by its name."""
-    connection = connect()
-    connection.execute("select headrace.publish('s', 'x') from generate_series(1, 20000)")
-    connection.execute("select headrace.publish('s' || i, 'x') from generate_series(1, 2000) i")
-    connection.commit()
-
-    def rows_read(reader: Connection) -> int:
-        """Since the session began: what a transaction has counted stays in these figures for a while after it."""
-        return int(
-            value(
-                reader,
-                "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))"
-                " from pg_stat_xact_all_tables where schemaname = 'headrace'",
-            )
-        )
-
-    reader = connect()
-    assert len(read_after(reader, [("s", 10_000)], events=10)) == 10
-    assert rows_read(reader) <= 12
-    reader = connect()
-    assert len(read_after(reader, [(f"s{i}", 0) for i in range(1, 101)], events=10)) == 100
-    assert rows_read(reader) <= 100 * 3
 
 
 # Removal
