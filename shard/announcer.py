@@ -8,7 +8,8 @@ and why no wake is lost, is written at the head of headrace/sql/0009_announce.sq
 
     a session that has been in office, or may have been, rings until `nobody_defers`, and then once more
     every session has an idle_session_timeout, so that one which no longer rings loses its office
-    what a ring has seen is remembered only if it has committed, and at most for WINDOW_S, and not for the last ring
+    what a ring has seen is remembered only if it has committed, within a session; once in WINDOW_S, when we have taken
+    office and in the last ring we look further back
     while one is in office all other shards stand by: they ring now and then, and one of them succeeds it
 
     idle ──(headrace_rate often)──► standing by ──(office free)──► in office ──(few commits)──► leaving ──► idle
@@ -43,11 +44,19 @@ STAND_BY_S: Final = 1.0
 VACUUM_AFTER: Final = 20_000
 """Transactions between two removals of what is left of rows that were taken away. Autovacuum comes once a minute; a
 vacuum lets every session that publishes plan its statements anew."""
+VACUUM_S: Final = 1.0
+"""The same in time, where headrace.unannounced has grown to a quarter of MOST_BYTES before."""
+VACUUM_BYTES: Final = 64 << 20
+"""Size of headrace.stage, kept full by an old snapshot somewhere, from which it is left to autovacuum."""
 MOST_BYTES: Final = 16 << 20
-"""Size of headrace.unannounced, kept full by an old snapshot somewhere, from which ringing costs more than it is worth,
-and of headrace.stage, from which a vacuum does; that is left to autovacuum then."""
+"""Size of headrace.unannounced, kept full likewise, from which ringing costs more than it is worth."""
+LARGEST_STAGE: Final = 256 << 20
+"""Size of headrace.stage, kept full likewise, from which the first ring of a session, which looks at all of its rows
+and takes about half a second for so many, costs more than it is worth."""
+LOOK_BACK_S: Final = 15.0
+"""How far a ring that looks back does: for longer than a read's deadline no other ring keeps a row's lock."""
 REST_S: Final = 60.0
-"""Out of office, when the table has grown so large."""
+"""Out of office, when one of the tables has grown so large."""
 LEAVING_S: Final = 10.0
 """For transactions that have seen us in office to end; those that stay open longer are left to the sweep."""
 ENDING_S: Final = 1.0
@@ -79,8 +88,9 @@ class Announcer:
         self._load = Load(settings.announce_above_per_s)
         self._wanted = Event()
         self._ending = Event()
-        self._seen: str | None = None
+        self._memory = Memory()
         self._taken = 0
+        self._vacuumed_at = 0.0
         self._rest_until = 0.0
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -127,20 +137,27 @@ class Announcer:
 
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the office, hold it until commits are few, and leave it. Yields."""
-        self._seen = None
+        self._memory = Memory()
         self._ask(connection, SESSION)
+        # The server gives up when we do: a session that works on in vain would keep its office.
+        self._ask(connection, f"set statement_timeout = {max(1, round(1000 * self._settings.read_deadline_s))}")
+        if self._ask(connection, "select pg_relation_size('headrace.stage')") > LARGEST_STAGE:
+            logger.warning("rows of headrace.stage cannot be removed, an old transaction may see them")
+            self._rest_until = time.monotonic() + REST_S
+            return
         while not self._ask(connection, "select headrace.take_office()"):
-            self._ring(connection)
+            self._ring(connection, back=True)
             if self._ending.wait(STAND_BY_S * random.uniform(0.5, 1.0)):
                 return
         self.in_office = True
         logger.info("this shard announces for all publishing transactions")
-        began, count = time.monotonic(), 0
+        began, count, back = time.monotonic(), 0, True
         rest_s = self._settings.announce_interval_s
         while not self._ending.wait(rest_s):
             rang = time.monotonic()
-            transactions, size = self._ring(connection)
+            transactions, size = self._ring(connection, back)
             count += transactions
+            back = False
             now = time.monotonic()
             rest_s = rest_after(now - rang, self._settings.announce_interval_s)
             if size > MOST_BYTES:
@@ -150,8 +167,7 @@ class Announcer:
             if now - began >= WINDOW_S:
                 if self._load.few(count, now - began):
                     break
-                began, count = now, 0
-                self._seen = None
+                began, count, back = now, 0, True
                 # For shards that have started since then, and have heard no transaction.
                 self._ask(connection, "notify headrace_rate, 'office'")
         self._leave(connection)
@@ -166,22 +182,25 @@ class Announcer:
             if time.monotonic() - left > (ENDING_S if self._ending.is_set() else LEAVING_S):
                 break
             gevent.sleep(self._settings.announce_interval_s)
-        self._seen = None
-        self._ring(connection)
+        self._ring(connection, back=True)
         # Nobody writes to the table now, so it can become small again.
         self._ask(connection, "vacuum (skip_locked) headrace.unannounced")
         logger.info("transactions announce by themselves again")
 
-    def _ring(self, connection: psycopg.Connection[Any]) -> tuple[int, int]:
+    def _ring(self, connection: psycopg.Connection[Any], back: bool = False) -> tuple[int, int]:
         """Notify of all that waits; of how many transactions, and the size of headrace.unannounced. Yields."""
-        transactions, size, self._seen = self._row(connection, RING, self._seen)
+        since = self._memory.since(time.monotonic(), back)
+        transactions, size, seen = self._row(connection, RING, since)
+        now = time.monotonic()
+        self._memory.add(now, seen)
         self.announced += transactions
         self._taken += transactions
-        if self._taken >= VACUUM_AFTER:
-            self._taken = 0
+        grown = size > MOST_BYTES / 4 and now - self._vacuumed_at >= VACUUM_S
+        if self._taken >= VACUUM_AFTER or (grown and transactions):
+            self._taken, self._vacuumed_at = 0, now
             # Not made smaller here: that would wait for a moment in which nobody publishes.
             self._ask(connection, "vacuum (skip_locked, truncate off) headrace.unannounced")
-            if self._ask(connection, "select pg_relation_size('headrace.stage')") < MOST_BYTES:
+            if self._ask(connection, "select pg_total_relation_size('headrace.stage')") < VACUUM_BYTES:
                 self._ask(connection, "vacuum (skip_locked, truncate off) headrace.stage")
         return transactions, size
 
@@ -204,6 +223,31 @@ def rest_after(ringing_s: float, interval_s: float) -> float:
     shards use all cores, ringing seldom leaves more to them.
     """
     return max(interval_s, min(REST_PER_RING * ringing_s, LONGEST_REST_S))
+
+
+class Memory:
+    """What the rings of one session have seen, which is where the next one may begin to look.
+
+    Owned by the announcer. Marks are about a second apart, the oldest is at least LOOK_BACK_S old if there is one.
+    """
+
+    def __init__(self) -> None:
+        self._newest: str | None = None
+        self._marks: deque[tuple[float, str]] = deque()
+
+    def since(self, now: float, back: bool) -> str | None:
+        """What the ring before has seen, or one LOOK_BACK_S ago; None if there was none, to look at all rows."""
+        if not back:
+            return self._newest
+        return self._marks[0][1] if self._marks and self._marks[0][0] <= now - LOOK_BACK_S else None
+
+    def add(self, now: float, seen: str) -> None:
+        """Remember what a ring that has committed has seen."""
+        self._newest = seen
+        if not self._marks or now - self._marks[-1][0] >= 1.0:
+            self._marks.append((now, seen))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - LOOK_BACK_S:
+            self._marks.popleft()
 
 
 class Load:

@@ -177,7 +177,9 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
 
 def announce_left(connection: psycopg.Connection[Any]) -> None:
     """Notify of what committed transactions have left to an announcer that is no more. Yields. Raises psycopg.Error."""
-    connection.execute("select from headrace.announce_since()")
+    with connection.transaction():
+        connection.execute("set transaction isolation level read committed; set local synchronous_commit = off")
+        connection.execute("select from headrace.announce_since()")
 
 
 def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 PAUSE_S = 0.05
 """Between batches, so that pruning does not show in the latency of publishing."""
 FORGET_S = 600.0
-"""Between two looks at all revocations: 3 ms for a thousand, and nothing depends on when they are forgotten."""
+"""Between two looks at all revocations, 3 ms for a thousand, and the rest; nothing depends on when it is forgotten."""
 
 
 class Pruner:
@@ -48,12 +48,12 @@ class Pruner:
             try:
                 with log.connect(self._settings.database_url, self._name) as connection:
                     self._round(connection)
-                    # The sweep has told already. But rows whose announcer has died hold copies of events.
-                    log.announce_left(connection)
                     if time.monotonic() >= forget_at:
                         log.forget_revocations(connection, self._settings.max_token_life_s)
                         log.forget_publications(connection, self._settings.idempotency_keep_s)
                         forget_at = time.monotonic() + FORGET_S * random.uniform(0.5, 1.5)
+                        # The sweep has told of them already. But rows whose announcer has died hold copies of events.
+                        log.announce_left(connection)
             except psycopg.Error as error:
                 # Old events stay a little longer; nobody is hurt.
                 logger.warning("pruning failed, trying again later: %s", str(error).strip())

@@ -13,11 +13,12 @@
 --     if it took its snapshot of the rows after the one that is remembered, as the statements below do, and
 --     if it committed: the caller remembers nothing of a ring that failed, and nothing in a new session
 --
--- except where another session had locked the row, being about to take it away, and then did not. So callers forget now
--- and then what they remember, and before the last ring in office: then all rows are looked at.
+-- except where another session had locked the row, being about to take it away, and then did not. So callers look back
+-- now and then, when they have taken office, and in their last ring: from what was seen longer ago than a ring may take.
 --
--- An old snapshot, or an old transaction, anywhere in the database keeps removed rows in the table, but a ring does not
--- come across them: it begins where the ring before has ended.
+-- An old snapshot, or an old transaction, anywhere in the database keeps removed rows in the table. A ring comes across
+-- those of the time that it looks back to, not across all. A look at all rows, by a null, is for the first ring of a
+-- session, and may take a second for some millions of removed rows.
 --
 -- A transaction finds what it has staged by its id and by a sequence, which a dump carries along with the rows. So rows
 -- of a database that was restored from a dump are nobody's, and the next ring takes them away.
@@ -83,6 +84,9 @@ begin
             select g.stream, count(*)::int as events from headrace.stage g
                 where g.xid = new.xid and g.seq >= new.seq group by g.stream
         ) g;
+    if names is null then  -- numbered by an earlier row's trigger: RESET ALL makes a transaction ring twice
+        return null;
+    end if;
     if cardinality(names) = 1 then  -- as most have, which are spared the statements for many
         select array[t.stream_id], array[t.before] into stream_ids, befores
             from headrace.take_one(names[1], counts[1], headrace.begin_numbering()) t;
@@ -104,9 +108,10 @@ begin
     return null;
 end $$;
 
--- Notifies of all that is waiting for it and committed. `since` is what the ring before has `seen`, if it committed;
--- null looks at all rows. Returns of how many transactions, and how large headrace.unannounced is: an old snapshot
--- anywhere in the database keeps taken rows in it, and a ring comes across all of them.
+-- Notifies of all that is waiting for it and committed. `since` is what an earlier ring of this session has `seen`, if it
+-- committed, and never of a transaction that itself publishes; null looks at all rows. Returns of how many numberings
+-- (most transactions have one), and how large headrace.unannounced is: an old snapshot anywhere in the database keeps
+-- taken rows in it, and a ring comes across all of them.
 -- The settings force the plans that are right whatever the statistics of these tables say.
 create function headrace.announce_since(
     since pg_snapshot default null, out transactions bigint, out bytes bigint, out seen pg_snapshot
@@ -138,7 +143,8 @@ begin
             where g.ctid = any (
                 array(select w.ctid from headrace.stage w
                     where w.xid >= later_than and w.xid <> own for update skip locked)
-                || array(select w.ctid from headrace.stage w where w.xid = any (were_open) for update skip locked)
+                || array(select w.ctid from headrace.stage w
+                    where w.xid = any (were_open) and w.xid <> own for update skip locked)
             )
             returning g.stream
     ), waiting as (

@@ -23,22 +23,25 @@ as $$
 begin
     -- Not after + 1, which the greatest id that a client can claim does not have.
     return query
-        select c.place::int, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0),
-                case when s.last_id - 1 > c.after then (
-                    select array_agg(b.bound order by r.to_id, b.bound)
-                        from headrace.jump r
-                        cross join lateral (values (r.from_id), (r.to_id)) as b (bound)
-                        where r.stream_id = s.stream_id and r.to_id > c.after
-                ) end,
+        select c.place::int, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0), j.bounds,
                 e.id, e.created_at, e.type, e.data, e.visible_to
             from unnest(streams, read_after.after) with ordinality as c (name, after, place)
             left join headrace.stream s on s.name = c.name
             left join headrace.trimmed t on t.stream_id = s.stream_id
             left join lateral (
-                select n.id, n.created_at, n.type, n.data, n.visible_to
+                select case when s.last_id - 1 > c.after then (
+                    select array_agg(b.bound order by r.to_id, b.bound)
+                        from headrace.jump r
+                        cross join lateral (values (r.from_id), (r.to_id)) as b (bound)
+                        where r.stream_id = s.stream_id and r.to_id > c.after
+                ) end as bounds
+            ) j on true
+            left join lateral (
+                (select n.id, n.created_at, n.type, n.data, n.visible_to
                     from headrace.event n
                     where s.last_id - 1 = c.after and n.stream_id = s.stream_id and n.id = s.last_id
                         and n.id > coalesce(t.trimmed_to, 0)
+                    limit max_events)
                 union all
                 select m.id, m.created_at, m.type, m.data, m.visible_to
                     from (

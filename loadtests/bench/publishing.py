@@ -147,12 +147,14 @@ def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
         connection.execute("select pg_get_functiondef(%s::regprocedure)", [f"headrace.{function}"]).fetchone()
         for function in ("announce(int[])", "defers()")
     ]
-    connection.execute(
-        "create or replace function headrace.announce(stream_ids int[]) returns void language plpgsql security definer"
-        " set search_path to pg_catalog, pg_temp as $$ begin end $$"
-    )
-    connection.execute("create or replace function headrace.defers() returns boolean language sql as 'select false'")
     try:
+        connection.execute(
+            "create or replace function headrace.announce(stream_ids int[]) returns void language plpgsql"
+            " security definer set search_path to pg_catalog, pg_temp as $$ begin end $$"
+        )
+        connection.execute(
+            "create or replace function headrace.defers() returns boolean language sql as 'select false'"
+        )
         _wait_for_office(connection)
         yield
     finally:

@@ -335,6 +335,28 @@ def test_who_rings_leaves_alone_what_it_has_staged(connect: Connect, ear: Ear) -
     assert ear.heard() == ["1 s"]
 
 
+def test_who_rings_leaves_alone_what_it_has_staged_since_others_looked(connect: Connect, ear: Ear) -> None:
+    """The same with what another ring has seen, while the publishing transaction was open."""
+    publisher, later, other = connect(), connect(), connect(autocommit=True)
+    publisher.execute("select headrace.publish('s', '1')")
+    later.execute("select pg_current_xact_id()")
+    other.execute("create table later ()")
+    _, seen = announce_since(other, "1:1:")
+    assert announce_since(publisher, seen)[0] == 0
+    publisher.commit()
+    assert ear.heard() == ["1 s"]
+
+
+def test_a_transaction_that_has_forgotten_that_it_rings(connect: Connect, ear: Ear) -> None:
+    """RESET ALL between two events makes both ring: the first rings for both, the second finds nothing and ends."""
+    publisher = connect()
+    publisher.execute("select headrace.publish('s', '1'); reset all; set local statement_timeout = '10s'")
+    publisher.execute("select headrace.publish('s', '2')")
+    publisher.commit()
+    assert ear.heard() == ["2 s"]
+    assert value(publisher, "select count(*) from headrace.event") == 2
+
+
 def test_restored_rows_are_nobody_s(connect: Connect, ear: Ear) -> None:
     """A dump can hold what was left at its moment; restored it is not published again, and the next ring removes it."""
     restoring = connect(autocommit=True)

@@ -108,6 +108,28 @@ def test_read_after_is_bounded(connection: Connection) -> None:
     assert [row["id"] for row in read_after(connection, [("s", 2)], size=1)] == [3]
 
 
+def test_read_after_returns_no_event_where_none_is_asked_for(connection: Connection) -> None:
+    """A page of no events has none, also where there is one alone."""
+    connection.execute("select headrace.publish('s', 'x')")
+    (row,) = read_after(connection, [("s", 0)], events=0)
+    assert (row["head"], row["id"]) == (1, None)
+
+
+def test_read_after_looks_for_jumps_once_a_stream(database_url: str, connection: Connection) -> None:
+    """However many events a stream's page has, and not at all where the next id is the head."""
+    connection.execute(
+        "select headrace.publish_many(array_agg('s' || i % 3), array_agg('x'::text)) from generate_series(1, 30) i"
+    )
+    for after, searches in ((0, 3), (9, 0), (10, 0)):
+        with psycopg.connect(database_url) as reader:
+            assert len(read_after(reader, [(f"s{i}", after) for i in range(3)])) == max(3, 3 * (10 - after))
+            row = reader.execute(
+                "select coalesce(seq_scan, 0) + coalesce(idx_scan, 0) from pg_stat_xact_all_tables"
+                " where relid = 'headrace.jump'::regclass"
+            ).fetchone()
+            assert row == (searches,)
+
+
 def test_read_after_reads_no_more_than_it_returns(database_url: str, connection: Connection) -> None:
     """In a stream of 20,000 events a page of 10 reads about 10 rows, and each stream is probed by its name."""
     connection.execute("select headrace.publish('s', 'x') from generate_series(1, 20000)")

@@ -180,21 +180,31 @@ def test_a_stopped_announcer_loses_its_office(start_shard: StartShard, database:
     assert not writers.faults
 
 
-def test_the_announcer_looks_at_all_rows_now_and_then(start_shard: StartShard, database: Database) -> None:
-    """A row that none of its rings could have come upon, as it looks only at later ones, is gone before it leaves."""
-    shard = start_shard(**EAGER)
-    with Writers(database.url) as writers:
-        wait_until(lambda: in_office(shard), "the shard is in office")
-        (pid,) = holders(database)
-        before = writers.published
-        wait_until(lambda: writers.published > before + 100, "it has rung")
-        database.connection.execute(
-            "insert into headrace.stage (xid, stream, data, rings) values ('3', 'overlooked', 'x', false)"
-        )
-        overlooked = "select count(*) from headrace.stage where stream = 'overlooked'"
-        wait_until(lambda: database.one(overlooked) == 0, "it looks at all rows")
-        assert holders(database) == [pid]
-    assert not writers.faults
+@pytest.mark.parametrize("who", ["in office", "standing by"])
+def test_a_row_that_another_had_locked_is_told_of(start_shard: StartShard, database: Database, who: str) -> None:
+    """Rings that come across a row which a session has locked that then ends overlook it; looking back finds it."""
+    with psycopg.connect(database.url, autocommit=True) as other, psycopg.connect(database.url) as publisher:
+        other.execute("select headrace.take_office()")
+        shard = start_shard(**EAGER)
+        client = shard.live("locked")
+        headrace.publish(publisher, "locked", "x")
+        publisher.commit()
+        other.execute("begin")
+        other.execute("select from headrace.announce_since()")
+        if who == "in office":
+            other.execute("select headrace.leave_office()")
+        with Writers(database.url) as writers:
+            if who == "in office":
+                wait_until(lambda: in_office(shard), "the shard is in office")
+            else:
+                database.connection.execute("select pg_notify('headrace_rate', 'office')")
+                wait_until(lambda: database.backends("announcer"), "the shard stands by")
+            before = writers.published
+            wait_until(lambda: writers.published > before + 500, "it has rung")
+            assert client.ids == []
+            other.close()
+            client.wait_for_data("x")
+        assert not writers.faults
 
 
 def test_the_pruner_takes_away_what_a_dead_announcer_has_left(start_shard: StartShard, database: Database) -> None:

@@ -1,6 +1,6 @@
 """shard/announcer.py: what it decides without a database."""
 
-from shard.announcer import LONGEST_REST_S, rest_after
+from shard.announcer import LONGEST_REST_S, LOOK_BACK_S, Memory, rest_after
 
 
 def test_the_rest_grows_with_what_a_ring_costs() -> None:
@@ -14,3 +14,27 @@ def test_an_interval_that_is_longer_than_the_longest_rest_is_kept() -> None:
     """Operators who want seldom rings get them, however quick or slow these are."""
     assert rest_after(0.0003, 0.5) == 0.5
     assert rest_after(5.0, 0.5) == 0.5
+
+
+def test_a_session_looks_at_all_rows_until_it_can_look_back() -> None:
+    """Its first ring has nothing to begin from; one that looks back finds nothing old enough for a while."""
+    memory = Memory()
+    assert memory.since(100.0, back=False) is None
+    memory.add(100.0, "first")
+    assert memory.since(100.1, back=False) == "first"
+    memory.add(100.1, "second")
+    assert memory.since(100.2, back=False) == "second"
+    assert memory.since(100.2, back=True) is None
+    assert memory.since(100.0 + LOOK_BACK_S, back=True) == "first"
+
+
+def test_looking_back_goes_far_enough_and_hardly_further() -> None:
+    """Over a minute of rings every 10 ms it begins between LOOK_BACK_S and a second more ago."""
+    memory = Memory()
+    for number in range(6000):
+        now = 100 + number / 100
+        memory.add(now, str(now))
+        since = memory.since(now, back=True)
+        if now >= 100 + LOOK_BACK_S + 1:
+            assert since is not None
+            assert LOOK_BACK_S <= now - float(since) <= LOOK_BACK_S + 1.1
