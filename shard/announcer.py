@@ -51,8 +51,8 @@ VACUUM_BYTES: Final = 64 << 20
 MOST_BYTES: Final = 16 << 20
 """Size of headrace.unannounced, kept full likewise, from which ringing costs more than it is worth."""
 LARGEST_STAGE: Final = 256 << 20
-"""Size of headrace.stage, kept full likewise, from which the first ring of a session, which looks at all of its rows
-and takes about half a second for so many, costs more than it is worth."""
+"""Size of headrace.stage, kept full likewise, from which a session's first rings cost more than they are worth: they
+look at all of its rows, which takes about half a second for so many."""
 LOOK_BACK_S: Final = 15.0
 """How far a ring that looks back does: for longer than a read's deadline no other ring keeps a row's lock."""
 REST_S: Final = 60.0

@@ -1,22 +1,12 @@
 """shard/announcer.py ring by ring, at a database of its own."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import psycopg
 import pytest
 
 from headrace.settings import Settings
 from shard import announcer
 from shard.announcer import Announcer
-
-Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
+from tests.fixtures.postgres import Connection
 
 
 @pytest.fixture

@@ -4,33 +4,16 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from psycopg import errors
 
 from headrace.stream import slot
-from tests.fixtures.log import read_after
+from tests.fixtures.log import read_after, value
+from tests.fixtures.postgres import Connect, Connection
 from tests.fixtures.waiting import DEADLINE_S, wait_until_blocked
-
-Connection = psycopg.Connection[Any]
-Connect = Callable[[], Connection]
-
-
-@pytest.fixture
-def connect(database_url: str) -> Iterator[Connect]:
-    """Opens connections to this test's database that are closed with the test."""
-    with ExitStack() as opened:
-
-        def new() -> Connection:
-            connection = psycopg.connect(database_url)
-            opened.callback(connection.close)
-            return connection
-
-        yield new
 
 
 @pytest.fixture
@@ -45,12 +28,6 @@ def publish(connection: Connection, stream: str, data: str) -> None:
 
 def publish_now(connection: Connection, stream: str, data: str) -> int:
     return int(value(connection, "select headrace.publish_now(%s, %s)", stream, data))
-
-
-def value(connection: Connection, sql: str, *parameters: Any) -> Any:
-    row = connection.execute(sql.encode(), parameters).fetchone()
-    assert row is not None
-    return row[0]
 
 
 def log(connection: Connection, stream: str) -> list[tuple[int, str]]:

@@ -1,21 +1,13 @@
 """headrace.read_after: what shards are told of streams, and what it costs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-import pytest
 
 from tests.fixtures.log import read_after
+from tests.fixtures.postgres import Connection
 
-Connection = psycopg.Connection[Any]
 GREATEST = 2**63 - 1
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
 
 
 def test_read_after_answers_each_question_in_order(connection: Connection) -> None:

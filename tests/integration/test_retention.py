@@ -1,19 +1,12 @@
 """Retention: which events go, in what steps, and what publishers and readers notice of it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-Connection = psycopg.Connection[Any]
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        yield connection
+from tests.fixtures.postgres import Connection
 
 
 @pytest.fixture
