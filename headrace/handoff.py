@@ -49,7 +49,7 @@ class Handoff:
 
     headers are extra response header lines (name, value), such as those for cross-origin requests.
     peer is the client's address as `host:port`, for logs and limits. guest tells that another shard should have it,
-    which had no room. page is how many past events are wanted, None for a subscription.
+    which had no room or was silent. page is how many past events are wanted, None for a subscription.
     """
 
     streams: tuple[tuple[str, Start], ...]

@@ -32,7 +32,7 @@ SUSPICION_S: Final = 5.0
 class Candidate:
     """A shard that may take a client: its id and hand-off socket.
 
-    guest tells that the client belongs to another shard, which has no room.
+    guest tells that the client belongs to another shard, which has no room or has been silent.
     """
 
     id: str
@@ -146,12 +146,13 @@ class Placement:
             home = spread(up)[bucket(peer)]
         crowded = self._crowded([entries[id_] for id_ in up])
         ranked = sorted(rendezvous(slot, up), key=lambda id_: (id_ in crowded, id_ != home))
-        candidates = [Candidate(id_, entries[id_].path, id_ != home and home in crowded) for id_ in ranked]
+        now = self._clock()
+        self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
+        away = home in crowded or home in self._suspects
+        candidates = [Candidate(id_, entries[id_].path, away and id_ != home) for id_ in ranked]
         if self.directory_away or not entries:
             found = {candidate.id: candidate for candidate in self._found() if candidate.id not in entries}
             candidates += [found[id_] for id_ in rendezvous(slot, found)]
-        now = self._clock()
-        self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
         return sorted(candidates, key=lambda candidate: candidate.id in self._suspects)
 
     def _crowded(self, up: Sequence[ShardEntry]) -> AbstractSet[str]:

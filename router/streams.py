@@ -77,9 +77,9 @@ class Streams:
         """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields."""
         began = time.monotonic()
         tried: list[str] = []
-        full = False
+        guest = False
         for shard in self._placement.order(slot, handoff.streams[0][0], handoff.peer):
-            offered = encode(replace(handoff, guest=True)) if shard.guest or full else message
+            offered = encode(replace(handoff, guest=True)) if shard.guest or guest else message
             passed = self._channels.give(shard.path, offered, request.client)
             self._metrics.offered(passed.outcome.value)
             if passed.outcome is Outcome.REFUSED and passed.reason == REFUSED_REVOKED:
@@ -97,7 +97,8 @@ class Streams:
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
                 return _later("there are as many connections of this user or address as it may have")
-            full = full or passed.reason == REFUSED_FULL
+            # Nobody sends it there before something has changed.
+            guest = guest or passed.reason == REFUSED_FULL or passed.outcome is Outcome.STALLED
         if self._placement.drained:
             return _later("this node is being drained")
         reason = "; ".join(tried) or "no shard is known"

@@ -119,7 +119,8 @@ class Connection:
 
     Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
     socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
-    kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room.
+    kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room
+    or was silent.
     """
 
     __slots__ = (

@@ -189,6 +189,7 @@ class Dispatcher:
         self.connects += 1
         connection = self.delivery.open(message.fd, message.handoff, message.unsent)
         self._adopt(connection, moved=message.handoff.moved is not None)
+        self.moves.arrived(connection)
 
     def _adopt(self, connection: Connection, moved: bool = True) -> None:
         if connection.dead:

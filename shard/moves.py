@@ -6,6 +6,10 @@
 
 A connection leaves only when it is settled, and with no read outstanding that it would need: what it is owed is its
 cursors. Whatever goes wrong it is either here, or the other shard's, or shut down; see `shard/transfer.py`.
+
+Who sent a client here may not have known yet where it belongs now. It is not sent on at once, or two shards of which
+one has not read the directory yet would pass it to and fro: it is a stranger, and leaves with the next assignment,
+which the process gives again after its next read of the directory, though nothing has changed.
 """
 
 from collections import Counter, deque
@@ -26,11 +30,13 @@ class Moves:
     """Sends off who belongs elsewhere, and takes back who was refused there.
 
     Owned by the dispatcher greenlet. adopt is called with a connection that was given back. settled_epoch names the
-    last assignment that is carried out; moved counts connections that have left.
+    last assignment that is carried out; moved counts connections that have left. strangers tells that somebody has
+    come since the last assignment who belongs elsewhere by it.
     """
 
     def __init__(self, delivery: Delivery, transfer: Transfer, adopt: Callable[[Connection], None]) -> None:
         self.moved = 0
+        self.strangers = False
         self.settled_epoch = ""
         self.last_error = ""
         self._delivery = delivery
@@ -53,8 +59,14 @@ class Moves:
     def assign(self, message: Assign) -> None:
         """Begin to carry out where connections belong; an earlier assignment is forgotten."""
         before, self._assigned = self._assigned, message
+        self.strangers = False
         self._leaving = deque(c for c in self._delivery.registry if self._called_away(c, before))
         self._note_settled()
+
+    def arrived(self, connection: Connection) -> None:
+        """Note whether a client that has come belongs here."""
+        if not connection.guest and self._elsewhere(connection):
+            self.strangers = True
 
     def step(self) -> None:
         """Send connections off, a bounded number at a time, so that delivery goes on between them."""
@@ -86,18 +98,26 @@ class Moves:
     def _called_away(self, connection: Connection, before: Assign) -> bool:
         if not self._elsewhere(connection):
             return False
-        lead = connection.subscriptions[0].stream
-        if not connection.guest or self._assigned.everybody or lead.name in self._assigned.hot:
+        if not connection.guest or self._assigned.everybody:
             return True
-        # Sent here because its own shard was full, which may not have changed; but an operator's word counts.
-        return self._assigned.paths.get(lead.slot) != before.paths.get(lead.slot)
+        # Sent here because its own shard was full, which may not have changed; but an operator's word counts, and so
+        # does it when its stream has become hot or has ceased to be.
+        lead = connection.subscriptions[0].stream.name
+        if (lead in self._assigned.hot) != (lead in before.hot):
+            return True
+        return _place(connection, self._assigned) != _place(connection, before)
 
     def _elsewhere(self, connection: Connection) -> str:
-        lead = connection.subscriptions[0].stream
-        if lead.name in self._assigned.hot:
-            return self._assigned.spread[bucket(connection.peer)]
-        return self._assigned.paths.get(lead.slot, "")
+        return _place(connection, self._assigned)
 
     def _note_settled(self) -> None:
         if not self.pending:
             self.settled_epoch = self._assigned.epoch
+
+
+def _place(connection: Connection, assigned: Assign) -> str:
+    """The hand-off socket of the shard that a connection belongs to by this assignment; "" is this shard."""
+    lead = connection.subscriptions[0].stream
+    if lead.name in assigned.hot:
+        return assigned.spread[bucket(connection.peer)]
+    return assigned.paths.get(lead.slot, "")

@@ -244,7 +244,7 @@ class Process:
         else:
             self.state = "up"
         stuck = self.state != "up" and not empty and not self.dispatcher.moves.pending
-        if stuck or assigned != self._assigned:
+        if stuck or self.dispatcher.moves.strangers or assigned != self._assigned:
             self._assigned = assigned
             self._inbox.put(assigned)
         if over_s != self._dismissed:

@@ -112,17 +112,21 @@ def test_after_the_answer_the_client_is_the_shards_alone(router: Router, shards:
         assert message.peer == "{}:{}".format(*client.getsockname())
 
 
-@pytest.mark.parametrize("script", [scripted_shard.refuses, scripted_shard.ends])
+@pytest.mark.parametrize(("script", "guest"), [(scripted_shard.refuses, True), (scripted_shard.ends, False)])
 def test_a_shard_that_does_not_take_the_client_is_passed_over(
-    router: Router, shards: Shards, pair: tuple[str, str], script: scripted_shard.Script
+    router: Router, shards: Shards, pair: tuple[str, str], script: scripted_shard.Script, guest: bool
 ) -> None:
-    """A refusal, or an end of the channel without an answer, sends the same client to the next shard."""
+    """A refusal, or an end of the channel without an answer, sends the same client to the next shard.
+
+    There it is a guest if its own had no room.
+    """
     unwilling, willing = shards.add(pair[0], script), shards.add(pair[1])
     router.knows(*pair)
     with router.connect(path()) as client:
         willing.client().sendall(HEAD)
         assert client.recv(4096) == HEAD
     assert len(unwilling.messages) == 1
+    assert [message.guest for message in willing.messages] == [guest]
 
 
 def test_a_dead_shards_socket_is_passed_over(router: Router, shards: Shards, pair: tuple[str, str]) -> None:

@@ -92,6 +92,20 @@ def test_drain_undrain_move_rebalance(stack: Stack) -> None:
     whole(clients, heads)
 
 
+def test_who_was_sent_to_the_former_owner_moves_as_well(stack: Stack) -> None:
+    """A client that a router without the latest news hands to a shard whose slot has moved follows the others."""
+    earlier = stack.subscribe("room:0", since="0")
+    giver = stack.holder(earlier)
+    taker = next(shard for shard in stack.shards if shard is not giver)
+    with publishing(stack.database.url) as heads:
+        operations(stack).move("room:0", taker.id)
+        assert stack.holder(earlier) is taker
+        late = giver.connect(("room:0", "all"))
+        assert stack.holder(late) is taker
+        wait_until(lambda: "room:0" in heads, "the stream has events")
+    whole(dict.fromkeys((earlier, late), "room:0"), heads)
+
+
 def test_unsent_bytes_move(stack: Stack) -> None:
     """A client that stopped reading in the middle of a frame moves with the rest of it."""
     client = stack.subscribe("room:0", since="0")

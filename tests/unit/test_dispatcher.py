@@ -159,6 +159,41 @@ def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMach
         machine.calm_but_for_parcels()
 
 
+def test_who_comes_after_the_assignment_leaves_with_the_next(machine: DispatcherMachine) -> None:
+    """A client sent here by who knew no better is told of, and goes when the same assignment is given again."""
+    assignment = Assign("1", {slot("a"): "/other.sock"})
+    machine.tell(assignment)
+    machine.calm_but_for_parcels()
+    machine.parcels.clear()
+    for streams, guest, stranger in ((("b",), False, False), (("a",), True, False), (("a",), False, True)):
+        machine.connect(streams, "now", guest=guest)
+        assert machine.dispatcher.moves.strangers is stranger
+    machine.calm_but_for_parcels()
+    assert not machine.parcels
+    machine.tell(assignment)
+    assert not machine.dispatcher.moves.strangers
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [14]
+    machine.parcel_arrives(taken=False)
+    assert not machine.dispatcher.moves.strangers, "one that was refused is sent off when something has changed"
+
+
+def test_a_guest_of_a_hot_stream_stays_until_its_place_is_another(machine: DispatcherMachine) -> None:
+    """Assignments that leave its place as it is leave the guest; it goes when the stream is hot no more."""
+    machine.tell(Assign("1", {slot("a"): "/owner.sock"}, frozenset("a"), ("/other.sock",) * BUCKETS))
+    machine.calm_but_for_parcels()
+    machine.parcels.clear()
+    machine.connect(("a",), "now", guest=True)
+    machine.calm_but_for_parcels()
+    for epoch in ("1", "2"):
+        machine.tell(Assign(epoch, {slot("a"): "/owner.sock"}, frozenset("a"), ("/other.sock",) * BUCKETS))
+        machine.dispatcher.settle_up()
+        assert not machine.parcels
+    machine.tell(Assign("3", {slot("a"): "/owner.sock"}))
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [12]
+
+
 def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> None:
     """While a page for someone behind is outstanding, live streams are read."""
     begin_catching_up(machine)

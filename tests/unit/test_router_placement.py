@@ -163,6 +163,18 @@ def test_a_shard_with_too_many_is_passed_over() -> None:
     assert [(c.id, c.guest) for c in made.order(7)] == [(second, True), (third, True), (first, False)]
 
 
+def test_who_is_passed_over_for_its_silence_is_not_sent_the_client_later() -> None:
+    """While the owner is suspected, whoever goes to another shard is a guest there."""
+    clock = Clock()
+    made = placement(clock)
+    made.learn(snapshot(*map(entry, "ab"), slots={7: "a"}))
+    assert [(c.id, c.guest) for c in made.order(7)] == [("a", False), ("b", False)]
+    made.suspect("a")
+    assert [(c.id, c.guest) for c in made.order(7)] == [("b", True), ("a", False)]
+    clock.now += SUSPICION_S
+    assert [(c.id, c.guest) for c in made.order(7)] == [("a", False), ("b", False)]
+
+
 def test_a_full_shard_is_passed_over() -> None:
     """A shard that has as many clients as it takes, by the directory or since by our own count, comes last."""
     made = placement()
