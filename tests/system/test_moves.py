@@ -101,7 +101,7 @@ def test_who_was_sent_to_the_former_owner_moves_as_well(stack: Stack) -> None:
         operations(stack).move("room:0", taker.id)
         assert stack.holder(earlier) is taker
         late = giver.connect(("room:0", "all"))
-        assert stack.holder(late) is taker
+        wait_until(lambda: stack.holder(late) is taker, "it has moved")
         wait_until(lambda: "room:0" in heads, "the stream has events")
     whole(dict.fromkeys((earlier, late), "room:0"), heads)
 
