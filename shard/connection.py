@@ -120,7 +120,7 @@ class Connection:
     Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
     socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
     kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room
-    or was silent.
+    or was silent. stranger: whoever sent it here knew no better; it leaves soon.
     """
 
     __slots__ = (
@@ -134,6 +134,7 @@ class Connection:
         "queued",
         "received",
         "request_id",
+        "stranger",
         "subscriptions",
         "unsent",
         "verdicts",
@@ -145,6 +146,7 @@ class Connection:
         self.request_id = request_id
         self.peer = peer
         self.guest = guest
+        self.stranger = False
         self.subscriptions: tuple[Subscription, ...] = ()
         self.unsent = b""
         self.blocked_at: float | None = None

@@ -111,8 +111,8 @@ class Delivery:
             self.place(subscription)
         return connection
 
-    def detach(self, connection: Connection) -> Parcel:
-        """Give up a connection alive: nothing is written to it from here on, until another shard takes it.
+    def detach(self, connection: Connection, guest: bool) -> Parcel:
+        """Give up a connection alive, to be a guest there or not: nothing is written to it until another shard has it.
 
         MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
         """
@@ -128,6 +128,7 @@ class Delivery:
             request_id=connection.request_id,
             peer=connection.peer,
             moved=Moved(len(connection.unsent), owed),
+            guest=guest,
         )
         return Parcel(connection.fd, handoff, connection.unsent)
 

@@ -9,7 +9,8 @@ cursors. Whatever goes wrong it is either here, or the other shard's, or shut do
 
 Who sent a client here may not have known yet where it belongs now. It is not sent on at once, or two shards of which
 one has not read the directory yet would pass it to and fro: it is a stranger, and leaves with the next assignment,
-which the process gives again after its next read of the directory, though nothing has changed.
+which the process gives again after its next read of the directory, though nothing has changed. Who was refused
+elsewhere is none, and stays until something has.
 """
 
 from collections import Counter, deque
@@ -57,16 +58,24 @@ class Moves:
         return +self._under_way + Counter(filter(None, map(self._elsewhere, self._leaving)))
 
     def assign(self, message: Assign) -> None:
-        """Begin to carry out where connections belong; an earlier assignment is forgotten."""
+        """Begin to carry out where connections belong; an earlier assignment is forgotten.
+
+        The same assignment again is for the strangers, and for everybody where nobody is to stay.
+        """
         before, self._assigned = self._assigned, message
+        if message != before or message.everybody:
+            self._leaving = deque(c for c in self._delivery.registry if self._called_away(c, before))
+        elif self.strangers:
+            self._leaving.extend(c for c in self._delivery.registry if c.stranger)
+        for connection in self._leaving:
+            connection.stranger = False
         self.strangers = False
-        self._leaving = deque(c for c in self._delivery.registry if self._called_away(c, before))
         self._note_settled()
 
     def arrived(self, connection: Connection) -> None:
         """Note whether a client that has come belongs here."""
         if not connection.guest and self._elsewhere(connection):
-            self.strangers = True
+            connection.stranger = self.strangers = True
 
     def step(self) -> None:
         """Send connections off, a bounded number at a time, so that delivery goes on between them."""
@@ -81,7 +90,9 @@ class Moves:
                 self._leaving.append(connection)
                 continue
             self._under_way[path] += 1
-            self._transfer.submit(self._delivery.detach(connection), path)
+            # Who goes with everybody goes to a successor, or wherever there is room, and is a guest there as here.
+            guest = connection.guest and self._assigned.everybody
+            self._transfer.submit(self._delivery.detach(connection, guest), path)
         self._note_settled()
 
     def delivered(self, message: Delivered) -> None:
@@ -92,7 +103,11 @@ class Moves:
         else:
             parcel = message.given_back
             self.last_error = f"a connection could not be moved: {message.reason}"
-            self._adopt(self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent))
+            connection = self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent)
+            self._adopt(connection)
+            if self._elsewhere(connection) != message.path:
+                # Assigned anew while it was on its way, and so overlooked.
+                self.arrived(connection)
         self._note_settled()
 
     def _called_away(self, connection: Connection, before: Assign) -> bool:

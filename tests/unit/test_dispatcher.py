@@ -175,7 +175,36 @@ def test_who_comes_after_the_assignment_leaves_with_the_next(machine: Dispatcher
     machine.dispatcher.settle_up()
     assert [parcel.fd for parcel in machine.parcels] == [14]
     machine.parcel_arrives(taken=False)
-    assert not machine.dispatcher.moves.strangers, "one that was refused is sent off when something has changed"
+    machine.connect(("a",), "now")
+    machine.calm_but_for_parcels()
+    machine.tell(assignment)
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [15], "who was refused stays until something has changed"
+    machine.tell(Assign("2", assignment.paths))
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [15, 14]
+
+
+def test_who_was_on_its_way_to_a_former_owner_follows_the_next_assignment(machine: DispatcherMachine) -> None:
+    """A connection that is refused by a shard to which it does not belong any more goes on to the one that it does."""
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.dispatcher.settle_up()
+    assignment = Assign("2", {slot("a"): "/third.sock"})
+    machine.tell(assignment)
+    machine.parcel_arrives(taken=False)
+    assert machine.dispatcher.moves.strangers
+    machine.tell(assignment)
+    assert machine.dispatcher.moves.targets == {"/third.sock": 1}
+
+
+def test_a_guest_is_the_successors_guest(machine: DispatcherMachine) -> None:
+    """Whose shard had no room is not sent there after a deploy; who leaves for its own shard is no guest there."""
+    machine.connect(("a",), "now", guest=True)
+    machine.calm_but_for_parcels()
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.tell(Assign("2", {slot("b"): "/successor.sock", slot("a"): "/successor.sock"}, everybody=True))
+    machine.dispatcher.settle_up()
+    assert {parcel.fd: parcel.handoff.guest for parcel in machine.parcels} == {10: False, 11: False, 12: True}
 
 
 def test_a_guest_of_a_hot_stream_stays_until_its_place_is_another(machine: DispatcherMachine) -> None:
