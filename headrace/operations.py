@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.directory import Directory, ShardEntry, Snapshot
-from headrace.errors import UnavailableError, UsageError
+from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
 from headrace.placement import rendezvous
 from headrace.stream import SLOTS, slot
 
 POLL_S: Final = 0.2
 SAY_S: Final = 1.0
 """How often progress is worth a line."""
+PATIENCE_S: Final = 10.0
+"""How long an operation that is under way goes on without Redis; what is wanted is written there already."""
 Say = Callable[[str], None]
 
 
@@ -46,7 +48,7 @@ class Operations:
     """Operations on one deployment. say is given a line of progress whenever there is news.
 
     Owned by its caller. Every operation raises UsageError for what does not exist, UnavailableError where it was not
-    done within deadline_s, and DirectoryUnavailableError without Redis.
+    done within deadline_s, and DirectoryUnavailableError without Redis: at once, or while it waits after PATIENCE_S.
     """
 
     def __init__(self, directory: Directory, say: Say, *, deadline_s: float = 60.0) -> None:
@@ -171,11 +173,18 @@ class Operations:
         deadline_s = self._deadline_s if deadline_s is None else deadline_s
         deadline = time.monotonic() + deadline_s
         said, said_at = "", -math.inf
+        read_at = time.monotonic()
         while True:
-            now = self._directory.read()
-            if done(now):
-                return
-            line = progress(now)
+            try:
+                now = self._directory.read()
+                read_at = time.monotonic()
+                if done(now):
+                    return
+                line = progress(now)
+            except DirectoryUnavailableError as error:
+                if time.monotonic() >= read_at + PATIENCE_S:
+                    raise
+                line = f"waiting for Redis: {error}"
             if line and line != said and time.monotonic() >= said_at + SAY_S:
                 self._say(line)
                 said, said_at = line, time.monotonic()

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace import operations
 from headrace.directory import Directory
-from headrace.errors import UnavailableError
+from headrace.errors import DirectoryUnavailableError, UnavailableError
 from headrace.operations import Operations
 from tests.fixtures.directory import entry
-from tests.fixtures.redis import RedisServer
+from tests.fixtures.redis import PRODUCT_TIMEOUT_S, RedisServer
 
 
 class CutOff(Directory):
@@ -50,3 +51,44 @@ def test_a_node_whose_shards_are_cut_off_does_not_serve_again(directory: Directo
     with pytest.raises(UnavailableError, match="waiting for any shard of it"):
         Operations(directory, said.append, deadline_s=0.3).undrain_node("n1")
     assert said == ["waiting for any shard of it"]
+
+
+def test_an_operation_under_way_outlasts_a_pause_of_redis(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted is written, and the shards carry it out: the operation goes on waiting, and says for what."""
+    said: list[str] = []
+    patient = Directory(own_redis.url, expiry_s=30)
+    monkeypatch.setattr(operations, "SAY_S", 0)
+    monkeypatch.setattr("headrace.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
+    directory = Directory(own_redis.url, expiry_s=30)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("waiting for Redis: Redis cannot be used"):
+            own_redis.resume()
+            patient.register(entry("n1-0", "n1"))
+        else:
+            own_redis.pause()
+
+    try:
+        Operations(directory, say).join(["n1-0"])
+    finally:
+        own_redis.resume()
+        directory.close()
+        patient.close()
+    assert any(line.startswith("waiting for Redis") for line in said)
+
+
+def test_an_operation_does_not_wait_for_redis_for_ever(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a while without Redis it says so, and ends."""
+    monkeypatch.setattr(operations, "PATIENCE_S", 0.3)
+    directory = Directory(own_redis.url, expiry_s=30)
+    said: list[str] = []
+    try:
+        own_redis.kill()
+        with pytest.raises(DirectoryUnavailableError, match="Redis cannot be used"):
+            Operations(directory, said.append).join(["n1-0"])
+    finally:
+        directory.close()
+    assert said[0].startswith("waiting for Redis")
