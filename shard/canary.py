@@ -40,21 +40,20 @@ class Canary:
     """Probes until it is stopped, and keeps what came of it: `ok`, or in a word where it failed.
 
     Owned by its own greenlet. Off where the setting says so, or where this process has no secret to sign with. here is
-    asked whether this shard takes clients; while it does not, nothing is probed. connected counts the probe's own
-    connection, for who counts clients. last_error says why the last one failed, empty after one that arrived.
+    asked whether this shard takes clients; while it does not, nothing is probed. stream is the one that is probed, ""
+    for none yet, for who counts clients. last_error says why the last one failed, empty after one that arrived.
     """
 
     def __init__(self, settings: Settings, shard_id: str, here: Callable[[], bool]) -> None:
         self.result = ""
         self.last_error = ""
-        self.connected = 0
+        self.stream = ""
         self.seconds = Histogram(SECONDS)
         self.results = Tally(("ok", "unreachable", "refused", "no database", "no event"))
         self._settings = settings
         self._shard_id = shard_id
         self._here = here
         self._name = f"headrace {shard_id} canary"
-        self._stream = ""
         self._connection: psycopg.Connection[Any] | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -74,15 +73,15 @@ class Canary:
     def placed(self, snapshot: Snapshot) -> None:
         """The directory was read: find a stream in a slot of ours. The last one is kept while it is."""
         owners = snapshot.slots.get(self._settings.node, {})
-        if self._stream and owners.get(slot(self._stream)) == self._shard_id:
+        if self.stream and owners.get(slot(self.stream)) == self._shard_id:
             return
         names = (f"{CANARY_PREFIX}{self._shard_id}:{number}" for number in range(SLOTS))
-        self._stream = next((name for name in names if owners.get(slot(name)) == self._shard_id), "")
+        self.stream = next((name for name in names if owners.get(slot(name)) == self._shard_id), "")
 
     def _run(self) -> None:
         while True:
             gevent.sleep(self._settings.canary_interval_s)
-            stream = self._stream
+            stream = self.stream
             if stream and self._here():
                 self._note(stream, *self._probe(stream))
             else:
@@ -110,7 +109,6 @@ class Canary:
             with gevent.Timeout(DEADLINE_S):
                 request = urllib.request.Request(f"{base}/streams/{token}?since=now")  # noqa: S310
                 with _DOOR.open(request) as response:
-                    self.connected = 1
                     stage = "no event"
                     parser = sse.Parser()
                     while not parser.last_id:
@@ -137,8 +135,6 @@ class Canary:
             # Whatever a probe of the front door meets, it is no reason for clients to lose their shard.
             logger.exception("the canary met what was not foreseen")
             return stage, repr(error)
-        finally:
-            self.connected = 0
 
     def _publish(self, stream: str, text: str) -> None:
         if self._connection is None or self._connection.closed:

@@ -254,6 +254,8 @@ class Process:
     def _entry(self) -> ShardEntry:
         away_since = self._readers.away_since
         counters, moves = self.dispatcher.delivery.counters, self.dispatcher.moves
+        registry = self.dispatcher.registry
+        canary = registry.stream(self._canary.stream)
         events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
         blocked = self.dispatcher.delivery.blocked
@@ -266,8 +268,8 @@ class Process:
             state=self.state,
             capacity=self._limit,
             # The canary is nobody's client.
-            connections=max(0, len(self.dispatcher.registry) - self._canary.connected),
-            streams=max(0, len(self.dispatcher.registry.streams) - self._canary.connected),
+            connections=len(registry) - (canary.leads if canary else 0),
+            streams=len(registry.streams) - (canary is not None),
             version=self._version,
             lag_s=0.0 if away_since is None else time.monotonic() - away_since,
             # What is wrong now before what has been: the last two stay.

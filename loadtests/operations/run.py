@@ -26,6 +26,8 @@ from loadtests.operations.crowd import Crowd
 
 SETTLE_S = 30.0
 COMMAND_DEADLINE_S = 180.0
+PATIENT = {"HEADRACE_HANDOFF_DEADLINE_S": "10", "HEADRACE_DIRECTORY_EXPIRY_S": "10"}
+"""A process of a small machine may stand still for longer than the defaults allow; its clients are not to be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Run:
         self._moves = moves
         self._pause_s = pause_s
         self._say = say
-        self._node = Node(shards, router_workers=2)
+        self._node = Node(shards, router_workers=2, settings=PATIENT)
 
     def __call__(self) -> Verdict:
         """Start everything, operate, and judge."""

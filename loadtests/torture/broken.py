@@ -70,9 +70,9 @@ BREAKS: Final[dict[str, Break]] = {
     ),
     "unsent-not-moved": Break(
         "shard/delivery.py",
-        "Moved(len(connection.unsent), owed),\n        )\n"
+        "Moved(len(connection.unsent), owed),\n            guest=guest,\n        )\n"
         "        return Parcel(connection.fd, handoff, connection.unsent)",
-        'Moved(0, owed),\n        )\n        return Parcel(connection.fd, handoff, b"")',
+        'Moved(0, owed),\n            guest=guest,\n        )\n        return Parcel(connection.fd, handoff, b"")',
         seed=1,  # its sockets are small
         faults="move,drain,rebalance,restart",
     ),

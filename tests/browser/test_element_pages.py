@@ -71,7 +71,7 @@ class Site:
         page.wait_for_function(
             """head => {
                 const element = document.querySelector("headrace-stream");
-                return element.state === "open" && element.lastEventId === String(head);
+                return element?.state === "open" && element.lastEventId === String(head);
             }""",
             arg=len(self.feed.log),
             timeout=TIMEOUT_MS,

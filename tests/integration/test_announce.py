@@ -443,6 +443,7 @@ def test_nothing_is_announced_before_it_is_durable() -> None:
             wait_until(
                 lambda: value(announcer, "show synchronous_standby_names") == "nobody", "commits wait for a standby"
             )
+            execute(server, "checkpoint")  # by the process that tells the others that commits wait now
             thread = threading.Thread(target=publisher.execute, args=[b"select headrace.publish('s', '1')"])
             thread.start()
             waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"

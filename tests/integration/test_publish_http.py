@@ -50,7 +50,12 @@ class Outside:
 
 @pytest.fixture(scope="module")
 def module_outside(module_database_url: str, shared_redis: RedisServer) -> Iterator[Outside]:
-    router = Router(database_url=module_database_url, redis_url=shared_redis.url, allowed_origins=ORIGIN)
+    router = Router(
+        database_url=module_database_url,
+        redis_url=shared_redis.url,
+        allowed_origins=ORIGIN,
+        publish_deadline_s=DEADLINE_S,
+    )
     database = Database(module_database_url)
     yield Outside(router, database)
     database.close()

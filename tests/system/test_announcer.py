@@ -201,6 +201,7 @@ def test_a_row_that_another_had_locked_is_told_of(start_shard: StartShard, datab
                 wait_until(lambda: database.backends("announcer"), "the shard stands by")
             before = writers.published
             wait_until(lambda: writers.published > before + 500, "it has rung")
+            client.pump()
             assert client.ids == []
             other.close()
             client.wait_for_data("x")
@@ -230,7 +231,9 @@ def test_a_shard_in_office_ends_in_order(start_shard: StartShard, database: Data
         has_all(client, database)
     has_all(client, database)
     assert not writers.faults
-    assert rows_left(database) == 0
+    # Of a publisher that stood still between its publishing and its commit a copy may be left, until a pruner comes.
+    start_shard("n-2", announce_above_per_s=0, prune_interval_s=0.1)
+    wait_until(lambda: rows_left(database) == 0, "nothing is left")
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ def test_a_page_and_its_stream_are_the_database(start_stack: StartStack, databas
             append(connection, room, "last")
         connection.commit()
         rows = connection.execute("select room, text from public.note").fetchall()
-    wait_all([page.client for page in pages], lambda client: "last" in client.data, "the last append", 30)
+    wait_all([page.client for page in pages], lambda client: "last" in client.data, "the last append")
     wrong = Counter[tuple[str, str]]()
     for page in pages:
         told = Counter([*page.texts, *page.client.data])

@@ -7,7 +7,7 @@ from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import DEADLINE_S, wait_until
-from tests.system.test_metrics import scrape, value
+from tests.system.test_metrics import scrape, value, whole
 
 
 def found(stack: Stack) -> dict[str, str]:
@@ -25,10 +25,14 @@ def test_each_shard_proves_that_events_go_all_the_way(start_stack: StartStack) -
     router = stack.router
     assert router is not None
     wait_until(lambda: found(stack) == {"n1-0": "ok", "n1-1": "ok"}, "each canary has arrived")
-    ready = router.ready()
-    assert (ready["status"], ready["canary"]["status"]) == ("ok", "ok")
-    assert {shard["connections"] for shard in ready["shards"]} == {0}
-    samples = scrape(router)
+
+    def well() -> bool:
+        ready = router.ready()
+        assert {shard["connections"] for shard in ready["shards"]} == {0}
+        return bool((ready["status"], ready["canary"]["status"]) == ("ok", "ok"))
+
+    wait_until(well, "the router says that all is well")
+    samples = whole(router, {"n1-0", "n1-1"})
     for shard in stack.shards:
         assert value(samples, "headrace_canary_up", process=shard.id) == 1
         ok = value(samples, "headrace_canaries_total", process=shard.id, result="ok")

@@ -37,7 +37,9 @@ def read_events(url: str, count: int) -> list[tuple[str, str]]:
     parser, found = Parser(), []
     with urllib.request.urlopen(url, timeout=DEADLINE_S) as response:
         while len(found) < count:
-            found += [(message.id, message.data) for message in parser.feed(response.read1())]
+            more = response.read1()
+            assert more, f"the stream ended after {found}"
+            found += [(message.id, message.data) for message in parser.feed(more)]
     return found
 
 

@@ -147,7 +147,11 @@ class Pod:
             "HEADRACE_CANARY_URL": f"http://127.0.0.1:{self.port}",
         } | changes
         self._fixed = dict(pair.split("=") for word, rest in instructions() if word == "ENV" for pair in rest.split())
-        self._fixed |= {"ROUTER_BIND": f"127.0.0.1:{self.port}", "HEADRACE_RUNTIME_DIR": str(directory / "run")}
+        self._fixed |= {
+            "ROUTER_BIND": f"127.0.0.1:{self.port}",
+            "HEADRACE_RUNTIME_DIR": str(directory / "run"),
+            "HEADRACE_HANDOFF_DEADLINE_S": "10",
+        }
         self._image = image
         self._environ = self.environ | self._fixed | {"PATH": f"{image.bin}:/usr/bin:/bin"}
         (directory / "run").mkdir(mode=0o700)

@@ -1,5 +1,7 @@
 """What is published reaches those who are connected: each event once, in order, unchanged."""
 
+import itertools
+
 import psycopg
 import pytest
 
@@ -142,8 +144,7 @@ def test_streams_of_one_connection_in_several_slots_come_with_a_composite_cursor
     calm_shard: Shard, calm_database: Database, stream: str
 ) -> None:
     """With several streams each event's id is all cursors and the index of its stream."""
-    names = [f"{stream}:{number}" for number in range(3)]
-    assert len({slot(name) for name in names}) == 3
+    names = [next(f"{stream}:{n}" for n in itertools.count() if slot(f"{stream}:{n}") % 3 == part) for part in range(3)]
     calm_database.publish(names[1], "before", "before")
     client = calm_shard.live(*names)
     assert client.last_id == "0.2.0"

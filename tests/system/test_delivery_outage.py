@@ -235,8 +235,8 @@ def test_a_slot_without_subscribers_is_dropped_late(start_shard: StartShard, dat
     pid = proven_listener(database)
     first, second = shard.live("s"), shard.live("t")
     last_statement = "select query from pg_stat_activity where pid = %s"
-    first.close()
     began = time.monotonic()
+    first.close()
     wait_until(lambda: "unlisten" in database.one(last_statement, pid), "the slot is unlistened")
     assert time.monotonic() - began > 0.25
     assert database.one(last_statement, pid) == f"unlisten headrace_slot_{slot('s')}"

@@ -48,7 +48,10 @@ class Pages:
         return status, json.loads(body)
 
     def page(self, *streams: str, query: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-        status, body = self.get(*streams, query=query, **options)
+        """The page, asked for again where a shard that stood still knows nothing of revocations for a moment."""
+        status, body = wait_until(
+            lambda: (found := self.get(*streams, query=query, **options))[0] != 503 and found, "an answer"
+        ) or (0, {})
         assert status == 200, body
         found: dict[str, Any] = body
         return found

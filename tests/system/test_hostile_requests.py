@@ -239,7 +239,8 @@ def test_pipelined_requests(attacked: Attacked) -> None:
         connection.sendall(attacked.request(HEALTH * 3 + STREAM + HEALTH))
         received = b""
         while b"retry: " not in received:
-            received += connection.recv(65536)
+            received += (more := connection.recv(65536))
+            assert more, received
     assert received.count(b"HTTP/1.1 200 OK\r\n") == received.count(b"HTTP/1.") == 4
     assert received.index(b"text/event-stream") > received.rindex(b"text/plain")
     attacked.check()

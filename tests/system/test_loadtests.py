@@ -93,7 +93,13 @@ def outcome(locust: "subprocess.Popen[str]") -> tuple[int, int, str]:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, log: Database, shared_redis: RedisServer) -> Iterator[Up]:
     """A node on the tests' servers."""
-    made = Up(tmp_path_factory.mktemp("up"), HEADRACE_DATABASE_URL=log.url, HEADRACE_REDIS_URL=shared_redis.url)
+    made = Up(
+        tmp_path_factory.mktemp("up"),
+        HEADRACE_DATABASE_URL=log.url,
+        HEADRACE_REDIS_URL=shared_redis.url,
+        HEADRACE_CANARY_INTERVAL_S="0",  # live connections are the users' alone
+        HEADRACE_HANDOFF_DEADLINE_S="10",
+    )
     try:
         wait_until(made.address, "headrace is ready")
         yield made

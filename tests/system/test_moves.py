@@ -124,7 +124,7 @@ def test_unsent_bytes_move(stack: Stack) -> None:
 
 def test_taker_is_stopped(start_stack: StartStack) -> None:
     """A client on its way to a shard that stands still is let go, comes back by itself, and has lost nothing."""
-    stack = start_stack(3, handoff_deadline_s=1)
+    stack = start_stack(3, handoff_deadline_s=5, directory_expiry_s=60)
     client = stack.subscribe("room:0", since="0")
     giver = stack.holder(client)
     taker = next(shard for shard in stack.shards if shard is not giver)

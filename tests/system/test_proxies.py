@@ -8,7 +8,7 @@ import time
 from headrace.stream import slot
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.deployment import ROUTER, Host, get, sign
-from tests.fixtures.front import PATIENCE_S, Front
+from tests.fixtures.front import Front
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import wait_until
 
@@ -52,12 +52,17 @@ def test_heartbeats_keep_a_quiet_stream_open(
     hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
 ) -> None:
     """A stream without events outlives the proxy's patience, which ends a stream whose host is silent."""
-    (client,) = subscribe(front, hosts[0], clients, "quiet")
-    began = time.monotonic()
-    client.wait(lambda: time.monotonic() - began > 1.5 * PATIENCE_S, "time to pass")
-    assert client.comments and not client.ended
-    deployed.publish("quiet", "at last")
-    client.wait_for_data("at last")
+    patience_s = 5
+    impatient = Front(front.name, hosts, patience_s)
+    try:
+        (client,) = subscribe(impatient, hosts[0], clients, "quiet")
+        began = time.monotonic()
+        client.wait(lambda: time.monotonic() - began > 1.5 * patience_s, "time to pass")
+        assert client.comments and not client.ended
+        deployed.publish("quiet", "at last")
+        client.wait_for_data("at last")
+    finally:
+        impatient.remove()
 
 
 def test_the_other_host_is_there_when_one_is_down(

@@ -24,7 +24,9 @@ STREAMS = [f"room:{number}" for number in range(8)]
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
     directory = searchable_directory()
-    up = Up(directory, "--port", "0", "--shards", "1")
+    # A process of this machine may stand still for a while; who waits for it loses no client.
+    patient = {"HEADRACE_HANDOFF_DEADLINE_S": "10", "HEADRACE_DIRECTORY_EXPIRY_S": "10"}
+    up = Up(directory, "--port", "0", "--shards", "1", environ=patient)
     up.ready()
     yield up
     up.close()

@@ -15,7 +15,7 @@ from tests.fixtures.shard import Database
 ROOT = Path(__file__).parents[2]
 RUNBOOK = runbook.PATH.read_text()
 ROWS = runbook.read(RUNBOOK)
-QUICK = {"DIRECTORY_INTERVAL_S": 0.2, "DIRECTORY_EXPIRY_S": 1, "SWEEP_INTERVAL_S": 0.5, "READ_DEADLINE_S": 1}
+QUICK = {"DIRECTORY_INTERVAL_S": 0.2, "DIRECTORY_EXPIRY_S": 3, "SWEEP_INTERVAL_S": 0.5, "READ_DEADLINE_S": 1}
 QUICK |= {"PING_INTERVAL_S": 0.3, "PING_DEADLINE_S": 0.3, "HANDOFF_DEADLINE_S": 0.5, "CANARY_INTERVAL_S": 1}
 
 

@@ -114,7 +114,8 @@ def start(
     made: list[Upgrade] = []
     names = ("HEADRACE_DATABASE_URL", "HEADRACE_LISTEN_DATABASE_URL")
     environ = dict.fromkeys(names, empty_database_url) | {"HEADRACE_REDIS_URL": own_redis.url}
-    quick = {"HEADRACE_DIRECTORY_INTERVAL_S": "0.2", "HEADRACE_DIRECTORY_EXPIRY_S": "3"}
+    quick = {"HEADRACE_DIRECTORY_INTERVAL_S": "0.2", "HEADRACE_DIRECTORY_EXPIRY_S": "10"}
+    quick |= {"HEADRACE_HANDOFF_DEADLINE_S": "10"}
     host = Host("web1", environ, **quick)
     directory = Directory(own_redis.url, expiry_s=1)
 

@@ -79,13 +79,19 @@ def test_a_clear_end_leaves_the_client_as_it_is(
     assert open_to(*pair)
 
 
-@pytest.mark.parametrize("script", [scripted_shard.says_nothing, scripted_shard.babbles])
+@pytest.mark.parametrize(
+    ("patience", "script"), [("impatient", scripted_shard.says_nothing), ("channels", scripted_shard.babbles)]
+)
 def test_an_unclear_end_closes_the_client(
-    impatient: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket], script: Script
+    request: pytest.FixtureRequest,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    patience: str,
+    script: Script,
 ) -> None:
     """When the shard may believe that it has the client, nobody can write to it any more."""
     shard.script = script
-    assert give(impatient, shard, pair[0]) is Outcome.SILENT
+    assert give(request.getfixturevalue(patience), shard, pair[0]) is Outcome.SILENT
     assert pair[1].recv(1) == b""
     with pytest.raises(BrokenPipeError):
         shard.client().send(b"x")

@@ -107,6 +107,7 @@ def test_gives_up_a_start(tmp_path: Path) -> None:
     said: list[str] = []
     with supervised(tmp_path, said) as node:
         node.add("fine", 0)
+        assert node.supervision.run_until_ready()
         node.add("broken", 1, "echo no luck; exit 3")
         reason = r"broken \(pid \d+\) ended with exit status 3; its last lines:\n  no luck"
         with pytest.raises(UnavailableError, match=reason):
