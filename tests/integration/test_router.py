@@ -130,6 +130,23 @@ def test_a_shard_that_does_not_take_the_client_is_passed_over(
     assert [message.guest for message in willing.messages] == [guest]
 
 
+def test_who_is_passed_on_by_a_shard_that_accepts_nothing_is_a_guest(
+    router: Router, shards: Shards, pair: tuple[str, str], opened: Opened
+) -> None:
+    """Its own shard stands still, and would cost it the connection: the other one does not send it there."""
+    shards.register(pair[0])
+    willing = shards.add(pair[1])
+    listener = opened(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    listener.bind(str(shards.runtime_dir / f"{pair[0]}.sock"))
+    listener.listen(0)
+    waiting = opened(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    waiting.connect(listener.getsockname())
+    router.knows(*pair)
+    with router.connect(path()):
+        assert willing.client()
+    assert [message.guest for message in willing.messages] == [True]
+
+
 def test_a_dead_shards_socket_is_passed_over(router: Router, shards: Shards, pair: tuple[str, str]) -> None:
     """A shard that died without leaving costs its clients nothing while its entry lives on."""
     shards.register(pair[0])

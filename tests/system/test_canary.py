@@ -2,12 +2,16 @@
 
 import json
 import signal
+import time
+
+import psycopg
 
 from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET
 from tests.fixtures.stack import Stack, StartStack
-from tests.fixtures.waiting import DEADLINE_S, wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 from tests.system.test_metrics import scrape, value, whole
+from tests.system.test_placement import snapshot
 
 
 def found(stack: Stack) -> dict[str, str]:
@@ -46,6 +50,25 @@ def test_each_shard_proves_that_events_go_all_the_way(start_stack: StartStack) -
     router.process.wait(DEADLINE_S)
     for shard, before in zip(stack.shards, told, strict=True):
         wait_until(lambda: shard.log.count("the canary failed") == before + 1, "the shard says so")  # noqa: B023
+
+
+def test_a_canary_is_nobodys_client(start_stack: StartStack) -> None:
+    """While its event waits in PostgreSQL it is connected, and the shard tells of no connection and no stream."""
+    port = free_port()
+    stack = start_stack(
+        shards=1, port=port, secret=SECRET, canary_interval_s=0.2, canary_url=f"http://127.0.0.1:{port}"
+    )
+    wait_until(lambda: found(stack) == {"n1-0": "ok"}, "the canary has arrived")
+    with psycopg.connect(stack.database.url) as blocker:
+        blocker.execute("lock table headrace.event in exclusive mode")
+        (pid,) = stack.database.backends("canary")
+        wait_until_blocked(stack.database.connection, pid)
+        # For as long as several reports of the shard take.
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            (entry,) = snapshot(stack).shards
+            assert (entry.connections, entry.streams) == (0, 0)
+            time.sleep(0.05)
 
 
 def test_a_front_door_that_leads_nowhere_is_named(start_stack: StartStack) -> None:

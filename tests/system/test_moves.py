@@ -17,6 +17,7 @@ from tests.fixtures.client import Client
 from tests.fixtures.shard import tcp_table
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
+from tests.system.test_placement import settled, snapshot
 
 STREAMS = [f"room:{number}" for number in range(12)]
 
@@ -94,14 +95,17 @@ def test_drain_undrain_move_rebalance(stack: Stack) -> None:
 
 def test_who_was_sent_to_the_former_owner_moves_as_well(stack: Stack) -> None:
     """A client that a router without the latest news hands to a shard whose slot has moved follows the others."""
+    settled(stack)  # or the next change would take it along
     earlier = stack.subscribe("room:0", since="0")
     giver = stack.holder(earlier)
     taker = next(shard for shard in stack.shards if shard is not giver)
     with publishing(stack.database.url) as heads:
         operations(stack).move("room:0", taker.id)
         assert stack.holder(earlier) is taker
+        epoch = snapshot(stack).epoch
         late = giver.connect(("room:0", "all"))
         wait_until(lambda: stack.holder(late) is taker, "it has moved")
+        assert snapshot(stack).epoch == epoch
         wait_until(lambda: "room:0" in heads, "the stream has events")
     whole(dict.fromkeys((earlier, late), "room:0"), heads)
 

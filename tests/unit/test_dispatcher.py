@@ -154,7 +154,8 @@ def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMach
     for number, assignment in enumerate((Assign("3", {slot("a"): "/third.sock"}), Assign("4", owner, everybody=True))):
         machine.tell(assignment)
         machine.dispatcher.settle_up()
-        assert machine.parcels.pop().fd == 12 + number
+        parcel = machine.parcels.pop()
+        assert (parcel.fd, parcel.handoff.guest) == (12 + number, assignment.everybody)
         machine.connect(("a",), "now", guest=True)
         machine.calm_but_for_parcels()
 
@@ -183,6 +184,39 @@ def test_who_comes_after_the_assignment_leaves_with_the_next(machine: Dispatcher
     machine.tell(Assign("2", assignment.paths))
     machine.dispatcher.settle_up()
     assert [parcel.fd for parcel in machine.parcels] == [15, 14]
+
+
+def test_a_stranger_that_cannot_leave_yet_is_to_leave_once(machine: DispatcherMachine) -> None:
+    """While its start is not known it waits, and the assignment given again for another does not count it twice."""
+    assignment = Assign("1", {slot("a"): "/other.sock"})
+    machine.tell(assignment)
+    machine.calm_but_for_parcels()
+    for _ in range(2):
+        machine.connect(("a",), "now")
+        machine.tell(assignment)
+    assert machine.dispatcher.moves.targets == {"/other.sock": 3}, "the first, on its way, and both"
+
+
+def test_who_was_refused_is_sent_off_again_from_a_shard_that_is_to_be_empty(machine: DispatcherMachine) -> None:
+    """The same assignment again is for everybody then."""
+    assignment = Assign("1", {slot("a"): "/other.sock"}, everybody=True)
+    for _ in range(2):
+        machine.tell(assignment)
+        machine.dispatcher.settle_up()
+        assert [parcel.fd for parcel in machine.parcels] == [10]
+        machine.parcel_arrives(taken=False)
+
+
+def test_a_guest_leaves_when_its_stream_becomes_hot(machine: DispatcherMachine) -> None:
+    """Also for the shard that had no room: others leave that one for the rest of the node."""
+    machine.tell(Assign("1", {slot("a"): "/other.sock"}))
+    machine.calm_but_for_parcels()
+    machine.parcels.clear()
+    machine.connect(("a",), "now", guest=True)
+    machine.calm_but_for_parcels()
+    machine.tell(Assign("2", {slot("a"): "/other.sock"}, frozenset("a"), ("/other.sock",) * BUCKETS))
+    machine.dispatcher.settle_up()
+    assert [parcel.fd for parcel in machine.parcels] == [12]
 
 
 def test_who_was_on_its_way_to_a_former_owner_follows_the_next_assignment(machine: DispatcherMachine) -> None:
