@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench torture clean
+.PHONY: help up test test-more check bench torture clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
 	@echo "make up      run everything on this machine: http://127.0.0.1:8000; ARGS=\"--port 8001\""
 	@echo "make example-django  an application beside it, also -flask, -fastapi, -sql: http://127.0.0.1:5000"
 	@echo "make test    format, lint, types and tests"
+	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, other versions of what we stand on"
 	@echo "make check   the same without the tests"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
@@ -36,7 +37,11 @@ check: .venv
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(ARGS)
+
+# Exit status 5: no test was found.
+test-more: .venv
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow $(ARGS) || test $$? -eq 5
 
 example-%: .venv
 	$(BIN)/python -m examples $* $(ARGS)
