@@ -9,12 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from headrace.deployment import identity
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema import migrate
 from tests.fixtures.postgres import scratch_postgres
 from tests.fixtures.waiting import wait_until
 
-BLOCK = 1 << 40
+MICROSECONDS_IN_2020 = 1_577_836_800_000_000
 Connection = psycopg.Connection[Any]
 
 
@@ -70,8 +71,9 @@ def read_after(connection: Connection, stream: str, after: int) -> tuple[int, li
 
 
 def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
-    """After promotion of a standby that lacks the last commits, no stream reuses an id, and the jump is recorded."""
+    """After promotion of a standby that lacks commits no id is used again, jumps are recorded, and the identity stays."""
     with connect(primary) as connection:
+        named = identity(connection)
         assert [publish(connection, "s") for _ in range(2)] == [1, 2]
         assert publish(connection, "quiet") == 1
     copy_as_standby(primary, standby)
@@ -80,6 +82,7 @@ def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: Embedde
     with connect(standby) as connection:
         # The standby streams, and answers readers.
         wait_until(lambda: read_after(connection, "s", 1) == (3, None, [2, 3]), "the standby has event 3")
+        assert identity(connection) == named
     standby.stop()
     with connect(primary) as connection:
         assert [publish(connection, "s"), publish(connection, "lost")] == [4, 1]
@@ -90,16 +93,18 @@ def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: Embedde
         connection.execute("select pg_promote()")
         wait_until(lambda: connection.execute("select not pg_is_in_recovery()").fetchone() == (True,), "promotion")
         assert read_after(connection, "s", 3) == (3, None, [])
-        assert publish(connection, "s") == BLOCK + 1
-        assert publish(connection, "s") == BLOCK + 2
-        assert read_after(connection, "s", 3) == (BLOCK + 2, [4, BLOCK], [BLOCK + 1, BLOCK + 2])
-        assert read_after(connection, "s", BLOCK) == (BLOCK + 2, None, [BLOCK + 1, BLOCK + 2])
+        start = publish(connection, "s") - 1
+        assert MICROSECONDS_IN_2020 < start < 1 << 53
+        assert publish(connection, "s") == start + 2
+        assert read_after(connection, "s", 3) == (start + 2, [4, start], [start + 1, start + 2])
+        assert read_after(connection, "s", start) == (start + 2, None, [start + 1, start + 2])
         # A client may hold ids of a stream that this server has never seen.
-        assert publish(connection, "lost") == BLOCK + 1
-        assert read_after(connection, "lost", 1) == (BLOCK + 1, [1, BLOCK], [BLOCK + 1])
+        assert publish(connection, "lost") == start + 1
+        assert read_after(connection, "lost", 1) == (start + 1, [1, start], [start + 1])
         connection.execute("select headrace.publish_many(array['quiet', 'new'], array['x', 'y'])")
-        assert read_after(connection, "quiet", 1) == (BLOCK + 1, [2, BLOCK], [BLOCK + 1])
-        assert read_after(connection, "new", 0) == (BLOCK + 1, [1, BLOCK], [BLOCK + 1])
+        assert read_after(connection, "quiet", 1) == (start + 1, [2, start], [start + 1])
+        assert read_after(connection, "new", 0) == (start + 1, [1, start], [start + 1])
+        assert identity(connection) == named
 
 
 def test_a_crash_with_asynchronous_commits(primary: EmbeddedPostgres) -> None:
