@@ -71,7 +71,7 @@ def read_after(connection: Connection, stream: str, after: int) -> tuple[int, li
 
 
 def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
-    """After promotion of a standby that lacks commits no id is used again, jumps are recorded, and the identity stays."""
+    """After promotion of a standby that lacks commits no id is used again, jumps are recorded, the identity stays."""
     with connect(primary) as connection:
         named = identity(connection)
         assert [publish(connection, "s") for _ in range(2)] == [1, 2]
