@@ -39,10 +39,15 @@ url = ""
 last = ""
 
 
+def say(**line: str | None) -> None:
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()
+
+
 def told(id_: str | None, type_: str | None, data: str) -> None:
     global last
     last = id_ or last
-    print(json.dumps({"id": id_ or None, "type": type_ or "message", "data": data}), flush=True)
+    say(id=id_ or None, type=type_ or "message", data=data)
 
 
 def begin(at: str) -> str:
@@ -58,7 +63,7 @@ def loop(connect: Callable[[str], None]) -> None:
             connect(begin(url))
         except Exception as error:
             why = repr(error)
-        print(json.dumps({"again": why}), flush=True)
+        say(again=why)
         time.sleep(PAUSE_S)
 
 
