@@ -3,7 +3,7 @@
 A unix SOCK_SEQPACKET message of JSON, with the client's socket as its first descriptor. One exchange at a time
 on a channel, and the taker's answer comes before its first byte to the client:
 
-    giver ── {"v": 1, "streams": [["room:1", 17]], "context": […], "request_id": "…", "peer": "…", …} + fd ──► taker
+    giver ── {"v": 3, "streams": [["room:1", 17]], "context": […], "request_id": "…", "peer": "…", …} + fd ──► taker
     giver ◄── {"ok": true}  or  {"refused": "full"} ── taker
 
 A connection that moves between shards brings `"moved": [unsent bytes, cursor owed]`; if there are unsent bytes, the
@@ -12,6 +12,14 @@ rest of a frame that the giver has begun, they lie in a memfd, the second descri
 `"presence": [0]` has the indexes of the streams on which the connection makes its user present.
 
 `"page": 100` asks for so many past events of the one stream as a JSON response, in place of a subscription.
+
+`"chunked": true` tells that the response's body is sent in chunks (RFC 9112, section 7.1); HTTP/1.0 has none.
+`"deployment"` is the identity of the giver's deployment, "" where the giver does not know it.
+
+A taker overlooks fields that it does not know, so what it must not overlook has a version of its own: 1 is a
+subscription without chunks, 2 a page, 3 either of them with the two fields above. A taker refuses a version that it
+does not speak, before it writes anything; the giver then offers the same client in the form of an older version, if
+there is one that means the same or asks for less (`forms`).
 
 A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
 On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
@@ -30,12 +38,18 @@ from headrace.errors import HandoffError, HandoffVersionError, StreamNameError
 from headrace.stream import check_name
 from headrace.tokens import Context
 
-VERSION: Final = 1
+VERSION: Final = 3
+PLAIN_VERSION: Final = 1
+"""Of a subscription in the form that release 0.2.0 and those before it speak."""
 PAGE_VERSION: Final = 2
-"""Of a message that asks for a page of history: who knows of none would take it for a subscription."""
+"""Of a page in the form that release 0.2.0 speaks."""
 MAX_MESSAGE_BYTES: Final = 180 * 1024
 """A unix message holds about 200 kB by default (net.core.wmem_default)."""
 MAX_DESCRIPTORS: Final = 4
+REFUSED_VERSION: Final = "version"
+"""The taker does not speak the message's version: an older form of the same message may be offered."""
+REFUSED_UNREADABLE: Final = "unreadable"
+"""The message means nothing to the taker. Release 0.1.0 says this of a version that it does not speak."""
 REFUSED_FULL: Final = "full"
 REFUSED_LIMIT: Final = "limit"
 """The user, or the address, has as many connections as it may: no other shard is to be tried."""
@@ -49,7 +63,8 @@ class Handoff:
 
     headers are extra response header lines (name, value), such as those for cross-origin requests.
     peer is the client's address as `host:port`, for logs and limits. guest tells that another shard should have it,
-    which had no room or was silent. page is how many past events are wanted, None for a subscription.
+    which had no room or was silent. page is how many past events are wanted, None for a subscription. chunked tells
+    that the body of an event stream goes out in chunks. deployment is the giver's, "" for unknown.
     """
 
     streams: tuple[tuple[str, Start], ...]
@@ -60,6 +75,8 @@ class Handoff:
     moved: "Moved | None" = None
     guest: bool = False
     page: int | None = None
+    chunked: bool = False
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +98,22 @@ class Answer:
     refused: str = ""
 
 
-def encode(handoff: Handoff) -> bytes:
-    """The message's bytes. Raises HandoffError if they would not fit in one unix message."""
+def forms(handoff: Handoff) -> tuple[bytes, ...]:
+    """The message's bytes, newest version first; each is for a taker that refuses the one before it for its version.
+
+    A new client may be offered without chunks, since nothing has been written to it. A connection whose response has
+    begun in chunks has no older form: an older taker would write between the chunks. Raises HandoffError like `encode`.
+    """
+    if handoff.moved is not None and handoff.chunked:
+        return (encode(handoff),)
+    return encode(handoff), encode(handoff, PLAIN_VERSION if handoff.page is None else PAGE_VERSION)
+
+
+def encode(handoff: Handoff, version: int = VERSION) -> bytes:
+    """The message's bytes in the form of a version. Raises HandoffError if they would not fit in one unix message."""
     context = handoff.context
     message = {
-        "v": VERSION if handoff.page is None else PAGE_VERSION,
+        "v": version,
         "streams": handoff.streams,
         "context": [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
         "request_id": handoff.request_id,
@@ -95,6 +123,7 @@ def encode(handoff: Handoff) -> bytes:
         "moved": [handoff.moved.unsent, handoff.moved.owed] if handoff.moved else None,
         "guest": handoff.guest,
         **({} if handoff.page is None else {"page": handoff.page}),
+        **({"chunked": handoff.chunked, "deployment": handoff.deployment} if version == VERSION else {}),
     }
     data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > MAX_MESSAGE_BYTES:
@@ -111,9 +140,9 @@ def decode(data: bytes) -> Handoff:
     version = message.get("v")
     if type(version) is not int:
         raise HandoffError(f"hand-off message without a version: {data[:80]!r}")
-    if version not in (VERSION, PAGE_VERSION):
+    if version not in (PLAIN_VERSION, PAGE_VERSION, VERSION):
         raise HandoffVersionError(
-            f"hand-off message of version {version}; this process speaks {VERSION} and {PAGE_VERSION}"
+            f"hand-off message of version {version}; this process speaks {PLAIN_VERSION}, {PAGE_VERSION} and {VERSION}"
         )
     try:
         user, audiences, issued_ms, expires_ms, *_ = message["context"]
@@ -132,7 +161,9 @@ def decode(data: bytes) -> Handoff:
             headers=tuple((_line(name), _line(value)) for name, value in message.get("headers", ())),
             moved=_moved(message.get("moved")),
             guest=message.get("guest") is True,
-            page=_number(message["page"]) if version == PAGE_VERSION else None,
+            page=_page(message, version),
+            chunked=version == VERSION and message.get("chunked") is True,
+            deployment=_text(message.get("deployment", "")) if version == VERSION else "",
         )
     except (LookupError, TypeError, ValueError, StreamNameError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
@@ -213,6 +244,13 @@ def read_unsent(descriptor: int, size: int) -> bytes:
     if len(unsent) != size:
         raise HandoffError(f"a moved connection came with {len(unsent)} unsent bytes instead of {size}")
     return unsent
+
+
+def _page(message: dict[str, Any], version: int) -> int | None:
+    """A version 1 that has the field is a subscription: its giver does not know of pages."""
+    if version == PLAIN_VERSION or (version == VERSION and message.get("page") is None):
+        return None
+    return _number(message["page"])
 
 
 def _moved(value: Any) -> Moved | None:

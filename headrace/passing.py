@@ -4,6 +4,7 @@ One exchange: our message with the descriptor, then the shard's answer. What is 
 
     answer ok                   the shard has the client        we never touch the socket again
     answer refused              nothing was written             another shard may be tried
+    refused for its version     nothing was written             the same shard is offered an older form
     cannot connect              nothing was sent                another shard may be tried
     end of the channel          nothing was written             another shard may be tried
     message not taken in time   nothing was sent                another shard may be tried
@@ -11,7 +12,8 @@ One exchange: our message with the descriptor, then the shard's answer. What is 
     an answer that is none      the same                        the same
 
 A channel carries one exchange at a time and is kept for the next only after an answer, so an answer can never
-be taken for another exchange's.
+be taken for another exchange's. A channel leads to one process as long as it lives, and a process speaks the same
+versions as long as it lives: which form of a message it takes is remembered with the channel.
 """
 
 import enum
@@ -25,7 +27,7 @@ from threading import BoundedSemaphore
 from typing import Final, Protocol
 
 from headrace.errors import HandoffError
-from headrace.handoff import decode_answer
+from headrace.handoff import REFUSED_UNREADABLE, REFUSED_VERSION, decode_answer
 
 MAX_CHANNELS: Final = 16
 """Exchanges with one shard at a time. More would overflow its backlog when thousands of clients come at once, and
@@ -67,12 +69,28 @@ class Passed:
         """Whether the client is no longer ours, so that we MUST NOT answer it."""
         return self.outcome in (Outcome.ACCEPTED, Outcome.SILENT)
 
+    @property
+    def misunderstood(self) -> bool:
+        """Whether the shard does not speak the form of the message, so that an older one may be offered."""
+        return self.outcome is Outcome.REFUSED and self.reason in (REFUSED_VERSION, REFUSED_UNREADABLE)
+
+
+class _Channel:
+    """One open channel; form is the first of a message's forms that its process may speak."""
+
+    def __init__(self, socket_: socket.socket) -> None:
+        self.socket = socket_
+        self.form = 0
+
+    def close(self) -> None:
+        self.socket.close()
+
 
 class _Lane:
     """The channels to one shard: those that are idle, and places for MAX_CHANNELS exchanges at a time."""
 
     def __init__(self) -> None:
-        self.idle: list[socket.socket] = []
+        self.idle: list[_Channel] = []
         self.places = BoundedSemaphore(MAX_CHANNELS)
         self.retired = False
         self.answered_at = -math.inf
@@ -91,7 +109,7 @@ class _Lane:
                 return False
         return False
 
-    def keep(self, channel: socket.socket) -> None:
+    def keep(self, channel: _Channel) -> None:
         self.answered_at = time.monotonic()
         if self.retired:
             channel.close()
@@ -114,26 +132,26 @@ class Channels:
         self._deadline_s = deadline_s
         self._lanes: dict[str, _Lane] = {}
 
-    def give(self, path: str, message: bytes, client: Client, extra: Sequence[int] = ()) -> Passed:
+    def give(self, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int] = ()) -> Passed:
         """Offer the client to the shard that listens at path. Yields, in a process that gevent has patched.
 
-        message is an encoded `headrace.handoff.Handoff`; extra are descriptors that go along. A kept channel that
-        turns out to be closed is replaced by a new one once. If this greenlet is killed with the message sent, the
-        client is shut down.
+        forms are those of one message (`headrace.handoff.forms`), of which the first that the shard speaks is taken;
+        extra are descriptors that go along. A kept channel that turns out to be closed is replaced by a new one once.
+        If this greenlet is killed with the message sent, the client is shut down.
         """
         lane = self._lanes.setdefault(path, _Lane())
         if not lane.enter(self._deadline_s):
             return Passed(Outcome.STALLED, "went silent, or had too many clients waiting")
         try:
-            return self._give(lane, path, message, client, extra)
+            return self._give(lane, path, forms, client, extra)
         finally:
             lane.places.release()
 
-    def _give(self, lane: _Lane, path: str, message: bytes, client: Client, extra: Sequence[int]) -> Passed:
+    def _give(self, lane: _Lane, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int]) -> Passed:
         descriptors = [client.fileno(), *extra]
         deadline = time.monotonic() + self._deadline_s
         if lane.idle:
-            passed = self._exchange(lane.idle.pop(), lane, message, client, descriptors, deadline)
+            passed = self._offer(lane.idle.pop(), lane, forms, client, descriptors, deadline)
             if passed.outcome is not Outcome.UNREACHABLE:
                 return passed
             # The shard was replaced: its other channels are dead as well.
@@ -141,7 +159,7 @@ class Channels:
         channel = _connect(path)
         if isinstance(channel, Passed):
             return channel
-        return self._exchange(channel, lane, message, client, descriptors, deadline)
+        return self._offer(channel, lane, forms, client, descriptors, deadline)
 
     def reachable(self, path: str) -> bool:
         """Whether something listens at path. Does not yield."""
@@ -162,9 +180,31 @@ class Channels:
         """Close the idle channels."""
         self.retain(())
 
+    def _offer(
+        self,
+        channel: _Channel,
+        lane: _Lane,
+        forms: Sequence[bytes],
+        client: Client,
+        descriptors: Sequence[int],
+        deadline: float,
+    ) -> Passed:
+        """One exchange for each form, until one is not refused as a form. Keeps or closes the channel. Yields."""
+        passed = Passed(Outcome.REFUSED, REFUSED_VERSION)
+        for form in range(channel.form, len(forms)):
+            passed = self._exchange(channel, lane, forms[form], client, descriptors, deadline)
+            if not passed.misunderstood:
+                channel.form = form
+                break
+        if passed.outcome in (Outcome.ACCEPTED, Outcome.REFUSED):
+            lane.keep(channel)
+        else:
+            channel.close()
+        return passed
+
     def _exchange(
         self,
-        channel: socket.socket,
+        channel: _Channel,
         lane: _Lane,
         message: bytes,
         client: Client,
@@ -173,24 +213,21 @@ class Channels:
     ) -> Passed:
         sent = False
         try:
-            channel.settimeout(_left(deadline))
-            socket.send_fds(channel, [message], descriptors)
+            channel.socket.settimeout(_left(deadline))
+            socket.send_fds(channel.socket, [message], descriptors)
             sent = True
-            channel.settimeout(_left(deadline))
-            data = channel.recv(_MAX_ANSWER_BYTES)
+            channel.socket.settimeout(_left(deadline))
+            data = channel.socket.recv(_MAX_ANSWER_BYTES)
             answer = decode_answer(data) if data else None
         except TimeoutError:
-            channel.close()
             lane.silent_at = time.monotonic()
             if not sent:
                 return Passed(Outcome.STALLED, f"did not take the message within {self._deadline_s:g} s")
             _shut_down(client)
             return Passed(Outcome.SILENT, f"did not answer within {self._deadline_s:g} s")
         except OSError as error:
-            channel.close()
             return Passed(Outcome.UNREACHABLE, str(error))
         except HandoffError as error:
-            channel.close()
             _shut_down(client)
             return Passed(Outcome.SILENT, str(error))
         except BaseException:
@@ -199,13 +236,11 @@ class Channels:
                 _shut_down(client)
             raise
         if answer is None:
-            channel.close()
             return Passed(Outcome.UNREACHABLE, "closed the channel without an answer")
-        lane.keep(channel)
         return Passed(Outcome.REFUSED, answer.refused) if answer.refused else Passed(Outcome.ACCEPTED)
 
 
-def _connect(path: str) -> socket.socket | Passed:
+def _connect(path: str) -> _Channel | Passed:
     try:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
@@ -221,7 +256,7 @@ def _connect(path: str) -> socket.socket | Passed:
     except OSError as error:
         channel.close()
         return Passed(Outcome.UNREACHABLE, str(error))
-    return channel
+    return _Channel(channel)
 
 
 def _left(deadline: float) -> float:

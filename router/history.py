@@ -13,7 +13,7 @@ from typing import Final
 from headrace import cursor
 from headrace.cursor import Start
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError, UsageError
-from headrace.handoff import Handoff, encode
+from headrace.handoff import Handoff, forms
 from headrace.stream import slot
 from headrace.tokens import Context, Token
 from router.auth import PREFIX, ForbiddenError, Terms, verify
@@ -62,7 +62,7 @@ class History:
                 headers,
                 page=page.limit,
             )
-            message = encode(handoff)
+            message = forms(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
             return as_error(403, error)
         except TokenError as error:

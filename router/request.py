@@ -29,7 +29,8 @@ class BodyTooSlowError(UsageError):
 class Request:
     """One request. path is percent-decoded; headers have lower-case names; peer is `host:port`.
 
-    id is the client's X-Request-Id if that is sane, else random. client is the socket itself.
+    id is the client's X-Request-Id if that is sane, else random. understands_chunks tells that the answer's body may be
+    in chunks, which HTTP/1.0 does not know. client is the socket itself.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Request:
     id: str
     has_body: bool
     body: BinaryIO
+    understands_chunks: bool
     client: socket.socket
 
     @classmethod
@@ -57,6 +59,7 @@ class Request:
             id=given_id if _SANE_ID.fullmatch(given_id) else secrets.token_hex(8),
             has_body=length.strip("0") != "" or "transfer-encoding" in headers,
             body=environ["wsgi.input"],
+            understands_chunks=environ.get("SERVER_PROTOCOL", "HTTP/1.0") not in ("HTTP/0.9", "HTTP/1.0"),
             client=environ["gunicorn.socket"],
         )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
-from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, encode
+from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.passing import Channels, Outcome
 from headrace.stream import CANARY_PREFIX
 from router.auth import ForbiddenError, Terms, admit
@@ -51,8 +51,10 @@ class Streams:
         try:
             admission = admit(request, self._terms)
             peer = self.peer(request)
-            handoff = Handoff(admission.streams, admission.context, request.id, peer, headers)
-            message = encode(handoff)
+            handoff = Handoff(
+                admission.streams, admission.context, request.id, peer, headers, chunked=request.understands_chunks
+            )
+            message = forms(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
             return as_error(403, error)
         except TokenError as error:
@@ -73,13 +75,13 @@ class Streams:
         """The client's address, from the header of a proxy that is trusted with it."""
         return self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
 
-    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: bytes) -> Response | None:
+    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: tuple[bytes, ...]) -> Response | None:
         """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields."""
         began = time.monotonic()
         tried: list[str] = []
         guest = False
         for shard in self._placement.order(slot, handoff.streams[0][0], handoff.peer):
-            offered = encode(replace(handoff, guest=True)) if shard.guest or guest else message
+            offered = forms(replace(handoff, guest=True)) if shard.guest or guest else message
             passed = self._channels.give(shard.path, offered, request.client)
             self._metrics.offered(passed.outcome.value)
             if passed.outcome is Outcome.REFUSED and passed.reason == REFUSED_REVOKED:

@@ -50,7 +50,7 @@ class Intake:
     ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "limit", "unreadable", "version", "revoked", "busy"))
+        self.refused = Tally(("full", "limit", "unreadable", "cut", "version", "revoked", "busy"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
@@ -152,7 +152,7 @@ class Intake:
                 except HandoffError as error:
                     # As when this process may open no more files: the router still has the client.
                     logger.error("%s", error)
-                    self._answer(channel, "unreadable")
+                    self._answer(channel, "cut")
                     continue
                 if not data:
                     return
@@ -178,7 +178,7 @@ class Intake:
             refused = self._refusal(message)
         except (HandoffError, OSError) as error:
             logger.error("a hand-off was refused: %s", error)
-            refused = "version" if isinstance(error, HandoffVersionError) else "unreadable"
+            refused = handoff.REFUSED_VERSION if isinstance(error, HandoffVersionError) else handoff.REFUSED_UNREADABLE
         if not refused:
             refused = self._admit(channel, message, descriptors, unsent)
         else:

@@ -80,7 +80,7 @@ class Transfer:
         try:
             if parcel.unsent:
                 extra.append(handoff.pack_unsent(parcel.unsent))
-            return self._channels.give(path, handoff.encode(parcel.handoff), client, extra)
+            return self._channels.give(path, handoff.forms(parcel.handoff), client, extra)
         except (HandoffError, OSError) as error:
             return Passed(Outcome.REFUSED, str(error))
         finally:

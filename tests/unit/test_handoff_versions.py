@@ -46,6 +46,14 @@ context = [found.context.user, sorted(found.context.audiences), found.context.is
 moved = found.moved and [found.moved.unsent, found.moved.owed]
 print(json.dumps([found.streams, context, found.request_id, found.peer, found.headers, moved]))
 """
+REFUSED = """
+import json, sys
+from headrace.handoff import decode
+try:
+    decode(sys.argv[1].encode())
+except Exception as error:
+    print(json.dumps(type(error).__name__))
+"""
 
 
 def with_fields(sent: str, **fields: Any) -> bytes:
@@ -59,11 +67,13 @@ def test_what_was_sent_by_releases_is_understood(sent: str, meant: Handoff) -> N
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
-@pytest.mark.parametrize("message", [NEW, MOVED, replace(NEW, moved=Moved())])
+@pytest.mark.parametrize("message", [NEW, replace(NEW, chunked=True), MOVED, replace(NEW, moved=Moved())])
 def test_releases_understand_what_is_sent(release: Release, message: Handoff) -> None:
-    """A process of each released version takes the clients that this one gives."""
+    """A process of each released version refuses the newest form and takes the older one."""
     context = message.context
-    assert release.evaluate(FOUND, handoff.encode(message).decode()) == [
+    newest, older = (form.decode() for form in handoff.forms(message))
+    assert release.evaluate(REFUSED, newest) in ("HandoffError", "HandoffVersionError")
+    assert release.evaluate(FOUND, older) == [
         [list(stream) for stream in message.streams],
         [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
         message.request_id,
@@ -71,6 +81,23 @@ def test_releases_understand_what_is_sent(release: Release, message: Handoff) ->
         [list(header) for header in message.headers],
         [message.moved.unsent, message.moved.owed] if message.moved else None,
     ]
+
+
+def test_a_response_begun_in_chunks_has_no_older_form() -> None:
+    """An older shard, which would write between the chunks, is never offered a connection that has begun in chunks."""
+    assert handoff.forms(replace(MOVED, chunked=True)) == (handoff.encode(replace(MOVED, chunked=True)),)
+    assert len(handoff.forms(MOVED)) == 2
+
+
+@pytest.mark.parametrize("message", [NEW, MOVED, Handoff((("a", 3),), Context(), "r", "p", page=7)])
+def test_versions_differ_in_what_must_not_be_overlooked(message: Handoff) -> None:
+    """Chunks and the deployment travel in the newest form alone; all else is the same in both."""
+    whole = replace(message, chunked=message.page is None, deployment="7c0f")
+    assert handoff.decode(handoff.encode(whole)) == whole
+    older = 1 if message.page is None else 2
+    assert handoff.decode(handoff.encode(whole, older)) == message
+    stray = json.loads(handoff.encode(message, older)) | {"chunked": True, "deployment": "7c0f"}
+    assert handoff.decode(json.dumps(stray).encode()) == message
 
 
 @pytest.mark.parametrize(("sent", "meant"), SENT)
@@ -93,10 +120,10 @@ def test_what_is_missing_has_a_default() -> None:
             handoff.decode(json.dumps({key: value for key, value in least.items() if key != name}).encode())
 
 
-@pytest.mark.parametrize("version", [0, 3, 17])
+@pytest.mark.parametrize("version", [0, 4, 17])
 def test_another_version_is_told_from_garbage(version: int) -> None:
     """A message that this process must not read is refused for its version, whatever else is in it."""
-    with pytest.raises(HandoffVersionError, match=f"version {version}; this process speaks 1 and 2"):
+    with pytest.raises(HandoffVersionError, match=f"version {version}; this process speaks 1, 2 and 3"):
         handoff.decode(json.dumps({"v": version}).encode())
     for value in (None, True, "1", 1.0):
         with pytest.raises(HandoffError) as raised:

@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headrace import handoff
-from headrace.handoff import Answer, Handoff
+from headrace.handoff import Answer, Handoff, Moved
 from headrace.passing import Channels, Outcome
 from headrace.tokens import Context
 from tests.fixtures import scripted_shard
@@ -15,7 +16,7 @@ from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.scripted_shard import Script, ScriptedShard
 from tests.fixtures.waiting import DEADLINE_S
 
-MESSAGE = handoff.encode(Handoff((("room:1", 3),), Context(), "r", "h:1"))
+MESSAGE = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1"))
 
 
 @pytest.fixture
@@ -77,6 +78,36 @@ def test_a_clear_end_leaves_the_client_as_it_is(
     shard.script = script
     assert give(channels, shard, pair[0]) is outcome
     assert open_to(*pair)
+
+
+def test_an_older_shard_is_offered_an_older_form(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A refusal for the version leads to the older form on the same channel, and is not asked for again there."""
+    shard.script = scripted_shard.speaks_no_chunks
+    chunked = Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True)
+    for _ in range(2):
+        assert channels.give(str(shard.path), handoff.forms(chunked), pair[0]).outcome is Outcome.ACCEPTED
+    assert [message.chunked for message in shard.messages] == [True, False, False]
+    begun = handoff.forms(replace(chunked, moved=Moved()))
+    passed = channels.give(str(shard.path), begun, pair[0])
+    assert (passed.outcome, passed.reason) == (Outcome.REFUSED, handoff.REFUSED_VERSION)
+    assert len(shard.messages) == 3
+    assert open_to(*pair)
+
+
+def test_what_a_shard_speaks_is_forgotten_with_its_channel(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A successor at the same path is offered the newest form again."""
+    shard.script = scripted_shard.speaks_no_chunks
+    forms = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True))
+    assert channels.give(str(shard.path), forms, pair[0]).outcome is Outcome.ACCEPTED
+    shard.stop()
+    shard.script = scripted_shard.accepts
+    shard.start()
+    assert channels.give(str(shard.path), forms, pair[0]).outcome is Outcome.ACCEPTED
+    assert [message.chunked for message in shard.messages] == [True, False, True]
 
 
 @pytest.mark.parametrize(
