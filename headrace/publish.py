@@ -27,8 +27,8 @@ def publish(connection: Any, stream: str, data: str, *, event: str = "message", 
 
     event is the type that browsers dispatch on: 1 to 512 bytes, without a line break, not beginning with
     `headrace:`. visible_to is the audience label that a connection must have to receive the event; None means
-    everybody. data has at most 1 MiB of UTF-8, unless the database's `headrace.max_payload_bytes` says
-    otherwise.
+    everybody. data has at most 1 MiB of UTF-8, unless the schema's owner has called
+    `headrace.set_max_payload_bytes`.
 
     Raises StreamNameError for a name without 1 to 512 bytes, EventError for the other arguments, UsageError
     for an asynchronous connection.

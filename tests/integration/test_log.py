@@ -403,17 +403,6 @@ def test_nothing_is_published_by_empty_arrays(connect: Connect, observer: Connec
     assert value(observer, "select count(*) from headrace.stream") == 0
 
 
-def test_the_payload_limit_is_a_setting(connect: Connect, observer: Connection) -> None:
-    """headrace.max_payload_bytes lowers or raises the limit of 1 MiB, here for a session."""
-    connection = connect()
-    connection.execute("set headrace.max_payload_bytes = 3")
-    connection.commit()
-    publish(connection, "s", "abc")
-    connection.commit()
-    with pytest.raises(errors.InvalidParameterValue, match="more than headrace"):
-        publish(connection, "s", "abcd")
-
-
 def test_notifications(connect: Connect, observer: Connection) -> None:
     """A transaction notifies once per stream, on the stream's slot, with its new head and name."""
     connection = connect()
