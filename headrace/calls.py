@@ -2,6 +2,9 @@
 
 What can be seen to be wrong is refused here, before anything is sent, since an error in SQL makes the application's
 whole transaction fail. Nothing here touches a connection.
+
+These statements run with the application's rights and settings. Its search path may begin with a schema in which
+strangers make functions, operators and types of any name, so every name here is qualified.
 """
 
 from collections.abc import Sequence
@@ -59,7 +62,8 @@ def publish_many(
     for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True):
         _check(stream, payload, "message" if event is None else event, label)
     return Call(
-        "select headrace.publish_many(%s::text[], %s::text[], %s::text[], %s::text[]) as id",
+        "select headrace.publish_many(%s::pg_catalog.text[], %s::pg_catalog.text[], %s::pg_catalog.text[],"
+        " %s::pg_catalog.text[]) as id",
         (list(streams), list(data), list(events), list(visible_to)),
     )
 
@@ -85,7 +89,8 @@ def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) 
 def members(stream: str) -> Call:
     """Return the users on a stream, in the order in which they joined, as JSON. Raises StreamNameError."""
     return Call(
-        "select coalesce(json_agg(m.member order by m.since, m.member), '[]')::text as id from headrace.members(%s) m",
+        "select coalesce(pg_catalog.json_agg(m.member order by m.since, m.member), '[]')::pg_catalog.text as id"
+        " from headrace.members(%s) m",
         (check_name(stream),),
     )
 
@@ -108,7 +113,7 @@ def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> 
     if not 0 <= skew_s <= MAX_SKEW_S:
         raise UsageError(f"skew_s must be from 0 to {MAX_SKEW_S} seconds, not {skew_s!r}")
     return Call(
-        "select headrace.disconnect(%s, %s, %s, make_interval(secs => %s)) as id",
+        "select headrace.disconnect(%s, %s, %s, pg_catalog.make_interval(secs => %s)) as id",
         (name, stream, reason, float(skew_s)),
     )
 

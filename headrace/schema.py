@@ -29,6 +29,7 @@ from typing import Any
 
 import psycopg
 
+from headrace import session
 from headrace.errors import (
     DatabaseUnavailableError,
     DatabaseVersionError,
@@ -190,10 +191,8 @@ def _holder(connection: psycopg.Connection[Any]) -> str:
 
 
 def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
-    with connection.transaction():
-        # READ COMMITTED whatever the database's default: what follows the lock must see what the last
-        # holder did.
-        connection.execute("set transaction isolation level read committed")
+    # READ COMMITTED: what follows the lock must see what the last holder did.
+    with session.block(connection):
         connection.execute("select pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
         connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'")
         connection.execute("create schema if not exists headrace")
@@ -220,9 +219,7 @@ def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
 def _connected(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection in autocommit that may go through a pooler; its errors become headrace's."""
     try:
-        connection = psycopg.connect(
-            database_url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT_TIMEOUT_S
-        )
+        connection = session.connect(database_url, "headrace migrate", timeout_s=CONNECT_TIMEOUT_S)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(f"{DatabaseUnavailableError.__doc__} ({error})") from error
     except psycopg.ProgrammingError as error:

@@ -64,13 +64,15 @@ class Snapshot:
         if self._ended:
             raise UsageError("the snapshot has ended; render the page, with its streams, inside of the block")
         if self._cursor is not None:
-            fetch(self._connection, Call("select set_config('headrace.asked', %s, true) as id", (stream,)))
+            fetch(self._connection, Call("select pg_catalog.set_config('headrace.asked', %s, true) as id", (stream,)))
             return int(fetch(self._connection, Call(f"fetch next from {self._cursor}", ())))
         # Equal snapshots show the same rows, whatever transactions they belong to.
         head = fetch(
             self._connection,
             Call(
-                "select case pg_current_snapshot()::text when %s then headrace.head(%s) end as id", (self._seen, stream)
+                "select case when pg_catalog.pg_current_snapshot()::pg_catalog.text operator(pg_catalog.=) %s"
+                " then headrace.head(%s) end as id",
+                (self._seen, stream),
             ),
         )
         if head is None:
@@ -116,14 +118,18 @@ class Snapshot:
 
     def begin(self) -> None:
         """Hold the heads of all streams as they are now, in the transaction that is open."""
-        isolation = fetch(self._connection, Call("select current_setting('transaction_isolation') as id", ()))
+        isolation = fetch(
+            self._connection, Call("select pg_catalog.current_setting('transaction_isolation') as id", ())
+        )
         if isolation in ("repeatable read", "serializable"):
-            self._seen = fetch(self._connection, Call("select pg_current_snapshot()::text as id", ()))
+            self._seen = fetch(
+                self._connection, Call("select pg_catalog.pg_current_snapshot()::pg_catalog.text as id", ())
+            )
             return
         name = f"headrace_snapshot_{next(_NUMBERS)}"
         heads = (
-            "select headrace.head(current_setting('headrace.asked')) as id"
-            " from (select generate_series(1, 2147483647)) as askings"
+            "select headrace.head(pg_catalog.current_setting('headrace.asked')) as id"
+            " from (select pg_catalog.generate_series(1, 2147483647)) as askings"
         )
         execute(self._connection, Call(f"declare {name} no scroll cursor for {heads}", ()))
         self._cursor = name

@@ -10,6 +10,7 @@ import psycopg
 from gevent.lock import BoundedSemaphore
 
 from headrace.errors import DatabaseUnavailableError
+from headrace.session import connect
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +96,7 @@ class Database:
                 connection.close()
                 raise
         try:
-            connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                application_name="headrace router",
-                connect_timeout=max(2, int(self._deadline_s)),
-                # A pooler in transaction mode gives every statement another server connection.
-                prepare_threshold=None,
-            )
+            connection = connect(self._url, "headrace router", timeout_s=self._deadline_s)
             connection.execute(begin)
             return connection
         except psycopg.OperationalError as error:

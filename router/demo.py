@@ -14,6 +14,7 @@ import psycopg
 
 from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.publish import publish
+from headrace.session import connect
 from headrace.tokens import sign
 from router.request import BodyTooLargeError, BodyTooSlowError, Request
 from router.response import Headers, Response, as_error, as_json
@@ -75,10 +76,7 @@ def publisher(database_url: str) -> Callable[[str, str, str], None]:
     """A function that publishes over a connection of its own each time; a demo needs no pool."""
 
     def publish_one(stream: str, data: str, event: str) -> None:
-        with (
-            closing(psycopg.connect(database_url, connect_timeout=_CONNECT_TIMEOUT_S)) as connection,
-            connection.transaction(),
-        ):
+        with closing(connect(database_url, "headrace demo", timeout_s=_CONNECT_TIMEOUT_S)) as connection:
             publish(connection, stream, data, event=event)
 
     return publish_one

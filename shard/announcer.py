@@ -29,8 +29,8 @@ import gevent
 import psycopg
 from gevent.event import Event
 
+from headrace.session import connect
 from headrace.settings import Settings
-from shard import log
 from shard.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,7 @@ LONGEST_REST_S: Final = 0.03
 
 RING: Final = "select transactions, bytes, seen::text from headrace.announce_since(%s::text::pg_snapshot)"
 
-SESSION: Final = """
-    set synchronous_commit = off; set default_transaction_isolation = 'read committed';
-    set idle_session_timeout = '2s'"""
+SESSION: Final = "set synchronous_commit = off; set idle_session_timeout = '2s'"
 
 
 class Announcer:
@@ -121,7 +119,7 @@ class Announcer:
         failing = False
         while self._wanted.wait() and not self._ending.wait(max(0.0, self._rest_until - time.monotonic())):
             try:
-                with closing(log.connect(self._settings.listen_database_url, self._name)) as connection:
+                with closing(self._connect()) as connection:
                     self._serve(connection)
                 self._wanted.clear()
                 failing = False
@@ -135,12 +133,14 @@ class Announcer:
             finally:
                 self.in_office = False
 
+    def _connect(self) -> psycopg.Connection[Any]:
+        # The server gives up when we do: a session that works on in vain would keep its office.
+        return connect(self._settings.listen_database_url, self._name, limit_s=self._settings.read_deadline_s)
+
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the office, hold it until commits are few, and leave it. Yields."""
         self._memory = Memory()
         self._ask(connection, SESSION)
-        # The server gives up when we do: a session that works on in vain would keep its office.
-        self._ask(connection, f"set statement_timeout = {max(1, round(1000 * self._settings.read_deadline_s))}")
         if self._ask(connection, "select pg_relation_size('headrace.stage')") > LARGEST_STAGE:
             logger.warning("rows of headrace.stage cannot be removed, an old transaction may see them")
             self._rest_until = time.monotonic() + REST_S
@@ -184,7 +184,7 @@ class Announcer:
             gevent.sleep(self._settings.announce_interval_s)
         self._ring(connection, back=True)
         # Nobody writes to the table now, so it can become small again.
-        self._ask(connection, "vacuum (skip_locked) headrace.unannounced")
+        self._vacuum(connection, "vacuum (skip_locked) headrace.unannounced")
         logger.info("transactions announce by themselves again")
 
     def _ring(self, connection: psycopg.Connection[Any], back: bool = False) -> tuple[int, int]:
@@ -199,10 +199,15 @@ class Announcer:
         if self._taken >= VACUUM_AFTER or (grown and transactions):
             self._taken, self._vacuumed_at = 0, now
             # Not made smaller here: that would wait for a moment in which nobody publishes.
-            self._ask(connection, "vacuum (skip_locked, truncate off) headrace.unannounced")
+            self._vacuum(connection, "vacuum (skip_locked, truncate off) headrace.unannounced")
             if self._ask(connection, "select pg_total_relation_size('headrace.stage')") < VACUUM_BYTES:
-                self._ask(connection, "vacuum (skip_locked, truncate off) headrace.stage")
+                self._vacuum(connection, "vacuum (skip_locked, truncate off) headrace.stage")
         return transactions, size
+
+    def _vacuum(self, connection: psycopg.Connection[Any], statement: str) -> None:
+        """A statement that must not be in a transaction, and that calls no function. Yields."""
+        with gevent.Timeout(self._settings.read_deadline_s):
+            psycopg.Cursor(connection).execute(statement.encode())
 
     def _ask(self, connection: psycopg.Connection[Any], statement: str) -> Any:
         """The first column of the first row, if any. Yields."""

@@ -18,9 +18,9 @@ from headrace.directory import Directory, Snapshot
 from headrace.errors import DirectoryUnavailableError, UsageError
 from headrace.overview import overview
 from headrace.publish import publish
+from headrace.session import connect
 from headrace.settings import Settings
 from headrace.stream import OPS_AUDIENCE, OPS_STREAM
-from shard import log
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Broadcast:
             found[rows] = found[rows][:MOST_ROWS]
         text = json.dumps({"at": time.time_ns() // 1_000_000, **found}, ensure_ascii=False, separators=(",", ":"))
         if self._connection is None or self._connection.closed:
-            self._connection = log.connect(self._settings.database_url, self._name)
+            self._connection = connect(self._settings.database_url, self._name)
         publish(self._connection, OPS_STREAM, text, event="overview", visible_to=OPS_AUDIENCE)
 
     def _close(self) -> None:

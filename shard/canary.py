@@ -22,10 +22,10 @@ import psycopg
 from headrace import sse
 from headrace.directory import Snapshot
 from headrace.publish import publish_now
+from headrace.session import connect
 from headrace.settings import Settings
 from headrace.stream import CANARY_PREFIX, SLOTS, slot
 from headrace.tokens import sign
-from shard import log
 from shard.counters import SECONDS, Histogram, Tally
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class Canary:
 
     def _publish(self, stream: str, text: str) -> None:
         if self._connection is None or self._connection.closed:
-            self._connection = log.connect(self._settings.database_url, self._name)
+            self._connection = connect(self._settings.database_url, self._name)
         publish_now(self._connection, stream, text)
 
     def _close(self) -> None:

@@ -32,6 +32,7 @@ from gevent.queue import SimpleQueue
 
 from headrace.cursor import Start
 from headrace.handoff import Handoff
+from headrace.session import connect
 from headrace.settings import Settings
 from headrace.tokens import Context
 from shard import log
@@ -138,7 +139,7 @@ class History:
                     with gevent.Timeout(max(0.0, request.deadline - time.monotonic())):
                         if self._revocations.current():
                             if connection is None:
-                                connection = log.connect(self._settings.database_url, name, DEADLINE_S)
+                                connection = connect(self._settings.database_url, name, timeout_s=DEADLINE_S)
                             found = self._read(connection, request.handoff)
                 except (psycopg.Error, gevent.Timeout) as error:
                     logger.warning("a page for %s could not be read: %s", request.handoff.request_id, error)

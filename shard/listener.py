@@ -20,8 +20,8 @@ from gevent import get_hub
 from gevent.event import Event
 
 from headrace.errors import ListenError
+from headrace.session import connect
 from headrace.settings import Settings
-from shard import log
 from shard.backoff import Backoff
 from shard.inbox import Inbox
 from shard.messages import Listening, Message, Relistened, Wake
@@ -101,7 +101,7 @@ class Listener:
 
     def _serve(self, backoff: Backoff) -> None:
         """Follow one connection until it fails. Yields."""
-        connection = log.connect(self._settings.listen_database_url, self._name)
+        connection = connect(self._settings.listen_database_url, self._name)
         watcher = get_hub().loop.io(connection.fileno(), 1)
         try:
             connection.add_notify_handler(lambda notify: self._notified(notify.channel, notify.payload))
@@ -196,7 +196,7 @@ class Listener:
         with gevent.Timeout(settings.read_deadline_s):
             connection.execute(f"listen {self._proof}")
         with (
-            log.connect(settings.database_url, self._name) as other,
+            connect(settings.database_url, self._name) as other,
             gevent.Timeout(settings.read_deadline_s),
         ):
             other.execute("select pg_notify(%s, '')", (self._proof,))

@@ -12,6 +12,7 @@ from typing import Any, Final
 import psycopg
 
 from headrace.event import DEFAULT_TYPE, Frame
+from headrace.session import block
 from shard.attendance import Report
 from shard.messages import Page
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 READ_AFTER: Final = """
     select ordinal, head, trimmed_to, jumps, id, type, data, visible_to,
-           date_part('epoch', statement_timestamp() - created_at)
+           (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
 
 REPORT_PRESENCE: Final = """
@@ -57,24 +58,6 @@ class Revocation:
     age_ms: int
 
 
-def connect(url: str, application: str, timeout_s: float = 5.0, autocommit: bool = True) -> psycopg.Connection[Any]:
-    """Open a connection whose name says which part of which process holds it. Yields.
-
-    The server is given up after timeout_s. Raises psycopg.OperationalError.
-    """
-    return psycopg.connect(
-        url,
-        autocommit=autocommit,
-        application_name=application,
-        connect_timeout=max(2, round(timeout_s)),
-        keepalives_idle=2,
-        keepalives_interval=1,
-        keepalives_count=3,
-        # A pooler in transaction mode gives every statement another server connection.
-        prepare_threshold=None,
-    )
-
-
 def read_after(
     connection: psycopg.Connection[Any],
     streams: Sequence[str],
@@ -89,13 +72,11 @@ def read_after(
     the server got the question. Raises psycopg.Error.
     """
     found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
-    with connection.cursor(binary=True) as cursor:
-        cursor.execute(READ_AFTER, (list(streams), list(after), max_events, max_bytes))
-        rows = cursor.fetchall()
+    rows = connection.execute(READ_AFTER, (list(streams), list(after), max_events, max_bytes)).fetchall()
     for row in rows:
         found[row[0] - 1].append(row)
     pages = tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
-    return pages, [row[8] for row in rows if row[8] is not None]
+    return pages, [row[8] / 1e6 for row in rows if row[8] is not None]
 
 
 def read_events(
@@ -126,8 +107,7 @@ def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: 
     The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
     """
     pairs = [[pair[i] for pair in some] for some in (report.here, report.gone) for i in (0, 1)]
-    with connection.transaction():
-        connection.execute(LOCK_LIFE)
+    with block(connection, LOCK_LIFE):
         return _sessions(
             connection.execute(
                 REPORT_PRESENCE, (report.session, shard_id, report.serial, report.after, report.opens, *pairs)
@@ -145,8 +125,7 @@ def expire_presence(connection: psycopg.Connection[Any], session: uuid.UUID, ser
 
     The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
     """
-    with connection.transaction():
-        connection.execute(LOCK_LIFE)
+    with block(connection, LOCK_LIFE):
         row = connection.execute("select headrace.presence_expire(%s, %s)", (session, serial)).fetchone()
     assert row is not None
     return None if row[0] is None else int(row[0])
@@ -177,8 +156,7 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
 
 def announce_left(connection: psycopg.Connection[Any]) -> None:
     """Notify of what committed transactions have left to an announcer that is no more. Yields. Raises psycopg.Error."""
-    with connection.transaction():
-        connection.execute("set transaction isolation level read committed; set local synchronous_commit = off")
+    with block(connection, "set local synchronous_commit = off"):
         connection.execute("select from headrace.announce_since()")
 
 

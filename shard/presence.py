@@ -38,6 +38,7 @@ import gevent
 import psycopg
 from gevent.event import Event
 
+from headrace.session import connect
 from headrace.settings import Settings
 from shard import log
 from shard.attendance import Attendance, Pair, Report, Watch
@@ -112,9 +113,7 @@ class Presence:
                 report: Report | None = None
                 try:
                     if connection is None:
-                        connection = log.connect(self._settings.database_url, self._name)
-                        # What others have committed before our lock must be seen after it.
-                        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                        connection = connect(self._settings.database_url, self._name)
                     report = self._attendance.report(self._clock())
                     with gevent.Timeout(self._settings.read_deadline_s):
                         self._exchange(connection, report)

@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import psycopg
 
+from headrace.session import connect
 from headrace.settings import Settings
 from shard import log
 
@@ -46,7 +47,7 @@ class Pruner:
         while True:
             gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
             try:
-                with log.connect(self._settings.database_url, self._name) as connection:
+                with connect(self._settings.database_url, self._name) as connection:
                     self._round(connection)
                     if time.monotonic() >= forget_at:
                         log.forget_revocations(connection, self._settings.max_token_life_s)

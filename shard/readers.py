@@ -13,6 +13,7 @@ import gevent
 import psycopg
 from gevent.queue import SimpleQueue
 
+from headrace.session import connect
 from headrace.settings import Settings
 from shard import log
 from shard.backoff import Backoff
@@ -90,7 +91,7 @@ class Readers:
                 while True:
                     try:
                         if connection is None:
-                            connection = log.connect(self._settings.database_url, name)
+                            connection = connect(self._settings.database_url, name)
                             self.reconnects += lost
                         answer = self._answer(connection, read)
                         break

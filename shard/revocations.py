@@ -28,6 +28,7 @@ import gevent
 import psycopg
 from gevent.event import Event
 
+from headrace.session import connect
 from headrace.settings import Settings
 from headrace.tokens import Context
 from shard import log
@@ -148,7 +149,7 @@ class Revocations:
         while True:
             connection: psycopg.Connection[Any] | None = None
             try:
-                connection = log.connect(self._settings.listen_database_url, self._name)
+                connection = connect(self._settings.listen_database_url, self._name)
                 self._follow(connection, backoff)
             except (psycopg.Error, gevent.Timeout) as error:
                 if not self.last_error:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import psycopg
 
-from headrace import schema
+from headrace import schema, session
 from headrace.directory import Directory
 from headrace.errors import DatabaseUnavailableError, HeadraceError, UsageError
 from headrace.operations import Operations
@@ -47,7 +47,7 @@ def connect() -> psycopg.Connection[Any]:
     """
     url_ = read_settings("database_url").database_url
     try:
-        connection = psycopg.connect(url_, autocommit=True, connect_timeout=5, prepare_threshold=None)
+        connection = session.connect(url_, "headrace command")
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(f"PostgreSQL cannot be reached: {str(error).strip()}") from error
     schema.require_current(connection)

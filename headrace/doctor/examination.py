@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import psycopg
 import redis
@@ -12,9 +11,13 @@ from headrace.doctor import front, listening, machine, postgresql, redis_server,
 from headrace.doctor.finding import Finding, fail
 from headrace.errors import HeadraceError
 from headrace.publish import publish_now
+from headrace.session import connect
 from headrace.settings import Settings
 
+NAME = "headrace doctor"
 CONNECT_TIMEOUT_S = 5
+LIMIT_S = 10.0
+"""For each question to PostgreSQL."""
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -64,7 +67,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
         return
     try:
         # The server itself, not a pooler, which would tell of its own connections.
-        connection = _connect(settings.listen_database_url)
+        connection = connect(settings.listen_database_url, NAME, limit_s=LIMIT_S)
     except psycopg.Error as error:
         yield fail("postgresql", str(error).strip(), "start it, or correct HEADRACE_LISTEN_DATABASE_URL")
         return
@@ -88,7 +91,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
 
 
 def _front(settings: Settings) -> Finding:
-    with _connect(settings.database_url) as connection:
+    with connect(settings.database_url, NAME, limit_s=LIMIT_S) as connection:
         return front.delivery(
             settings.public_url, settings.secret, lambda stream, data: publish_now(connection, stream, data)
         )
@@ -99,7 +102,3 @@ def _guarded(name: str, advice: str, check: Callable[[], Finding]) -> Iterator[F
         yield check()
     except (psycopg.Error, HeadraceError, OSError) as error:
         yield fail(name, " ".join(str(error).split()), advice)
-
-
-def _connect(url: str) -> psycopg.Connection[Any]:
-    return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, prepare_threshold=None)

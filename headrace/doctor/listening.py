@@ -3,9 +3,8 @@
 import contextlib
 import secrets
 
-import psycopg
-
 from headrace.doctor.finding import Finding, fail, ok
+from headrace.session import connect
 
 _CHECK = "listen"
 
@@ -15,8 +14,7 @@ def listen(listen_database_url: str, database_url: str, deadline_s: float) -> Fi
     channel = f"headrace_doctor_{secrets.token_hex(8)}"
     with contextlib.ExitStack() as opened:
         hearing, speaking = (
-            opened.enter_context(psycopg.connect(url, autocommit=True, connect_timeout=5, prepare_threshold=None))
-            for url in (listen_database_url, database_url)
+            opened.enter_context(connect(url, "headrace doctor")) for url in (listen_database_url, database_url)
         )
         hearing.execute(f"listen {channel}".encode())
         speaking.execute("select pg_notify(%s, '')", [channel])

@@ -22,7 +22,7 @@ CONNECTIONS_BESIDE_READERS: Final = 7
 Connection = psycopg.Connection[Any]
 
 _HOLDING: Final = """
-    select a.pid, extract(epoch from clock_timestamp() - a.xact_start)::float8, a.state, a.application_name, a.query,
+    select a.pid, extract(epoch from clock_timestamp() - a.xact_start), a.state, a.application_name, a.query,
            (select count(*) from pg_stat_activity w where a.pid = any (pg_blocking_pids(w.pid)))
       from pg_stat_activity a
      where a.pid <> pg_backend_pid() and a.xact_start is not null and exists (
@@ -31,7 +31,7 @@ _HOLDING: Final = """
                   select d.oid from pg_database d where d.datname = current_database()))
      order by a.xact_start limit 1"""
 _OLDEST: Final = """
-    select pid, extract(epoch from clock_timestamp() - xact_start)::float8, state, application_name, query
+    select pid, extract(epoch from clock_timestamp() - xact_start), state, application_name, query
       from pg_stat_activity
      where pid <> pg_backend_pid() and backend_xmin is not null and xact_start is not null
        and datname = current_database()
@@ -117,7 +117,7 @@ def open_transactions(connection: Connection) -> Finding:
 def clock(connection: Connection) -> Finding:
     """How far this machine's clock and PostgreSQL's are apart."""
     before = time.time()
-    row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+    row = connection.execute("select extract(epoch from clock_timestamp())").fetchone()
     assert row is not None
     skew_s = float(row[0]) - (before + time.time()) / 2
     found = f"PostgreSQL's is {abs(skew_s):.2f} s {'ahead' if skew_s > 0 else 'behind'}"

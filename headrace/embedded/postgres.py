@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from headrace import session
 from headrace.embedded.account import Account
 from headrace.embedded.port import HOST
 from headrace.embedded.server import EmbeddedServer
@@ -89,7 +90,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _answers(self) -> bool:
         try:
-            with psycopg.connect(self.url, connect_timeout=2, autocommit=True) as connection:
+            with session.connect(self.url, "headrace up", timeout_s=2) as connection:
                 connection.execute("SELECT 1")
         except psycopg.OperationalError as error:
             if "password authentication failed" in str(error):

@@ -14,9 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import psycopg
-
-from headrace import exposition
+from headrace import exposition, session
 from headrace.directory import Directory
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
@@ -192,7 +190,7 @@ def _migrate(database_url: str, demo: bool) -> None:
         logger.info("applied migration %d", version)
     if demo:
         # A chat that forgets after five minutes would not look durable.
-        with psycopg.connect(database_url) as connection:
+        with session.connect(database_url, "headrace up") as connection:
             set_retention(connection, DEMO_STREAMS, timedelta(days=30), 1000)
 
 
