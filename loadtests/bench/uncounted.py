@@ -21,7 +21,7 @@ STATEMENTS: Final[Mapping[str, str]] = {
     "shard/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
 }
 """What counts, by file: whole lines."""
-AGES: Final = "[row[8] for row in rows if row[8] is not None]"
+AGES: Final = "[row[8] / 1e6 for row in rows if row[8] is not None]"
 """In shard/log.py: gathered for the latency alone."""
 
 
