@@ -1,18 +1,28 @@
 """A client of event streams: the parser of the standard (WHATWG HTML, 9.2.6) and a follower that reconnects."""
 
 import codecs
+import http.client
 import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.message import Message as Headers
+from email.utils import parsedate_to_datetime
+from typing import Final
 
 from headrace.errors import TokenError, UnavailableError
 
 SILENCE_S = 60.0
 """Heartbeats come far more often: after this the connection is dead, whatever TCP thinks."""
 CHUNK_BYTES = 65536
+BROKEN: Final = (OSError, http.client.HTTPException)
+"""What a connection ends with: resets, time-outs and TLS; garbage, and a body that ends before its end."""
+WAIT_S: Final = 2.0
+LONGEST_WAIT_S: Final = 30.0
+LONGEST_RETRY_AFTER_S: Final = 3600.0
+_PASSING: Final = frozenset({408, 425, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,43 +94,83 @@ class Parser:
         return None
 
 
-def follow(url: str, *, since: str | None = None) -> Iterator[Message]:
+def follow(
+    url: str, *, since: str | None = None, tell: Callable[[str], object] = lambda sentence: None
+) -> Iterator[Message]:
     """Yield the messages of a stream URL for ever, over any number of connections.
 
     since is where to begin: an id or cursor, `now` or `all`; None means `now`. After that each connection goes on
-    where the last one ended. Raises TokenError where the server refuses the URL for good; everything else is
-    tried again, with jitter.
+    where the last one ended. tell is given a sentence when a connection is lost or refused, and when there is one
+    again. Raises TokenError where the server refuses the URL for good; everything else is tried again, with jitter.
     """
     cursor = since
-    wait_s = 2.0
+    wait_s = WAIT_S
+    lost = False
     while True:
-        request = urllib.request.Request(url)  # noqa: S310 (the caller's own URL)
+        request = urllib.request.Request(url, headers={"Accept": "text/event-stream"})  # noqa: S310 (the caller's URL)
         if cursor is not None:
             request.add_header("Last-Event-ID", cursor)
         parser = Parser()
+        after_s = 0.0
         try:
             with urllib.request.urlopen(request, timeout=SILENCE_S) as response:  # noqa: S310
+                type_ = response.headers.get_content_type()
+                if response.status != 200 or type_ != "text/event-stream":
+                    raise http.client.HTTPException(f"the answer was {response.status} {type_}, no event stream")
+                if lost:
+                    tell("connected again")
+                    lost = False
                 while data := response.read1(CHUNK_BYTES):
                     for message in parser.feed(data):
                         yield message
                         cursor = parser.last_id or cursor
                     cursor = parser.last_id or cursor
+                why = "the server ended the connection"
         except urllib.error.HTTPError as error:
-            if error.code < 500:
-                sentence = error.read(500).decode("utf-8", "replace").strip()
-                raise TokenError(f"the server answered {error.code}: {sentence or error.reason}") from error
-            wait_s = float(error.headers.get("Retry-After") or 2)
-        except OSError:
-            pass
-        wait_s = parser.retry_ms / 1000 if parser.retry_ms is not None else wait_s
-        time.sleep(wait_s * random.uniform(0.5, 1.0))
+            with error:
+                sentence = _sentence(error)
+                if error.code < 500 and error.code not in _PASSING:
+                    raise TokenError(f"the server answered {error.code}: {sentence}") from error
+                why = f"the server answered {error.code}: {sentence}"
+                after_s = _retry_after_s(error.headers)
+        except BROKEN as error:
+            why = f"the connection broke: {_reason(error)}"
+        if parser.retry_ms is not None:
+            wait_s = min(parser.retry_ms / 1000, LONGEST_WAIT_S)
+        pause_s = after_s + wait_s * random.uniform(0.5, 1.0)
+        tell(f"{why}; connecting again in {pause_s:.1f} s")
+        lost = True
+        time.sleep(pause_s)
 
 
 def check_reachable(url: str, timeout_s: float = 5.0) -> None:
     """Raise UnavailableError, saying what to do, if no server answers at the URL's host."""
     try:
         urllib.request.urlopen(url, timeout=timeout_s).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        raise UnavailableError(f"nothing answers at {url} ({error}); is `headrace up` running?") from error
+    except urllib.error.HTTPError as error:
+        error.close()
+    except BROKEN as error:
+        raise UnavailableError(f"nothing answers at {url} ({_reason(error)}); is `headrace up` running?") from error
+
+
+def _sentence(error: urllib.error.HTTPError) -> str:
+    """What the body of a refusal says, as far as it can be read."""
+    try:
+        return error.read(500).decode("utf-8", "replace").strip() or error.reason
+    except BROKEN:
+        return error.reason
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _retry_after_s(headers: Headers) -> float:
+    """Retry-After in seconds (RFC 9110, 10.2.3): it is a number or a date; 0 without one."""
+    text = headers.get("Retry-After", "")
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST_RETRY_AFTER_S)
+    try:
+        return min(max(parsedate_to_datetime(text).timestamp() - time.time(), 0), LONGEST_RETRY_AFTER_S)
+    except (ValueError, OverflowError):
+        return 0.0

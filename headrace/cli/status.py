@@ -14,6 +14,7 @@ from headrace.directory import Directory
 from headrace.errors import DirectoryUnavailableError
 from headrace.overview import overview
 from headrace.settings import Settings
+from headrace.sse import BROKEN
 
 _COLUMNS: Final = (
     "id", "node", "pid", "state", "connections", "streams", "slots", "events_s", "deliveries_s", "lag_s", "epoch",
@@ -63,9 +64,9 @@ def _last_known(settings: Settings) -> dict[str, Any] | None:
         with error:
             try:
                 ready = json.load(error)
-            except ValueError:
+            except (*BROKEN, ValueError):
                 return None
-    except (OSError, ValueError):
+    except (*BROKEN, ValueError):
         return None
     if not isinstance(ready, dict) or not isinstance(ready.get("shards"), list):
         return None

@@ -39,18 +39,22 @@ def url(
 def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]) -> None:
     """Subscribe to STREAMS over HTTP and print the events: id, type and data, one a line.
 
-    Reconnects by itself and goes on after the last event it printed.
+    Reconnects by itself, says so on standard error, and goes on after the last event it printed.
     """
     settings = read_settings("secret")
     base = settings.public_url.rstrip("/")
     path = _path(streams, None, None, audiences, None)
     sse.check_reachable(base + "/healthz")
     try:
-        for message in sse.follow(base + path, since=since):
+        for message in sse.follow(base + path, since=since, tell=_tell):
             click.echo(f"{message.id}\t{message.type}\t{message.data}")
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _tell(sentence: str) -> None:
+    click.echo(f"headrace: {sentence}", err=True)
 
 
 def _path(

@@ -35,7 +35,7 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
             return _refused(error.code)
     except TimeoutError:
         return fail(_CHECK, f"{public_url} gave no answer within {PATIENCE_S:g} s", _BUFFERS)
-    except OSError as error:
+    except sse.BROKEN as error:
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
     with response:
         took_s = [_measure(response, stream, publish, number) for number in range(EVENTS)]
@@ -61,7 +61,7 @@ def _measure(response: Any, stream: str, publish: Callable[[str, str], object], 
                 return time.monotonic() - began
             if time.monotonic() - began > PATIENCE_S:
                 return None
-    except OSError:
+    except sse.BROKEN:
         return None
 
 

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
 from headrace.sse import Parser
+from tests.fixtures.proxy import Proxy
 from tests.fixtures.up import OPS_TOKEN, Up
 
 DEADLINE_S = 120
@@ -79,6 +81,35 @@ def test_tail(running_up: Up) -> None:
         headrace("publish", "cli:tail", "live", cwd=running_up.directory)
         assert tail.stdout.readline() == "2\tmessage\tlive\n"
         tail.terminate()
+
+
+def test_tail_goes_on_when_its_connection_is_cut(running_up: Up) -> None:
+    """A cut connection is told of on standard error, and no event is missing or printed twice."""
+    here = running_up.directory
+    proxy = Proxy("127.0.0.1", urlsplit(running_up.ready()).port or 80)
+    environ = {"HEADRACE_PUBLIC_URL": f"http://127.0.0.1:{proxy.port}"}
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli", "tail", "cli:cut", "--since", "all"],
+        cwd=here,
+        env={name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with tail:
+            assert tail.stdout is not None and tail.stderr is not None
+            headrace("publish", "cli:cut", "before", cwd=here)
+            assert tail.stdout.readline() == "1\tmessage\tbefore\n"
+            proxy.cut()
+            assert "connecting again in" in tail.stderr.readline()
+            headrace("publish", "cli:cut", "meanwhile", cwd=here)
+            proxy.resume()
+            assert tail.stdout.readline() == "2\tmessage\tmeanwhile\n"
+            tail.terminate()
+    finally:
+        tail.kill()
+        proxy.close()
 
 
 def test_up_says_where_the_operations_page_is(running_up: Up) -> None:
