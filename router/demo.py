@@ -85,7 +85,7 @@ def publisher(database_url: str) -> Callable[[str, str, str], None]:
 def _event(body: bytes) -> tuple[str, str, str]:
     try:
         value: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError("the body is not JSON; send an object with stream, data and event") from None
     if not isinstance(value, dict) or value.get("stream") not in list(STREAMS):
         raise UsageError(f"stream must be one of {', '.join(STREAMS)}; name one")

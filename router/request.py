@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qs
 
 import gevent
+from gunicorn.http.errors import NoMoreData, ParseException
 
 from headrace.errors import UsageError
 
@@ -23,6 +24,10 @@ class BodyTooLargeError(UsageError):
 
 class BodyTooSlowError(UsageError):
     """the body has not come in time; send it at once."""
+
+
+class MalformedBodyError(UsageError):
+    """the body is not what the request's head announces; send Content-Length and as many bytes, or chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Request:
     peer: str
     id: str
     has_body: bool
+    length: int | None
     body: BinaryIO
     understands_chunks: bool
     client: socket.socket
@@ -58,6 +64,7 @@ class Request:
             peer=_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")),
             id=given_id if _SANE_ID.fullmatch(given_id) else secrets.token_hex(8),
             has_body=length.strip("0") != "" or "transfer-encoding" in headers,
+            length=int(length) if length.isascii() and length.isdigit() else None,
             body=environ["wsgi.input"],
             understands_chunks=environ.get("SERVER_PROTOCOL", "HTTP/1.0") not in ("HTTP/0.9", "HTTP/1.0"),
             client=environ["gunicorn.socket"],
@@ -66,12 +73,18 @@ class Request:
     def read_body(self, most: int, deadline_s: float) -> bytes:
         """The body, of at most so many bytes. Yields.
 
-        Raises BodyTooLargeError, and BodyTooSlowError if it has not come within the deadline.
+        Raises BodyTooLargeError, BodyTooSlowError if it has not come within the deadline, and MalformedBodyError if it
+        ends too early, or its chunks are none.
         """
-        with gevent.Timeout(deadline_s, BodyTooSlowError):
-            body = self.body.read(most + 1)
+        try:
+            with gevent.Timeout(deadline_s, BodyTooSlowError):
+                body = self.body.read(most + 1)
+        except (ParseException, NoMoreData, OSError) as error:
+            raise MalformedBodyError() from error
         if len(body) > most:
             raise BodyTooLargeError(f"the body is above {most} bytes; send less")
+        if self.length is not None and "transfer-encoding" not in self.headers and len(body) < self.length:
+            raise MalformedBodyError()
         return body
 
     def argument(self, name: str) -> str:

@@ -2,16 +2,28 @@
 
 Rules that rest on gunicorn's code and are kept by tests: after a hand-off the worker neither reads, writes nor
 calls shutdown() on the client's socket, and only closes its own descriptor. Imported by gunicorn's master before
-gevent has patched anything, so nothing but gunicorn and gevent may be imported here.
+gevent has patched anything, so nothing but gunicorn, gevent and what imports no more than these may be imported here.
 """
 
+import socket
 import sys
+from contextlib import suppress
+from typing import Any, Final
 
+import gevent
 import gunicorn.http.message
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
+
+from router.head import BoundedRequest
 
 # gunicorn caps `limit_request_line` at this constant, and 8190 bytes do not hold a token of many streams.
 gunicorn.http.message.MAX_REQUEST_LINE = 56 * 1024
+# There is no setting for it.
+RequestParser.mesg_class = BoundedRequest
+
+LINGER_S: Final = 1.0
+MOST_LINGERED: Final = 4 << 20
 
 
 class HeadraceWorker(GeventWorker):  # type: ignore[misc]
@@ -40,6 +52,25 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
             raise StopIteration
         return False
 
+    def handle_request(self, listener_name: Any, req: BoundedRequest, sock: Any, addr: Any) -> None:
+        """Serve a request. One whose body was not read is the connection's last, and its client still gets the answer:
+        a socket that is closed with unread bytes would take it back. Yields."""
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            if req.body_left:
+                _linger(sock)
+            raise
+
     def _part_failed(self) -> None:
         self._failed = True
         self.alive = False
+
+
+def _linger(client: Any) -> None:
+    """Read on for a moment, without looking at what comes. Yields."""
+    left = MOST_LINGERED
+    with suppress(OSError, gevent.Timeout), gevent.Timeout(LINGER_S):
+        client.shutdown(socket.SHUT_WR)
+        while left > 0 and (data := client.recv(1 << 16)):
+            left -= len(data)

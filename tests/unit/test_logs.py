@@ -3,13 +3,16 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
+from urllib.parse import quote
 
 import psycopg
 import pytest
 
-from headrace.logs import Redaction, formatter
+from headrace.logs import MOST_CHARS, Redaction, formatter
 from headrace.settings import Settings
 from headrace.tokens import sign
+from tests.fixtures.growth import grows_in_proportion
 
 SECRETS = "first-secret-of-sixteen,second/secret=with\"signs'"
 SETTINGS = Settings.from_environ(
@@ -21,6 +24,7 @@ SETTINGS = Settings.from_environ(
     }
 )
 TOKEN = sign(["room:1", "user:7"], secrets=SETTINGS.secret, user="ada", audiences=["staff"], ttl_s=60)
+ENCODED = "".join(f"%{ord(character):02x}" for character in TOKEN)
 LONG = sign([f"room:{number}" for number in range(64)], secrets=SETTINGS.secret)
 
 
@@ -50,6 +54,15 @@ def record(message: str, *arguments: object, exc_info: object = None, **extra: o
         ("GET /x?secret=of-another-service&y=1", "of-another-service"),
         ("{'Authorization': 'Bearer abcdef', 'Accept': '*/*'}", "abcdef"),
         ("Cookie: session=abcdef", "abcdef"),
+        (f"Invalid Request Line 'GET /streams/{ENCODED}'", ENCODED),
+        (f"Invalid Request Line 'GET /%73treams/{ENCODED}'", ENCODED),
+        (f"Invalid Request Line 'GET /%73treams/{quote(quote(ENCODED, safe=''))}'", TOKEN.rpartition(".")[2]),
+        (f"Invalid Request Line 'GET /streams%2f{TOKEN.replace('.', '%2E')} HTTP/9'", TOKEN.rpartition(".")[2]),
+        (f"Invalid Request Line 'GET /x?y={TOKEN[:-1]}%{ord(TOKEN[-1]):x} HTTP/9'", TOKEN[:-1].rpartition(".")[2]),
+        (f"Invalid Request Line 'GET /{TOKEN}\x80 HTTP/1.1'", TOKEN.rpartition(".")[2]),
+        (f"Invalid Request Line 'GET /{TOKEN}é HTTP/1.1'", TOKEN.rpartition(".")[2]),
+        (f"Invalid Request Line 'GET /{TOKEN}HTTP/1.1'", TOKEN.rpartition(".")[2]),
+        ("it is signed with %66irst-secret-of-sixteen", "irst-secret-of-sixteen"),
     ],
 )
 def test_secrets_stay_out_of_the_log(text: str, secret: str) -> None:
@@ -119,3 +132,49 @@ def test_an_event_is_one_line_with_stable_keys() -> None:
         "streams": 3,
         "ok": True,
     }
+
+
+HOSTILE: dict[str, Callable[[int], str]] = {
+    # By the pattern that looks at it, what gives it the most to do.
+    "a token's claims": lambda n: "/." + "b" * 43 + "/" + "a-" * (n // 2),
+    "a token's dots": lambda n: ("." + "a" * 42) * (n // 43),
+    "many tokens": lambda n: ("1..eyJabcdefg." + "s" * 43 + " ") * (n // 58),
+    "tokens in a row": lambda n: ("eyJabcdefg." + "s" * 43 + ".") * (n // 55),
+    "letters that are not ASCII": lambda n: "é" * n + "." + "b" * 43,
+    "a URL's user": lambda n: "a://" * (n // 4) + "@",
+    "a URL's password": lambda n: "a://b:" * (n // 6) + "@",
+    "a password's spaces": lambda n: "password" + " " * (n // 2) + "=" + " " * (n // 2) + "&",
+    "a password's quotes": lambda n: "password='" * (n // 10) + "password=\\'",
+    "a header's quotes": lambda n: "cookie:" + "'" * n,
+    "a header's name": lambda n: "cookie'" * (n // 7),
+    "a header's line breaks": lambda n: "cookie:" + "\n" * n,
+    "a path": lambda n: "/streams/" * (n // 9),
+    "percent signs": lambda n: "%2e" * (n // 3),
+    "words with percent signs": lambda n: "%2e " * (n // 4),
+    "encoded percent signs": lambda n: "%25" * (n // 3),
+    "a secret's beginning": lambda n: "first-secret-of-" * (n // 16),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_redaction_takes_time_in_proportion(name: str) -> None:
+    """Whatever a client has had logged, twice as much of it takes about twice as long."""
+    grows_in_proportion(Redaction.of(SETTINGS), HOSTILE[name])
+
+
+def test_a_line_has_an_end() -> None:
+    """A value's beginning and end are kept, in a message, a key or a traceback; what the cut halves is left out."""
+    lines = formatter(SETTINGS, "n-0")
+    for secret in (TOKEN, "first-secret-of-sixteen", "it is password=another"):
+        for before in range(MOST_CHARS // 2 - len(secret) - 3, MOST_CHARS // 2 + 3):
+            text = "<" + " " * (before - 1) + secret + " " * (1 << 20) + secret + " " * (before - 1) + ">"
+            line = lines.format(record(text, key=text, keys={"nested": [text]}))
+            assert len(line) < 4 * MOST_CHARS
+            assert secret[len(secret) // 2 :] not in line
+            event = json.loads(line)
+            assert event["event"].startswith("<") and event["event"].endswith(">")
+            assert "characters are left out" in event["event"]
+    try:
+        raise ValueError("x" * (1 << 20))
+    except ValueError:
+        assert len(lines.format(record("failed", exc_info=sys.exc_info()))) < 2 * MOST_CHARS
