@@ -10,6 +10,8 @@ The module that HEADRACE_FILTERS names registers them when it is imported:
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -44,11 +46,15 @@ def predicate(label: str) -> Callable[[_Function], _Function]:
 def load(module: str) -> Mapping[str, Predicate]:
     """Import the module named by HEADRACE_FILTERS, if any, and return all predicates by label.
 
-    Raises SettingsError if it cannot be imported.
+    It is looked for where Python looks, and last in the working directory: first there, a file that happens to be
+    called like a module of Python's or of headrace's would be run instead of it. Raises SettingsError if it cannot be
+    imported.
     """
     if module:
         try:
+            if (here := os.getcwd()) not in sys.path:
+                sys.path.append(here)
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise SettingsError(f"HEADRACE_FILTERS is {module!r}, which cannot be imported: {error}") from error
     return dict(_registered)

@@ -4,9 +4,12 @@ Every field is the variable `HEADRACE_` + its name in capitals. A wrong value na
 what is allowed. Nothing here is read at import.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import ipaddress
+import os
+import re
 import resource
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +20,12 @@ from typing import Any
 from headrace.errors import SettingsError
 
 ENV_FILE = Path(".headrace/env")
+
+# What Kubernetes, and Docker's links, tell each container of a service whose name begins with `headrace`.
+_SERVICE_LINK = re.compile(
+    r"HEADRACE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|HEADRACE_(\w+_)?PORT=(tcp|udp|sctp)://.*"
+)
 
 
 def _text(text: str) -> str:
@@ -221,7 +230,8 @@ class Settings:
         """Read and validate every `HEADRACE_*` variable of environ; an empty value counts as unset.
 
         Raises SettingsError, naming the variable, for a value that is not allowed and for a variable that is
-        not a setting (a misspelt one would otherwise be ignored in silence).
+        not a setting (a misspelt one would otherwise be ignored in silence). Passed over is what the kubelet sets
+        where there is a service with such a name.
         """
         fields = {f"HEADRACE_{f.name.upper()}": f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
@@ -229,6 +239,8 @@ class Settings:
             if not variable.startswith("HEADRACE_") or not text:
                 continue
             if variable not in fields:
+                if _SERVICE_LINK.fullmatch(f"{variable}={text}"):
+                    continue
                 raise SettingsError(f"unknown setting {variable}; {_instead(variable, fields)}")
             spec = fields[variable]
             try:
@@ -254,6 +266,11 @@ class Settings:
         """Return these settings; raise SettingsError, with how to set it, if one of the named ones is unset."""
         for name in names:
             if not getattr(self, name):
+                if _is_unreadable(ENV_FILE):
+                    raise SettingsError(
+                        f"HEADRACE_{name.upper()} is not set, and user {os.geteuid()} cannot read {str(ENV_FILE)!r}; "
+                        "set it, or run this as the user of `headrace up`"
+                    )
                 raise SettingsError(
                     f"HEADRACE_{name.upper()} is not set; set it, or run this in the directory of a running "
                     f"`headrace up`, which writes {ENV_FILE}"
@@ -285,15 +302,27 @@ def _default_node() -> str:
 
 
 def environ_with_file(environ: Mapping[str, str], path: Path = ENV_FILE) -> dict[str, str]:
-    """The environment, completed by the lines `NAME=value` of the file that `headrace up` writes, if it exists.
+    """The environment, completed by the lines `NAME=value` of the file that `headrace up` writes, if it can be read.
 
-    Variables of the environment win, so that a command can be pointed elsewhere.
+    Variables of the environment win, so that a command can be pointed elsewhere. Another user's file is none: what
+    is missing then, `Settings.require` tells.
     """
     merged: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
+    with contextlib.suppress(OSError):
+        for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
             name, separator, value = line.partition("=")
             if separator and not line.startswith("#"):
                 merged[name.strip()] = value
     merged.update(environ)
     return merged
+
+
+def _is_unreadable(path: Path) -> bool:
+    """Whether there is a file that this user may not read, or a directory that hides whether there is one."""
+    try:
+        path.read_bytes()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -4,11 +4,19 @@ What an operator may want otherwise is in `headrace.settings`; bind and workers 
 """
 
 import os
+import sys
 
-from headrace import logs
+from headrace import logs, runtime_directory
+from headrace.errors import HeadraceError
 from headrace.settings import Settings
 
-_settings = Settings.from_environ(os.environ)
+try:
+    _settings = Settings.from_environ(os.environ).require("secret", "redis_url")
+    # A worker's name has at most three digits.
+    runtime_directory.prepare(_settings.runtime_dir, "router-999")
+except HeadraceError as error:
+    # gunicorn would print a traceback for each worker, again and again.
+    sys.exit(f"headrace: {error}")
 
 worker_class = "router.worker.HeadraceWorker"
 preload_app = False

@@ -11,7 +11,7 @@ import sys
 import click
 import gevent
 
-from headrace import logs, schema
+from headrace import logs, runtime_directory, schema
 from headrace.directory import Directory
 from headrace.errors import DatabaseUnavailableError, HeadraceError
 from headrace.settings import Settings, environ_with_file
@@ -35,6 +35,7 @@ def main(shard_id: str, predecessor: int | None) -> None:
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
         logs.set_up(settings, shard_id)
+        runtime_directory.prepare(settings.runtime_dir, shard_id)
         _check_schema(settings)
         if predecessor:
             settings.require("redis_url")

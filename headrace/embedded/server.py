@@ -60,6 +60,7 @@ class EmbeddedServer(ABC):
         self._password = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._refusal = ""  # what a client that asked for an answer was told last
 
     def __repr__(self) -> str:
         state = f"pid {self.pid}" if self.pid is not None else "not running"
@@ -176,13 +177,14 @@ class EmbeddedServer(ABC):
         self._stopping = True
 
     def last_words(self) -> str:
-        """The log's name and last line, for an error's message."""
+        """What it last told who asked it, its log's name and last line, for an error's message."""
+        asked = f"who asks it is told: {self._refusal!r}; " if self._refusal else ""
         line = ""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").strip().splitlines()
             line = lines[-1] if lines else ""
-        return f"its log {str(self.log)!r} ends: {line!r}" if line else f"its log {str(self.log)!r} is empty"
+        return asked + (f"its log {str(self.log)!r} ends: {line!r}" if line else f"its log {str(self.log)!r} is empty")
 
     @abstractmethod
     def _prepare(self, account: Account) -> list[str]:
@@ -190,7 +192,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _answers(self) -> bool:
-        """Whether a client can connect and get an answer now; within a second."""
+        """Whether a client can connect and get an answer now; within a second. If not, keeps why in _refusal."""
 
     @abstractmethod
     def _marker(self) -> str | None:
@@ -267,7 +269,7 @@ class EmbeddedServer(ABC):
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    if marker is not None and marker in line and self.name in line:
+                    if marker is not None and marker in line:
                         yield int(entry.name)
 
     def _file(self, suffix: str) -> Path:

@@ -1,8 +1,10 @@
 """The directory `.headrace` of one `headrace up`.
 
+    .gitignore      keeps all of this out of a repository
     lock            holds the process id; locked (flock) while that `up` runs, removed when it ends
     secret          made once, when HEADRACE_SECRET is not set
-    env             variables, `NAME=value` one a line, for other commands run beside this directory
+    env             variables, `NAME=value` one a line, for other commands run beside this directory; first what `up`
+                    has made itself, then, below a line that says so, what it was given
     run/            the shards' sockets, mode 0700
     run.location    where the sockets are instead, when their paths would be too long here
     postgres*, redis*    the embedded servers (see headrace/embedded/server.py)
@@ -19,11 +21,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from headrace import private_file
+from headrace import private_file, runtime_directory
 from headrace.errors import AlreadyRunningError, UsageError
 
-# sun_path of unix(7) has 108 bytes, the last of them NUL.
-_LONGEST_SOCKET_PATH_BYTES = 107
+_MADE = "# Made by `headrace up`, which knows them again:\n"
+_GIVEN = "# Given to it:\n"
 
 
 class Home:
@@ -43,13 +45,11 @@ class Home:
         Raises AlreadyRunningError, naming its process id, if another `up` runs here, and UsageError if the directory
         cannot be written.
         """
-        try:
+        with self._usable():
             if not self.path.exists():
                 self.path.mkdir(parents=True)
                 self.path.chmod(0o711)  # a server's own user has to pass through
             abandoned, descriptor = self._lock()
-        except OSError as error:
-            raise UsageError(f"cannot use {str(self.path)!r}: {error.strerror}; run headrace elsewhere") from error
         try:
             yield abandoned
         finally:
@@ -59,31 +59,41 @@ class Home:
     def secret(self) -> str:
         """The kept secret; made at the first call."""
         file = self.path / "secret"
-        kept = private_file.read(file)
-        if kept is None:
-            kept = secrets.token_urlsafe(32)
-            private_file.write(file, f"{kept}\n")
+        with self._usable():
+            kept = private_file.read(file)
+            if kept is None:
+                kept = secrets.token_urlsafe(32)
+                private_file.write(file, f"{kept}\n")
         return kept
 
-    def write_environ(self, values: Mapping[str, str]) -> None:
-        """Write the file `env`."""
-        private_file.write(self.path / "env", "".join(f"{name}={value}\n" for name, value in values.items()))
+    def write_environ(self, made: Mapping[str, str], given: Mapping[str, str]) -> None:
+        """Write the file `env`: variables that this `up` has made, and those that it was given."""
+        sections = ((_MADE, made), (_GIVEN, given))
+        text = "".join(
+            heading + "".join(f"{name}={value}\n" for name, value in values.items()) for heading, values in sections
+        )
+        with self._usable():
+            private_file.write(self.path / "env", text)
+            # Secrets and data below have no business in the repository of whoever runs `up` inside one.
+            if not (ignore := self.path / ".gitignore").exists():
+                private_file.write(ignore, "*\n")
 
-    def runtime_dir(self, longest_name: str, chosen: str = "") -> Path:
-        """The directory for sockets whose names have at most the length of longest_name; made, mode 0700.
+    def without_made(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment less what an earlier `up` here made and wrote into `env`, which a shell may have read."""
+        with self._usable():
+            text = private_file.read(self.path / "env") or ""
+        made = text.partition(_GIVEN)[0].splitlines() if text.startswith(_MADE.strip()) else []
+        return {name: value for name, value in environ.items() if f"{name}={value}" not in made}
 
-        Raises UsageError if `chosen`, the user's own, is too long for them.
+    def runtime_dir(self, longest_process: str, chosen: str = "") -> Path:
+        """The directory for sockets of processes whose names are at most as long as longest_process; made, mode 0700.
+
+        Raises UsageError if `chosen`, the user's own, is too long for them, or cannot be written.
         """
-        own = Path(chosen) if chosen else Path("run")
-        directory = (self.path.parent if chosen else self.path) / own
-        if len(os.fsencode(directory / longest_name)) > _LONGEST_SOCKET_PATH_BYTES:
-            if chosen:
-                raise UsageError(
-                    f"HEADRACE_RUNTIME_DIR is {chosen!r}, with which socket paths such as "
-                    f"{str(directory / longest_name)!r} exceed {_LONGEST_SOCKET_PATH_BYTES} bytes; choose a shorter one"
-                )
-            return self._short_runtime_dir()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = self.path.parent / chosen if chosen else self.path / "run"
+        if not chosen and not runtime_directory.fits(directory, longest_process):
+            directory = self._short_runtime_dir()
+        runtime_directory.prepare(directory, longest_process)
         return directory
 
     def remove_sockets(self, paths: list[Path]) -> None:
@@ -97,13 +107,22 @@ class Home:
 
     def _short_runtime_dir(self) -> Path:
         record = self.path / "run.location"
-        recorded = private_file.read(record)
-        if recorded is not None and _is_private(Path(recorded)):
-            self._elsewhere = Path(recorded)
-        else:
-            self._elsewhere = Path(tempfile.mkdtemp(prefix="headrace-", dir="/tmp"))  # short is the point
-            private_file.write(record, f"{self._elsewhere}\n")
+        with self._usable():
+            recorded = private_file.read(record)
+            if recorded is not None and _is_private(Path(recorded)):
+                self._elsewhere = Path(recorded)
+            else:
+                self._elsewhere = Path(tempfile.mkdtemp(prefix="headrace-", dir="/tmp"))  # short is the point
+                private_file.write(record, f"{self._elsewhere}\n")
         return self._elsewhere
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Say what is wrong with the directory: not ours, on a read-only file system, on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            raise UsageError(f"cannot use {str(self.path)!r}: {error.strerror}; run headrace elsewhere") from error
 
     def _lock(self) -> tuple[bool, int]:
         file = self.path / "lock"

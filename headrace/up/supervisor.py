@@ -9,7 +9,7 @@ and then what these rely on.
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from headrace import exposition, session
 from headrace.directory import Directory
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
+from headrace.errors import UsageError
 from headrace.publish import set_retention
 from headrace.schema import migrate
 from headrace.settings import Settings
@@ -41,7 +42,7 @@ _POSTGRES, _REDIS, _SHARDS, _ROUTER = range(4)
 
 
 def up(
-    environ: Mapping[str, str],
+    environ: MutableMapping[str, str],
     *,
     port: int,
     host: str = "127.0.0.1",
@@ -52,21 +53,29 @@ def up(
 ) -> int:
     """Run a whole node until SIGINT or SIGTERM, then stop it in order and return 0.
 
-    environ MUST be the process's own environment, without the file `.headrace/env`: what an earlier `up` wrote there
-    would look like servers of the user's. Everything lives in `.headrace` below directory (the current one). Port 0
-    takes a free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the router
-    load its program anew and replaces the shards one by one, without a client noticing.
+    environ MUST be the process's own environment: where PostgreSQL is embedded, libpq's variables (PGSSLMODE,
+    PGSERVICE …), which are about some other server, are removed from it. What a shell has read from an earlier `up`'s
+    `.headrace/env` counts as unset. Everything lives in `.headrace` below directory (the current one). Port 0 takes a
+    free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the router load its
+    program anew and replaces the shards one by one, without a client noticing.
+
+    Shards run in the directory, the router in the runtime directory, since gunicorn has its working directory first
+    where Python looks for modules: nothing of the user's there may take the place of a module of ours.
 
     Prints `headrace ready http://HOST:PORT` as soon as clients are served. What dies later is started again.
 
     Raises UsageError if the port is taken or a setting wrong, AlreadyRunningError if another `up` runs in this
     directory, UnavailableError if a server or process cannot be started; by then nothing runs any more.
     """
-    own = Settings.from_environ({**environ, **({"HEADRACE_NODE": node} if node else {})})
-    home = Home((directory or Path.cwd()) / ".headrace")
+    home = Home((directory or _working_directory()) / ".headrace")
+    given = home.without_made(environ)
+    own = Settings.from_environ({**given, **({"HEADRACE_NODE": node} if node else {})})
     with home.locked() as abandoned:
         address = Address.claim(host, port, _LEAVING_S if abandoned else 0.0)
-        runtime_dir = home.runtime_dir(f"{own.node}-999.sock", environ.get("HEADRACE_RUNTIME_DIR", ""))
+        runtime_dir = home.runtime_dir(f"{own.node}-999", given.get("HEADRACE_RUNTIME_DIR", ""))
+        strange = [] if own.database_url else sorted(name for name in environ if name.startswith("PG"))
+        for name in strange:
+            del environ[name]
 
         names = ["up", "router", *(f"{own.node}-{index}" for index in range(shards))]
         console = Console(
@@ -78,32 +87,37 @@ def up(
                 Supervision(partial(console.of, "up")) as supervision,
                 contextlib.ExitStack() as closing,
             ):
+                if strange:
+                    supervision.say(f"without {', '.join(strange)}: the embedded PostgreSQL is another server")
                 servers = _embedded(supervision, own, home)
                 if not supervision.run_until_ready():
                     return 0
-                kept = _kept_environ(environ, own, servers, home, runtime_dir, address)
+                kept = _kept_environ(given, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
                 meeting = Directory(kept["HEADRACE_REDIS_URL"], expiry_s=own.directory_expiry_s)
-                children = {"HEADRACE_DEMO": "1", **_set(environ), **kept, "PYTHONUNBUFFERED": "1"}
+                children = {"HEADRACE_DEMO": "1", **_set(given), **kept, "PYTHONUNBUFFERED": "1"}
+                children = {name: value for name, value in children.items() if name not in strange}
                 # What they print stands behind their names here, which is for people.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
                 demo = Settings.from_environ(children).demo
                 if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"], demo)):
                     return 0
-                home.write_environ(kept)
+                made = {name: value for name, value in kept.items() if not given.get(name)}
+                home.write_environ(made, {name: value for name, value in kept.items() if name not in made})
 
-                def program(name: str, arguments: list[str], is_ready: Callable[[int], bool]) -> Program:
+                def program(name: str, arguments: list[str], place: Path, is_ready: Callable[[int], bool]) -> Program:
                     return Program(
-                        [sys.executable, "-m", *arguments],
+                        [sys.executable, "-P", "-m", *arguments],
                         environ=children,
-                        directory=home.path.parent,
+                        directory=place,
                         selector=supervision.selector,
                         on_line=partial(console.of, name),
                         is_ready=is_ready,
                     )
 
                 def shard_unit(id_: str) -> Unit:
-                    program_ = program(id_, ["shard", "--id", id_], partial(listens, runtime_dir / f"{id_}.sock"))
+                    is_ready = partial(listens, runtime_dir / f"{id_}.sock")
+                    program_ = program(id_, ["shard", "--id", id_], home.path.parent, is_ready)
                     # Beyond its dispatcher's deadline a shard ends its other parts.
                     return Unit(id_, program_, say=supervision.say, stop_deadline_s=own.stop_deadline_s + 5)
 
@@ -111,7 +125,7 @@ def up(
                 running.begin(shards)
                 arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
                 arguments += ["--workers", str(router_workers), "router.app:create_application()"]
-                router = program("router", arguments, lambda _: address.is_ready())
+                router = program("router", arguments, runtime_dir, lambda _: address.is_ready())
                 supervision.add(Unit("router", router, say=supervision.say), _ROUTER, reloads=router)
 
                 if not supervision.run_until_ready():
@@ -178,6 +192,13 @@ def _kept_environ(
         "HEADRACE_NODE": own.node,
         "HEADRACE_PUBLIC_URL": environ.get("HEADRACE_PUBLIC_URL") or address.url,
     }
+
+
+def _working_directory() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(f"the working directory is gone ({error.strerror}); run headrace in another one") from error
 
 
 def _set(environ: Mapping[str, str]) -> dict[str, str]:

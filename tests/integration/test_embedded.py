@@ -206,7 +206,7 @@ def test_below_directory_of_root(kind: str, directory: Path) -> None:
     if kind == "redis":
         binaries = site / "bin"
         binaries.mkdir(parents=True)
-        shutil.copy(program, binaries / "redis-server")
+        shutil.copy(program, binaries / program.name)
     else:
         prefix = program.parent.parent
         binaries = site / prefix.parent.name / prefix.name / "bin"

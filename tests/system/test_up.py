@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import stat
+import sysconfig
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,14 +106,18 @@ def test_up_serves_and_leaves_nothing(up: Up) -> None:
 
 
 def test_what_is_kept(up: Up) -> None:
-    """The next `up` in the directory has the events, the secret and the addresses of the last one."""
+    """The next `up` in the directory has the events, the secret and the addresses of the last one.
+
+    It is started by a shell that has read what the last one wrote into `.headrace/env`, and takes nothing of it for the
+    user's own servers.
+    """
     up.ready()
     before = up.environ
     first = publish(before["HEADRACE_DATABASE_URL"])
     assert up.end(signal.SIGTERM) == 0
-    again = Up(up.directory, "--port", "0")
+    again = Up(up.directory, "--port", "0", environ=before)
     try:
-        again.ready()
+        assert again.ready() == again.environ["HEADRACE_PUBLIC_URL"]
         changed = {name for name, value in again.environ.items() if before[name] != value}
         assert changed <= {"HEADRACE_PUBLIC_URL"}
         assert publish(before["HEADRACE_DATABASE_URL"]) == first + 1
@@ -121,13 +126,47 @@ def test_what_is_kept(up: Up) -> None:
         again.close()
 
 
+HIDING = ("router", "shard", "headrace", "gunicorn", "redis", "psycopg", "click", "gevent", "settings", "json", "ssl")
+
+
+def test_nothing_in_the_directory_is_run(directory: Path) -> None:
+    """Files of the user's that are called like modules are not imported; the module of predicates there is.
+
+    What is set for libpq, which is about some other server of the user's, is not taken for the embedded PostgreSQL.
+    """
+    for name in HIDING:
+        (directory / f"{name}.py").write_text(f"open({str(directory / 'hiding')!r}, 'a').write('{name} ')\n")
+    (directory / "ours.py").write_text(f"open({str(directory / 'ours')!r}, 'a')\n")
+    environ = {
+        "HEADRACE_FILTERS": "ours",
+        "PGSSLMODE": "verify-full",
+        "PGSERVICE": "elsewhere",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGOPTIONS": "-c nonsense=on",
+    }
+    program = (str(Path(sysconfig.get_path("scripts")) / "headrace"),)
+    up = Up(directory, "--port", "0", "--shards", "1", environ=environ, program=program)
+    try:
+        address = up.ready()
+        wait_until(lambda: shard_states(address) == {"n-0": True}, "the shard is reachable")
+        up.says("without PGHOSTADDR, PGOPTIONS, PGSERVICE, PGSSLMODE: the embedded PostgreSQL is another server")
+        assert publish(up.environ["HEADRACE_DATABASE_URL"])
+        assert up.end() == 0
+    finally:
+        up.close()
+    assert not (directory / "hiding").exists(), (directory / "hiding").read_text()
+    assert (directory / "ours").exists()
+    for name in (*HIDING, "ours"):
+        (directory / f"{name}.py").unlink()
+
+
 def test_what_dies_comes_back(up: Up) -> None:
     """A killed shard, router, Redis or PostgreSQL is started again, which is said, and clients are served again."""
     address = up.ready()
     for name, part in (
         ("n-0", "shard --id n-0"),
         ("router", "gunicorn"),
-        ("redis", "redis-server"),
+        ("redis", "-server 127.0.0.1:"),  # redis-server or valkey-server
         ("postgres", "postgres"),
     ):
         pid = up.pid(part)
@@ -230,7 +269,7 @@ def test_signal_during_start(directory: Path) -> None:
     """Ctrl-C while everything is still starting ends it as orderly."""
     # Its shards never get ready, however late the signal comes.
     (directory / "slow_filters.py").write_text("import time\ntime.sleep(3600)\n")
-    environ = {"HEADRACE_FILTERS": "slow_filters", "PYTHONPATH": str(directory)}
+    environ = {"HEADRACE_FILTERS": "slow_filters"}
     up = Up(directory, "--port", "0", environ=environ)
     up.says(r"starting postgres")
     assert up.end(signal.SIGINT) == 0

@@ -1,13 +1,18 @@
 """headrace/settings.py"""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from headrace.errors import SettingsError
 from headrace.settings import Settings, environ_with_file
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_defaults() -> None:
@@ -56,6 +61,36 @@ def test_unknown_variable() -> None:
         Settings.from_environ({"HEADRACE_SHARD": "3"})
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HEADRACE_PORT", "tcp://10.96.0.17:8000"),
+        ("HEADRACE_PORT_8000_TCP", "tcp://10.96.0.17:8000"),
+        ("HEADRACE_PORT_8000_TCP_PROTO", "tcp"),
+        ("HEADRACE_PORT_8000_TCP_PORT", "8000"),
+        ("HEADRACE_PORT_8000_TCP_ADDR", "10.96.0.17"),
+        ("HEADRACE_SERVICE_HOST", "10.96.0.17"),
+        ("HEADRACE_SERVICE_PORT", "8000"),
+        ("HEADRACE_SERVICE_PORT_HTTP", "8000"),
+        ("HEADRACE_WEB_CANARY_SERVICE_HOST", "fd00::1"),
+        ("HEADRACE_WEB_CANARY_PORT", "tcp://[fd00::1]:8000"),
+        ("HEADRACE_WEB_CANARY_PORT_53_UDP", "udp://10.96.0.17:53"),
+    ],
+)
+def test_service_links_are_passed_over(variable: str, value: str) -> None:
+    """What the kubelet tells every container of a service named headrace, or headrace-something, stops no process."""
+    assert Settings.from_environ({variable: value}) == Settings.from_environ({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("HEADRACE_PORT", "8001"), ("HEADRACE_SERVICE", "x"), ("HEADRACE_PORT_8000", "8000")]
+)
+def test_what_only_resembles_a_service_link_is_refused(variable: str, value: str) -> None:
+    """A setting that somebody has made up is told, though its name is nearly one of the kubelet's."""
+    with pytest.raises(SettingsError, match=variable):
+        Settings.from_environ({variable: value})
+
+
 def test_misspelt_variable() -> None:
     """A variable that is nearly a setting is told that one, and not the fifty others."""
     with pytest.raises(SettingsError, match="perhaps HEADRACE_HEARTBEAT_INTERVAL_S") as caught:
@@ -91,6 +126,35 @@ def test_file_completes_environment(tmp_path: Path) -> None:
     merged = environ_with_file({"HEADRACE_NODE": "mine"}, file)
     assert merged == {"HEADRACE_NODE": "mine", "HEADRACE_SECRET": "a=b,c"}
     assert environ_with_file({}, tmp_path / "none") == {}
+
+
+def test_a_file_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    """A file that only another user may read is passed over, and told of where a variable is missing for it."""
+    file = tmp_path / ".headrace" / "env"
+    file.parent.mkdir()
+    file.write_text("HEADRACE_SECRET=a\n")
+    program = (
+        "import os, sys; from pathlib import Path; from headrace.settings import Settings, environ_with_file\n"
+        "from headrace.errors import SettingsError; from headrace import sign; os.setuid(65534)\n"
+        "print(environ_with_file({'HEADRACE_NODE': 'mine'}), bool(sign('room:1')))\n"
+        "try: Settings.from_environ({}).require('database_url')\n"
+        "except SettingsError as error: print(error)\n"
+    )
+    if os.geteuid() != 0:
+        program = program.replace("os.setuid(65534)", "")
+    for hidden in (file, file.parent):
+        hidden.chmod(0)
+        ran = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={"HEADRACE_SECRET": "s" * 32, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        hidden.chmod(0o700)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines()[0] == "{'HEADRACE_NODE': 'mine'} True"
+        assert "cannot read '.headrace/env'" in ran.stdout
 
 
 def test_connection_limit() -> None:
