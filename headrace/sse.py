@@ -12,6 +12,7 @@ from email.message import Message as Headers
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+from headrace import trust
 from headrace.errors import TokenError, UnavailableError
 
 SILENCE_S = 60.0
@@ -150,6 +151,8 @@ def check_reachable(url: str, timeout_s: float = 5.0) -> None:
     except urllib.error.HTTPError as error:
         error.close()
     except BROKEN as error:
+        if distrust := trust.fault(error):
+            raise UnavailableError(f"{url}: {distrust.found}; {distrust.advice}") from error
         raise UnavailableError(f"nothing answers at {url} ({_reason(error)}); is `headrace up` running?") from error
 
 

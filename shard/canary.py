@@ -19,7 +19,7 @@ from typing import Any, Final
 import gevent
 import psycopg
 
-from headrace import sse
+from headrace import sse, trust
 from headrace.directory import Snapshot
 from headrace.publish import publish_now
 from headrace.session import connect
@@ -130,6 +130,8 @@ class Canary:
             self._close()
             return "no database", str(error).strip()
         except (OSError, http.client.HTTPException) as error:
+            if distrust := trust.fault(error):
+                return stage, f"{base}: {distrust.found}; {distrust.advice}"
             return stage, str(error) or repr(error)
         except Exception as error:
             # Whatever a probe of the front door meets, it is no reason for clients to lose their shard.

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from headrace import sse
+from headrace import sse, trust
 from headrace.doctor.finding import Finding, fail, ok, warn
 from headrace.tokens import sign
 
@@ -36,6 +36,8 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
     except TimeoutError:
         return fail(_CHECK, f"{public_url} gave no answer within {PATIENCE_S:g} s", _BUFFERS)
     except sse.BROKEN as error:
+        if distrust := trust.fault(error):
+            return fail(_CHECK, f"{public_url}: {distrust.found}", distrust.advice)
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
     with response:
         took_s = [_measure(response, stream, publish, number) for number in range(EVENTS)]
