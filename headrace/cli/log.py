@@ -1,4 +1,4 @@
-"""`headrace migrate` and `headrace publish`: what is done to the log."""
+"""`headrace migrate`, `headrace new-block` and `headrace publish`: what is done to the log."""
 
 import sys
 
@@ -6,7 +6,7 @@ import click
 import psycopg
 
 import headrace
-from headrace import schema
+from headrace import deployment, schema
 from headrace.cli.command import connect, main, progress, read_settings
 from headrace.errors import DatabaseUnavailableError, EventError
 from headrace.stream import check_name
@@ -21,6 +21,24 @@ def migrate() -> None:
     """
     applied = schema.migrate(read_settings("database_url").database_url, say=progress)
     click.echo(f"applied {', '.join(map(str, applied))}" if applied else "the schema is up to date")
+
+
+@main.command(
+    "new-block",
+    short_help="After a disk was restored: ids go on above all seen.",
+    epilog="Example: headrace new-block    or, for a copy beside its original: headrace new-block --new-identity",
+)
+@click.option("--new-identity", is_flag=True, help="This database is a copy that runs beside its original.")
+def new_block(new_identity: bool) -> None:
+    """Give out ids from now on that no client can have seen, as after a disk or a snapshot of one was restored.
+
+    A restored dump, a clone and a promoted standby are noticed without it. Clients that have seen events which are lost
+    get headrace:reset. With --new-identity this is another deployment than its original from now on: restart its
+    processes.
+    """
+    with connect() as connection:
+        connection.execute("select headrace.begin_block(%s)", [new_identity])
+        click.echo(f"ids go on in a new block; the deployment is {deployment.identity(connection)}")
 
 
 @main.command(epilog="Example: headrace publish room:1 'hello'    or: seq 3 | headrace publish room:1 -")
