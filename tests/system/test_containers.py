@@ -5,6 +5,7 @@ processes of a pod are started from there with the variables and directories tha
 """
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from headrace.settings import Settings
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, get
 from tests.fixtures.ports import free_port
+from tests.fixtures.programs import tool
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import DEADLINE_S, wait_until
@@ -102,6 +104,23 @@ def test_selectors_and_names_meet() -> None:
     assert ("Service", of_kind("StatefulSet")["spec"]["serviceName"]) in names
 
 
+def test_what_the_kubelet_is_told() -> None:
+    """No variable is made of the services' names, nothing is written into the image, and the stop has its time."""
+    pods = of_kind("StatefulSet")["spec"]["template"]["spec"]
+    for spec in (pods, of_kind("Job")["spec"]["template"]["spec"]):
+        assert spec["enableServiceLinks"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        for container in spec["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    hooks = " ".join(word for each in pods["containers"] for word in each["lifecycle"]["preStop"]["exec"]["command"])
+    over, rest, shards = (
+        int(re.search(pattern, hooks)[1]) for pattern in (r"--over (\d+)", r"; sleep (\d+)", r"sleep (\d+)$")
+    )  # type: ignore[index]
+    # The drain has ended before a shard says goodbye, and both before the kubelet kills what is left.
+    assert over + rest < shards
+    assert shards + Settings().stop_deadline_s + 5 < pods["terminationGracePeriodSeconds"]
+
+
 class Image:
     """An environment with what the Containerfile's first stage builds, from the files that it copies."""
 
@@ -133,8 +152,49 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return Image(tmp_path_factory.mktemp("image"))
 
 
+CONTAINER = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir /run/headrace
+mount --bind "$1/run" /run/headrace
+mount --bind "$1/tmp" "$1/tmp"
+mount -o remount,bind,ro /
+cd /run/headrace
+shift
+exec unshare --user --map-user=1000680000 --map-group=1000680000 -- setpriv --pdeathsig TERM -- "$@"
+"""
+"""Runs a command as a container of the manifest does: its root is read-only but for what is mounted, its user is a
+number that has no name, as on clusters that give each project users of its own, and it has no capability."""
+
+
+def service_links() -> dict[str, str]:
+    """What a kubelet tells containers of the services that there are, unless it is told not to."""
+    found = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+    for service in documents():
+        if service["kind"] == "Service" and service["spec"].get("clusterIP") != "None":
+            name = service["metadata"]["name"].upper().replace("-", "_")
+            (port,) = service["spec"]["ports"]
+            link = f"{name}_PORT_{port['port']}_TCP"
+            found |= {
+                f"{name}_SERVICE_HOST": "10.96.0.17",
+                f"{name}_SERVICE_PORT": str(port["port"]),
+                f"{name}_SERVICE_PORT_{port['name'].upper()}": str(port["port"]),
+                f"{name}_PORT": f"tcp://10.96.0.17:{port['port']}",
+                link: f"tcp://10.96.0.17:{port['port']}",
+                f"{link}_PROTO": "tcp",
+                f"{link}_PORT": str(port["port"]),
+                f"{link}_ADDR": "10.96.0.17",
+            }
+    return found
+
+
 class Pod:
-    """The containers of the set's first pod, as processes. Owned by the test thread; they die with it."""
+    """The containers of the set's first pod, as processes. Owned by the test thread; they die with it.
+
+    Its name is as long as one of a StatefulSet may be, and it is told of all services.
+    """
+
+    NAME = f"headrace-{'x' * 52}-0"
 
     def __init__(self, image: Image, directory: Path, changes: dict[str, str]) -> None:
         self.port = free_port()
@@ -142,19 +202,30 @@ class Pod:
         self.containers = of_kind("StatefulSet")["spec"]["template"]["spec"]["containers"]
         self.environ = of_kind("ConfigMap")["data"] | of_kind("Secret")["stringData"]
         assert changes.keys() <= self.environ.keys()
-        self.environ |= {
-            "HEADRACE_NODE": "headrace-0",
-            "HEADRACE_CANARY_URL": f"http://127.0.0.1:{self.port}",
-        } | changes
+        self.environ |= (
+            service_links()
+            | {
+                "HEADRACE_NODE": self.NAME,
+                "HEADRACE_CANARY_URL": f"http://127.0.0.1:{self.port}",
+            }
+            | changes
+        )
         self._fixed = dict(pair.split("=") for word, rest in instructions() if word == "ENV" for pair in rest.split())
         self._fixed |= {
             "ROUTER_BIND": f"127.0.0.1:{self.port}",
-            "HEADRACE_RUNTIME_DIR": str(directory / "run"),
             "HEADRACE_HANDOFF_DEADLINE_S": "10",
         }
         self._image = image
-        self._environ = self.environ | self._fixed | {"PATH": f"{image.bin}:/usr/bin:/bin"}
-        (directory / "run").mkdir(mode=0o700)
+        # The volume /tmp lies elsewhere here, since the image does below /tmp.
+        place = {"PATH": f"{image.bin}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/", "TMPDIR": str(directory / "tmp")}
+        self._environ = self.environ | self._fixed | place
+        (directory / "run").mkdir()
+        (directory / "tmp").mkdir()
+        self._container = [tool("unshare"), "--user", "--map-root-user", "--mount", "--"]
+        self._container += ["sh", "-c", CONTAINER, "sh", str(directory)]
+        if subprocess.run([*self._container, "true"], capture_output=True, env=self._environ).returncode != 0:
+            message = "this kernel lets nobody make a container's view of the file system (user_namespaces(7))"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
         self.processes = {container["name"]: self._start(container) for container in self.containers}
 
     def _start(self, container: dict[str, Any]) -> "subprocess.Popen[bytes]":
@@ -166,8 +237,7 @@ class Pod:
         ]
         with self.log(container["name"]).open("ab") as log:
             return subprocess.Popen(
-                [str(self._image.bin / command[0]), *command[1:]],
-                cwd=self.directory,
+                [*self._container, str(self._image.bin / command[0]), *command[1:]],
                 env=self._environ,
                 stdout=log,
                 stderr=log,
@@ -194,7 +264,9 @@ class Pod:
             word.replace("--over 20", "--over 1").replace("sleep 5", "true")
             for word in router["lifecycle"][hook]["exec"]["command"]
         ]
-        ran = subprocess.run(command, env=self._environ, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(
+            [*self._container, *command], env=self._environ, capture_output=True, text=True, timeout=60
+        )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
@@ -228,17 +300,21 @@ def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisSer
 
 
 def test_a_pod_serves_and_goes_in_order(pod: Pod, hosts: list[Host], deployed: Database) -> None:
-    """The image's programs, started as the manifest says, are found ready by its probes, deliver, show, drain, end."""
-    assert pod.run("postStart") == "node headrace-0 is up\n"
+    """The image's programs, started as the manifest says, are found ready by its probes, deliver, show, drain, end.
+
+    They do so with a read-only root, under a user without a name, in a pod with the longest name, and beside variables
+    that the kubelet makes of the service's name.
+    """
+    assert pod.run("postStart") == f"node {pod.NAME} is up\n"
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         wait_until(lambda name=name: pod.probe(name), f"the {name} succeeds; see {pod.directory}")
     client = Client(get(pod.port, headrace.sign("room:1", secrets=[pod.environ["HEADRACE_SECRET"]])))
     client.wait(lambda: client.last_id, "the cursor")
     deployed.publish("room:1", "hello")
     client.wait_for_data("hello")
-    ids = {"headrace-0-0", "headrace-0-1"}
+    ids = {f"{pod.NAME}-0", f"{pod.NAME}-1"}
     wait_until(lambda: ids <= {shard["id"] for shard in pod.operations()["shards"]}, f"{ids} are shown")
-    assert pod.run("preStop") == "node headrace-0 is drained\n"
+    assert pod.run("preStop") == f"node {pod.NAME} is drained\n"
     wait_until(lambda: not pod.probe("readinessProbe"), "the router knows that it is drained")
     assert client.wait_for_sentinel("goodbye")
     client.close()
