@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_a_certificate_of_its_own_is_named(port: int) -> None:
 def test_the_advice_helps(port: int, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With SSL_CERT_FILE, as advised, the answer is the server's."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    # A process of its own would read the variable at its first connection, which this one has had.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     sse.check_reachable(f"https://127.0.0.1:{port}/healthz")
     assert front.delivery(f"https://127.0.0.1:{port}", [SECRET], lambda stream, data: None).found == "answered 503"
 
