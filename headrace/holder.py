@@ -5,6 +5,7 @@ them. A long or unprintable name is replaced by its digest, so that a holder is 
 """
 
 import hashlib
+import ipaddress
 from typing import Final
 
 _LONGEST_NAME: Final = 128
@@ -19,7 +20,23 @@ def user_holder(user: str) -> str:
 
 def address_holder(peer: str) -> str:
     """The holder of the connections from the address of a peer, which is `host:port`."""
-    return f"address:{peer.rpartition(':')[0][:_LONGEST_NAME]}"
+    return f"address:{network(peer.rpartition(':')[0])[:_LONGEST_NAME]}"
+
+
+def network(host: str) -> str:
+    """What a host counts as: its IPv4 address or, since a subscriber has a whole one, the /64 network of its IPv6
+    address.
+
+    host may be in brackets; text that is no address counts as itself.
+    """
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return host
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
 def limits_of(user: str | None, peer: str, user_limit: int, address_limit: int) -> dict[str, int]:

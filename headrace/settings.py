@@ -20,6 +20,10 @@ from typing import Any
 from headrace.errors import SettingsError
 
 ENV_FILE = Path(".headrace/env")
+EXAMPLES = frozenset({"at-least-16-characters-of-your-own"})
+"""Secrets that stand in files which everybody can read."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 
 # What Kubernetes, and Docker's links, tell each container of a service whose name begins with `headrace`.
 _SERVICE_LINK = re.compile(
@@ -69,6 +73,23 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.split(",") if (word := part.strip()))
 
 
+def _origins(text: str) -> tuple[str, ...]:
+    """Origins as browsers send them: in small letters, without a path, and without the scheme's own port."""
+    found = []
+    for word in _words(text):
+        if word in ("null", "*"):
+            raise ValueError(
+                "origins such as https://www.example.com; null is what any sandboxed page and any local file sends, "
+                "and * would be anybody"
+            )
+        origin = word.lower().removesuffix("/")
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError("comma-separated origins, each a scheme and a host, such as https://www.example.com")
+        scheme, _, host = origin.partition("://")
+        found.append(f"{scheme}://{host.removesuffix(_OWN_PORTS.get(scheme, '/'))}")
+    return tuple(found)
+
+
 def _proxies(text: str) -> tuple[str, ...]:
     words = _words(text)
     for word in words:
@@ -84,12 +105,17 @@ def _secrets(text: str) -> tuple[str, ...]:
     words = _words(text)
     if not words or min(map(len, words)) < 16:
         raise ValueError("one or more comma-separated secrets of at least 16 characters each")
+    if EXAMPLES.intersection(words):
+        raise ValueError("a secret of your own, not the example's, which everybody knows: openssl rand -hex 32")
     return words
 
 
 def _password(text: str) -> str:
     if len(text) < 16:
         raise ValueError("a secret of at least 16 characters")
+    # Who guesses is not kept out by waiting, which would keep others out too: the token itself must be beyond guessing.
+    if text in EXAMPLES or len(set(text)) < 8:
+        raise ValueError("a secret that nobody can guess, such as what `openssl rand -hex 32` prints")
     return text
 
 
@@ -142,7 +168,7 @@ class Settings:
 
     # Tokens and who may ask: the first secret signs, all verify.
     secret: tuple[str, ...] = _setting((), _secrets, secret=True)
-    allowed_origins: tuple[str, ...] = _setting((), _words)
+    allowed_origins: tuple[str, ...] = _setting((), _origins)
     # 0: for ever. Else tokens that live longer are refused, and revocations older than that are forgotten.
     max_token_life_s: float = _setting(0.0, _seconds(0, 10 * 365 * 86_400))
     filters: str = _setting("", _text)

@@ -5,7 +5,8 @@
 /healthz /readyz /metrics GET, HEAD   how this process is
 /headrace.js              GET, HEAD   the browser element
 /publish                  POST        events from outside the database, if HEADRACE_DATABASE_URL is set
-/ /demo/config            GET, HEAD   the demo, if it is on
+/ /demo.js /demo.css      GET, HEAD   the demo, if it is on
+/demo/config              GET, HEAD
 /demo/publish             POST
 /ops and below                        the operations page, with HEADRACE_OPS_TOKEN; see router/ops.py
 """
@@ -21,6 +22,7 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from headrace import logs
 from headrace.directory import Directory
+from headrace.errors import SettingsError
 from headrace.passing import Channels
 from headrace.settings import Settings
 from router.auth import PREFIX, PREFLIGHT, Terms, cors
@@ -31,15 +33,17 @@ from router.health import Health
 from router.history import SUFFIX, History
 from router.limits import Limits
 from router.metrics import Metrics
-from router.ops import PAGE_HEADERS, Ops
+from router.ops import Ops
+from router.origins import RefusedOrigins
 from router.peers import Peers
 from router.placement import Placement
 from router.publish import Publish
 from router.request import Request
-from router.response import Headers, Response, as_error
+from router.response import SAFE, Headers, Response, as_error
 from router.scrape import Scrape
-from router.static import StaticFile
+from router.static import PAGE_HEADERS, StaticFile
 from router.streams import Streams
+from router.worker import HeadraceWorker
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ class Application:
         self._routes = routes
         self._allowed_origins = allowed_origins
         self._metrics = metrics
+        self._refused_origins = RefusedOrigins(metrics)
         self._follow = follow
         self._close = close
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -111,9 +116,12 @@ class Application:
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request; returns gunicorn's ALREADY_HANDLED if the client was given away."""
         request = Request.from_environ(environ)
-        route = self._route(request.path)
+        route = self._route(request)
         private = route is not None and route.private
-        cross_origin = () if private else cors(request.headers.get("origin", ""), self._allowed_origins)
+        origin = request.headers.get("origin", "")
+        cross_origin = () if private else cors(origin, self._allowed_origins)
+        if origin and not private and origin not in self._allowed_origins:
+            self._refused_origins.note(request, origin)
         try:
             response = self._respond(request, route, cross_origin)
         except Exception:
@@ -122,7 +130,7 @@ class Application:
         if response is None:
             return ALREADY_HANDLED  # type: ignore[no-any-return]
         self._metrics.responded(route.counted if route else _OTHER, response.status)
-        headers = [*response.headers, *cross_origin, ("X-Request-Id", request.id)]
+        headers = [*response.headers, *cross_origin, *SAFE, ("X-Request-Id", request.id)]
         if response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
         start_response(response.status_line, headers)
@@ -140,16 +148,26 @@ class Application:
             )
         if request.has_body and request.method != "POST":
             return as_error(400, f"a {request.method} has no body here; send none")
-        return route.endpoint(request, cross_origin)
+        return route.endpoint(request, cross_origin + SAFE)
 
-    def _route(self, path: str) -> Route | None:
-        if not path.startswith(PREFIX):
-            return self._routes.get(path)
-        return self._history if path.endswith(SUFFIX) else self._stream
+    def _route(self, request: Request) -> Route | None:
+        if not request.path.startswith(PREFIX):
+            # Another spelling would pass a proxy's rule for the path.
+            return self._routes.get(request.path) if request.plain else None
+        return self._history if request.path.endswith(SUFFIX) else self._stream
 
 
 def create_application() -> Application:
-    """Build the router's parts from the environment; called by gunicorn in each worker, after the fork."""
+    """Build the router's parts from the environment; called by gunicorn in each worker, after the fork.
+
+    Raises SettingsError in a process that is no `router.worker.HeadraceWorker`: another kind of worker would write to
+    sockets that were given away.
+    """
+    if not HeadraceWorker.running:
+        raise SettingsError(
+            "the router needs gunicorn's worker class router.worker.HeadraceWorker, without preload_app; take "
+            "--worker-class, -k, --threads and --preload out of the command line and of GUNICORN_CMD_ARGS"
+        )
     settings = Settings.from_environ(os.environ).require("secret", "redis_url")
     logs.set_up(settings, "router")
     metrics = Metrics()
@@ -225,7 +243,8 @@ def _routes(
             publish_one=publisher(settings.database_url),
             body_deadline_s=settings.request_deadline_s,
         )
-        routes["/"] = Route(StaticFile("demo.html", max_age_s=0))
+        for path, name in {"/": "demo.html", "/demo.js": "demo.js", "/demo.css": "demo.css"}.items():
+            routes[path] = Route(StaticFile(name, max_age_s=0, headers=PAGE_HEADERS))
         routes["/demo/config"] = Route(demo.config)
         routes["/demo/publish"] = Route(demo.publish, ("POST",))
     return routes

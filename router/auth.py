@@ -12,6 +12,8 @@ from router.request import Request
 from router.response import Headers
 
 PREFIX: Final = "/streams/"
+LAST_EVENT_ID: Final = ("lastEventId", "lastEventID", "Last-Event-ID")
+"""What event-source-polyfill and Mercure's clients call the header in a query."""
 
 
 class ForbiddenError(Exception):
@@ -40,10 +42,17 @@ class Terms:
 def admit(request: Request, terms: Terms, now: float | None = None) -> Admission:
     """Verify the token in the path, then the cursor: Last-Event-ID wins over `since`, blank is missing.
 
+    Some clients cannot send the header, and add it to the query when they reconnect: there it wins over `since` too,
+    which is where they began.
+
     now is in seconds since the epoch. Raises what `verify` does, and CursorError.
     """
     token = verify(request.path.removeprefix(PREFIX), terms, now)
-    since = request.headers.get("last-event-id", "").strip() or request.argument("since")
+    arguments = request.arguments()
+    # Of an argument that was added to a URL which had it already, the last one counts.
+    named = [text for name in LAST_EVENT_ID for text in arguments.get(name, ())[-1:]]
+    given = (request.headers.get("last-event-id", ""), *named, *arguments.get("since", ())[:1])
+    since = next((text for text in given if text.strip()), "")
     starts = cursor.parse(since, len(token.streams))
     return Admission(tuple(zip(token.streams, starts, strict=True)), token.context, slot(token.streams[0]))
 

@@ -52,6 +52,11 @@ class Metrics(Collector):
             "Events that POST /publish has answered ids for, repeated requests included.",
             registry=self._registry,
         )
+        self._refused_origins = Counter(
+            "headrace_router_refused_origins",
+            "Requests of pages whose origin is not in HEADRACE_ALLOWED_ORIGINS.",
+            registry=self._registry,
+        )
         self._placement: Callable[[], Placement | None] = lambda: None
 
     def handed_off(self, seconds: float) -> None:
@@ -73,6 +78,10 @@ class Metrics(Collector):
     def published(self, events: int) -> None:
         """So many events were answered with their ids."""
         self._published.inc(events)
+
+    def refused_origin(self) -> None:
+        """A page of an origin that is not allowed has asked for something."""
+        self._refused_origins.inc()
 
     def watch(self, placement: Placement) -> None:
         """Ask this placement at each scrape what is known."""

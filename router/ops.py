@@ -34,15 +34,6 @@ from router.response import Headers, Response, as_error, as_json
 
 logger = logging.getLogger(__name__)
 
-PAGE_HEADERS: Final = (
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
-        "form-action 'self'; frame-ancestors 'none'",
-    ),
-    ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "same-origin"),
-)
 STREAM_LIFE_S: Final = 600.0
 HISTORY: Final = 150
 """Overviews that a page begins with, as long as they are kept: five minutes of them."""

@@ -11,7 +11,8 @@ class Peers:
 
     trusted are addresses and networks of proxies, and `unix` for whoever connects to a unix socket, which has no
     address. Anybody can send X-Forwarded-For: it is believed only from them, and only back to the first address that
-    is not theirs.
+    is not theirs. The header Forwarded (RFC 7239) is not read. Where a proxy names no address (`unknown`, or something
+    of its own), the client counts as the proxy itself.
     """
 
     def __init__(self, trusted: Sequence[str]) -> None:
@@ -28,7 +29,10 @@ class Peers:
         if not self._trusts(host):
             return peer
         for word in reversed(forwarded.split(",")):
-            address = _address(word.strip())
+            text = word.strip().strip('"')
+            if not text:
+                continue
+            address = _address(_without_port(text))
             if address is None:
                 break
             host = str(address) if address.version == 4 else f"[{address}]"
@@ -43,9 +47,19 @@ class Peers:
         return address is not None and any(address in network for network in self._networks)
 
 
+def _without_port(text: str) -> str:
+    """`[::1]:80`, `[::1]` and `192.0.2.1:80`, as some proxies write, as the address alone."""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        return host if bracket and (port == "" or (port[0] == ":" and port[1:].isdecimal())) else text
+    host, colon, port = text.partition(":")
+    return host if colon and port.isdecimal() else text
+
+
 def _address(text: str) -> Address | None:
     try:
-        address = ipaddress.ip_address(text)
+        # A zone is of use only to the machine that names it.
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
         return None
     # As a socket that takes both kinds names its IPv4 peers.

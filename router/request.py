@@ -3,7 +3,7 @@
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
@@ -16,6 +16,7 @@ from headrace.errors import UsageError
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _MAX_QUERY_FIELDS: Final = 16
+_CODED: Final = re.compile("[%#]")
 
 
 class BodyTooLargeError(UsageError):
@@ -34,12 +35,14 @@ class MalformedBodyError(UsageError):
 class Request:
     """One request. path is percent-decoded; headers have lower-case names; peer is `host:port`.
 
+    plain tells that the path was sent as it reads here, so that a proxy's rule for it has seen the same.
     id is the client's X-Request-Id if that is sane, else random. understands_chunks tells that the answer's body may be
     in chunks, which HTTP/1.0 does not know. client is the socket itself.
     """
 
     method: str
     path: str
+    plain: bool
     query: str
     headers: Mapping[str, str]
     peer: str
@@ -59,6 +62,7 @@ class Request:
         return cls(
             method=environ["REQUEST_METHOD"],
             path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
+            plain=not _CODED.search(environ.get("RAW_URI", "").partition("?")[0]),
             query=environ.get("QUERY_STRING", ""),
             headers=headers,
             peer=_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")),
@@ -87,13 +91,16 @@ class Request:
             raise MalformedBodyError()
         return body
 
+    def arguments(self) -> Mapping[str, Sequence[str]]:
+        """The values of each argument of the query, in order; none if it cannot be read."""
+        try:
+            return parse_qs(self.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
+        except ValueError:
+            return {}
+
     def argument(self, name: str) -> str:
         """The first value of a query argument, "" if there is none or the query cannot be read."""
-        try:
-            values = parse_qs(self.query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
-        except ValueError:
-            return ""
-        return values.get(name, [""])[0]
+        return self.arguments().get(name, [""])[0]
 
 
 @lru_cache(maxsize=256)

@@ -3,9 +3,12 @@
 import http
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 Headers = tuple[tuple[str, str], ...]
+
+SAFE: Final[Headers] = (("X-Content-Type-Options", "nosniff"),)
+"""With every answer, a shard's too: what an event says is not taken for a page or a script."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,18 @@ _TYPES: Final = {
 }
 
 
+PAGE_HEADERS: Final[Headers] = (
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'",
+    ),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "same-origin"),
+)
+"""Of a page and its files: nothing runs but what this server has sent as a file, and no other page shows this one."""
+
+
 class StaticFile:
     """One file as an endpoint. Immutable."""
 
@@ -30,5 +42,4 @@ class StaticFile:
         given = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
         if self._etag in given or "*" in given:
             return Response(304, b"", self._headers)
-        typed = (("Content-Type", self._type), ("X-Content-Type-Options", "nosniff"))
-        return Response(200, self._body, typed + self._headers)
+        return Response(200, self._body, (("Content-Type", self._type), *self._headers))

@@ -29,6 +29,8 @@ MOST_LINGERED: Final = 4 << 20
 class HeadraceWorker(GeventWorker):  # type: ignore[misc]
     """One router process. Its application MUST be what `router.app.create_application()` returns."""
 
+    running = False
+    """Whether this process is one of these, past the point where gevent has patched everything."""
     _failed = False
 
     def init_process(self) -> None:
@@ -36,6 +38,7 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
         if self.cfg.is_ssl:
             # The cipher's state is in this process; the descriptor alone would be of no use to a shard.
             raise RuntimeError("the router cannot end TLS, since it gives sockets away; put a proxy in front")
+        HeadraceWorker.running = True
         super().init_process()
 
     def run(self) -> None:

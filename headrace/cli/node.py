@@ -11,7 +11,12 @@ from headrace.up import control, supervisor
 
 
 @main.command(epilog="Example: headrace up --port 8000 --shards 2")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve at. The demo is on where only this machine reaches it, or with HEADRACE_DEMO=on.",
+)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--shards", default=2, show_default=True, type=click.IntRange(1, 64), help="Shard processes.")
 @click.option("--router-workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Router processes.")

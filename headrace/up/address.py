@@ -1,6 +1,7 @@
 """Where one node serves: the address that its router listens at."""
 
 import http.client
+import ipaddress
 import socket
 import time
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Address:
     def url(self) -> str:
         """Where a browser on this machine finds it."""
         return f"http://{Address(self._reachable, self.port).bind}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nobody but this machine reaches it."""
+        return all(
+            ipaddress.ip_address(str(found[4][0]).partition("%")[0]).is_loopback
+            for found in socket.getaddrinfo(
+                self.host or None, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        )
 
     def is_ready(self) -> bool:
         """Whether a router there says, at /readyz, that it serves clients; within a second or so."""

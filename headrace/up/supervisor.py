@@ -95,8 +95,11 @@ def up(
                 kept = _kept_environ(given, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
                 meeting = Directory(kept["HEADRACE_REDIS_URL"], expiry_s=own.directory_expiry_s)
-                children = {"HEADRACE_DEMO": "1", **_set(given), **kept, "PYTHONUNBUFFERED": "1"}
+                demo_default = {"HEADRACE_DEMO": "on" if address.is_local else "off"}
+                children = {**demo_default, **_set(given), **kept, "PYTHONUNBUFFERED": "1"}
                 children = {name: value for name, value in children.items() if name not in strange}
+                # gunicorn's own way to change its settings: with another kind of worker it is no router any more.
+                children.pop("GUNICORN_CMD_ARGS", None)
                 # What they print stands behind their names here, which is for people.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
                 demo = Settings.from_environ(children).demo

@@ -27,6 +27,7 @@ from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, get
 from tests.fixtures.ports import free_port
 from tests.fixtures.programs import tool
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
@@ -81,7 +82,7 @@ def test_what_the_files_set_are_settings() -> None:
         for name, value in services["router"]["environment"].items()
     }
     for given in (of_kind("ConfigMap")["data"] | of_kind("Secret")["stringData"], without_variables):
-        settings = Settings.from_environ(given)
+        settings = Settings.from_environ(given | {"HEADRACE_SECRET": SECRET})
         settings.require("database_url", "redis_url", "secret")
         assert "HEADRACE_OPS_TOKEN" in given
         assert settings.ops_token == ""
@@ -289,6 +290,7 @@ class Pod:
 def pod(image: Image, tmp_path: Path, deployed: Database, shared_redis: RedisServer) -> Iterator[Pod]:
     changes = {
         "HEADRACE_OPS_TOKEN": OPS_TOKEN,
+        "HEADRACE_SECRET": SECRET,
         "HEADRACE_DATABASE_URL": deployed.url,
         "HEADRACE_LISTEN_DATABASE_URL": deployed.url,
         "HEADRACE_REDIS_URL": shared_redis.url,

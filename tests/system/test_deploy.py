@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from headrace.errors import SettingsError
 from headrace.settings import Settings
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, ROUTER, SHARD, Host, get, sign, variables
@@ -14,9 +17,15 @@ from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def test_the_example_of_settings_is_valid() -> None:
-    """Every name in env.example is a setting, and everything that processes need has a value."""
+    """Every name in env.example is a setting, and everything that processes need has a value.
+
+    The secret is one's own to choose: with the example's nothing starts.
+    """
     example = variables((DEPLOY / "env.example").read_text().splitlines())
-    settings = Settings.from_environ({n: v for n, v in example.items() if n.startswith("HEADRACE_")})
+    values = {n: v for n, v in example.items() if n.startswith("HEADRACE_")}
+    with pytest.raises(SettingsError, match=r"HEADRACE_SECRET .* not the example's"):
+        Settings.from_environ(values)
+    settings = Settings.from_environ(values | {"HEADRACE_SECRET": "a-secret-of-your-own"})
     settings.require("database_url", "listen_database_url", "redis_url", "secret")
 
 

@@ -69,7 +69,8 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def up(directory: Path) -> Iterator[Up]:
-    up = Up(directory, "--port", "0", "--shards", "2")
+    # What would give gunicorn another kind of worker stays outside.
+    up = Up(directory, "--port", "0", "--shards", "2", environ={"GUNICORN_CMD_ARGS": "--worker-class gthread"})
     yield up
     up.close()
 
@@ -109,15 +110,19 @@ def test_what_is_kept(up: Up) -> None:
     """The next `up` in the directory has the events, the secret and the addresses of the last one.
 
     It is started by a shell that has read what the last one wrote into `.headrace/env`, and takes nothing of it for the
-    user's own servers.
+    user's own servers. Where others reach it, it has no demo.
     """
     up.ready()
     before = up.environ
     first = publish(before["HEADRACE_DATABASE_URL"])
     assert up.end(signal.SIGTERM) == 0
-    again = Up(up.directory, "--port", "0", environ=before)
+    again = Up(up.directory, "--port", "0", "--host", "0.0.0.0", environ=before)
     try:
-        assert again.ready() == again.environ["HEADRACE_PUBLIC_URL"]
+        address = again.ready()
+        assert address == again.environ["HEADRACE_PUBLIC_URL"]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"{address}/")
+        assert "demo page" not in again.text
         changed = {name for name, value in again.environ.items() if before[name] != value}
         assert changed <= {"HEADRACE_PUBLIC_URL"}
         assert publish(before["HEADRACE_DATABASE_URL"]) == first + 1

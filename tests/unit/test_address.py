@@ -38,6 +38,23 @@ def test_foreign_host_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+    ],
+)
+def test_only_this_machine_reaches_a_loopback_address(host: str, local: bool) -> None:
+    """What is for everybody is told from what is for this machine alone."""
+    assert Address(host, 80).is_local is local
+
+
+@pytest.mark.parametrize(
     ("host", "bind", "url"),
     [
         ("127.0.0.1", "127.0.0.1:80", "http://127.0.0.1:80"),

@@ -9,7 +9,8 @@ import gevent
 import pytest
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
-from router.app import Application, Route
+from headrace.errors import SettingsError
+from router.app import Application, Endpoint, Route, create_application
 from router.metrics import Metrics
 from router.request import Request
 from router.response import Headers, Response, as_json
@@ -28,10 +29,10 @@ def fails(request: Request, headers: Headers) -> Response:
     raise RuntimeError("a secret that no client may see")
 
 
-def application(follow: Callable[[], None] = lambda: None) -> Application:
+def application(follow: Callable[[], None] = lambda: None, stream: Endpoint = gives_away) -> Application:
     routes = {"/page": Route(ok), "/fails": Route(fails), "/post": Route(ok, ("POST",))}
     return Application(
-        stream=Route(gives_away, ("GET",)),
+        stream=Route(stream, ("GET",)),
         history=Route(ok, ("GET",)),
         routes=routes,
         allowed_origins=("https://app.example",),
@@ -43,7 +44,8 @@ def application(follow: Callable[[], None] = lambda: None) -> Application:
 
 def call(path: str, **parts: Any) -> tuple[str, dict[str, str], Iterable[bytes]]:
     started: list[Any] = []
-    body = application()(environ(path, **parts), lambda status, headers: started.extend((status, headers)))
+    raw = {name: parts.pop(name) for name in list(parts) if name == "RAW_URI"}
+    body = application()(environ(path, **parts) | raw, lambda status, headers: started.extend((status, headers)))
     status, headers = started or ("", [])
     return status, dict(headers), body
 
@@ -99,6 +101,37 @@ def test_routes_and_methods(path: str, method: str, status: int) -> None:
     if method == "HEAD":
         assert b"".join(body) == b""
         assert int(headers["Content-Length"]) > 0
+
+
+def test_a_path_has_one_spelling() -> None:
+    """What a proxy's rule for a path does not see in a request, the router does not see in it either."""
+    for raw in ("/%70age", "/p%61ge?x=1", "/page#x", "http://h/%70age"):
+        assert call("/page", RAW_URI=raw)[0] == "404 Not Found"
+    for raw in ("/page", "/page?x=%20", "http://h/page"):
+        assert call("/page", RAW_URI=raw)[0] == "200 OK"
+    assert call("/streams/1.x", RAW_URI="/streams/1%2Ex")[2] is ALREADY_HANDLED
+
+
+def test_answers_are_what_they_say() -> None:
+    """No answer is taken for something else than its type says, and a shard's neither."""
+    given: list[Headers] = []
+
+    def gives(request: Request, headers: Headers) -> None:
+        given.append(headers)
+
+    assert call("/page")[1]["X-Content-Type-Options"] == "nosniff"
+    assert call("/nowhere")[1]["X-Content-Type-Options"] == "nosniff"
+    made = application(stream=gives)
+    made(environ("/streams/1.x", origin="https://app.example"), lambda *_: None)
+    (headers,) = given
+    assert dict(headers)["X-Content-Type-Options"] == "nosniff"
+    assert dict(headers)["Access-Control-Allow-Origin"] == "https://app.example"
+
+
+def test_no_other_kind_of_worker_is_served() -> None:
+    """Where the worker class is another, the application is not made, since two processes would write to one client."""
+    with pytest.raises(SettingsError, match=r"HeadraceWorker.*GUNICORN_CMD_ARGS"):
+        create_application()
 
 
 def test_a_preflight_is_for_allowed_origins() -> None:

@@ -44,6 +44,16 @@ def test_a_token_admits_to_its_streams() -> None:
         ("  ", "since=7", 7),
         ("9/0", "since=7", 9),
         (None, "since=9223372036854775807", 2**63 - 1),
+        # Clients that cannot send the header add it to the query at each reconnect.
+        (None, "since=7&lastEventId=9", 9),
+        (None, "lastEventId=9&since=7", 9),
+        (None, "since=all&lastEventID=9", 9),
+        (None, "Last-Event-ID=9", 9),
+        (None, "since=7&lastEventId=9&lastEventId=11", 11),
+        (None, "since=7&lastEventId=", 7),
+        (None, "since=7&lastEventId=9%2F0", 9),
+        ("12", "since=7&lastEventId=9", 12),
+        (" ", "since=7&lastEventId=9", 9),
     ],
 )
 def test_where_a_client_begins(header: str | None, query: str, start: object) -> None:
@@ -65,6 +75,8 @@ def test_the_header_is_not_rescued_by_the_query() -> None:
     """A malformed Last-Event-ID is refused though since is fine: it would repeat events."""
     with pytest.raises(CursorError):
         admitted(path(), last_event_id="x", query="since=1")
+    with pytest.raises(CursorError):
+        admitted(path(), query="since=1&lastEventId=x")
 
 
 def test_an_older_secret_still_admits() -> None:

@@ -18,7 +18,7 @@ def test_users_and_addresses_are_counted() -> None:
         holdings.add(one)
     assert holdings.count("user:ada") == 2
     assert holdings.count("address:192.0.2.1") == 2
-    assert holdings.count("address:[2001:db8::1]") == 1
+    assert holdings.count("address:2001:db8::/64") == 1
     holdings.remove(first)
     holdings.remove(nobody)
     assert holdings.count("user:ada") == 1

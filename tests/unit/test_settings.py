@@ -113,6 +113,39 @@ def test_secrets_are_not_shown() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("https://a.example, http://b.example:8080", ("https://a.example", "http://b.example:8080")),
+        ("HTTPS://A.Example/", ("https://a.example",)),
+        ("https://a.example:443,http://a.example:80", ("https://a.example", "http://a.example")),
+        ("capacitor://localhost,http://[::1]:5000", ("capacitor://localhost", "http://[::1]:5000")),
+    ],
+)
+def test_origins_are_as_browsers_send_them(text: str, origins: tuple[str, ...]) -> None:
+    """What could never be equal to a browser's Origin is written as one."""
+    assert Settings.from_environ({"HEADRACE_ALLOWED_ORIGINS": text}).allowed_origins == origins
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "*", "https://a.example,null", "a.example", "https://a.example/page", "https://"]
+)
+def test_origins_of_anybody_are_refused(text: str) -> None:
+    """`null` is sent by pages of anybody; `*` and what is no origin would be of no effect."""
+    with pytest.raises(SettingsError, match="HEADRACE_ALLOWED_ORIGINS"):
+        Settings.from_environ({"HEADRACE_ALLOWED_ORIGINS": text})
+
+
+def test_secrets_that_everybody_knows_are_refused() -> None:
+    """The examples' secret, alone or among others, signs nothing, and a token that can be guessed opens nothing."""
+    for text in ("at-least-16-characters-of-your-own", f"{'s' * 20},at-least-16-characters-of-your-own"):
+        with pytest.raises(SettingsError, match="of your own"):
+            Settings.from_environ({"HEADRACE_SECRET": text})
+    for text in ("at-least-16-characters-of-your-own", "changemechangeme", "1234512345123451"):
+        with pytest.raises(SettingsError, match="nobody can guess"):
+            Settings.from_environ({"HEADRACE_OPS_TOKEN": text})
+
+
 def test_require() -> None:
     """A missing setting is an error that says how to set it."""
     with pytest.raises(SettingsError, match="HEADRACE_DATABASE_URL is not set"):
