@@ -3,44 +3,80 @@
 An encoder here cannot produce a broken frame: a line break in data begins another `data:` line, and event
 types and comments with a line break are refused. The parts that travel:
 
-    retry: 2143\\n\\n                             first on every connection
-    id: 17\\n\\n                                  a cursor alone; browsers keep it and dispatch nothing
+    retry: 2143\\n                               first on every connection
+    id: 17\\n\\n                                  a cursor alone; the standard's clients keep it and dispatch nothing
+    id: 17\\nevent: headrace:cursor\\ndata: {…}\\n\\n   a cursor for every client, also for those that keep none alone
     id: 17\\nevent: order\\ndata: shipped\\n\\n     an event; `event:` is left out for `message`
-    event: headrace:gap\\ndata: {…}\\n\\n          a sentinel; it never has an id
-    : heartbeat\\n\\n                             a comment
+    event: headrace:gap\\ndata: {…}\\n\\n          a sentinel; its cursor follows as a frame of its own
+    : heartbeat\\n                              a comment
+
+What dispatches nothing ends with its line and not with an empty one, for which some clients dispatch an empty event.
+
+A body may be sent in chunks (RFC 9112, section 7.1). Then each frame is a chunk by itself, so that a connection has no
+encoder with a state: `7\\r\\nid: 17\\n\\r\\n`, and at the body's end `0\\r\\n\\r\\n`.
 """
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from headrace.errors import EventError
 
 DEFAULT_TYPE: Final = "message"
 RESERVED_PREFIX: Final = "headrace:"
+CURSOR_TYPE: Final = f"{RESERVED_PREFIX}cursor"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+"""The end of a body in chunks."""
+_CHUNK_END: Final = b"\r\n"
 _BREAK = re.compile("\r\n|\r|\n")
+
+Buffer = bytes | memoryview
+Piece = Sequence[Buffer]
+"""What is written as a whole, in one or more parts, of which others may share some."""
 
 
 class Frame:
     """One committed event, encoded once for all its receivers.
 
-    id counts from 1 in its stream; label is the audience that may see it, None for everybody. bytes is the whole frame
-    for a connection of one stream. Immutable; shared by the ring and every write that is under way.
+    id counts from 1 in its stream; label is the audience that may see it, None for everybody. chunk is the whole frame
+    for a connection of one stream, with its chunk header; without it, it is the middle of the same bytes. Immutable;
+    shared by the ring and every write that is under way.
     """
 
-    __slots__ = ("bytes", "id", "label")
+    __slots__ = ("_start", "chunk", "id", "label")
 
     def __init__(self, id_: int, data: str, type_: str = DEFAULT_TYPE, label: str | None = None) -> None:
         self.id = id_
         self.label = label
-        self.bytes = f"id: {id_}\n{_fields(type_, data)}".encode()
+        frame = f"id: {id_}\n{_fields(type_, data)}".encode()
+        self.chunk = chunk(frame)
+        self._start = len(self.chunk) - len(frame) - len(_CHUNK_END)
 
     def __repr__(self) -> str:
-        return f"<Frame {self.id} {len(self.bytes)} bytes label={self.label!r}>"
+        return f"<Frame {self.id} {len(self)} bytes label={self.label!r}>"
 
-    def with_id(self, text: str) -> bytes:
-        """The frame with another `id:` line, as for a connection of several streams."""
-        return b"id: %b%b" % (text.encode("ascii"), self.bytes[self.bytes.index(b"\n") :])
+    def __len__(self) -> int:
+        """The bytes that it keeps in memory."""
+        return len(self.chunk)
+
+    def encoded(self, chunked: bool) -> Buffer:
+        """The frame for a connection of one stream."""
+        return self.chunk if chunked else memoryview(self.chunk)[self._start : -len(_CHUNK_END)]
+
+    def with_id(self, text: str, chunked: bool) -> Piece:
+        """The frame with another `id:` line, as for a connection of several streams; all else is shared."""
+        line = b"id: %b\n" % text.encode("ascii")
+        rest = self.chunk.index(b"\n", self._start) + 1
+        if not chunked:
+            return line, memoryview(self.chunk)[rest : -len(_CHUNK_END)]
+        size = len(line) + len(self.chunk) - rest - len(_CHUNK_END)
+        return b"%x\r\n%b" % (size, line), memoryview(self.chunk)[rest:]
+
+
+def chunk(data: bytes) -> bytes:
+    """The bytes as one chunk."""
+    return b"%x\r\n%b%b" % (len(data), data, _CHUNK_END)
 
 
 def check_type(type_: object) -> str:
@@ -59,9 +95,14 @@ def id_frame(cursor: str) -> bytes:
     return b"id: %b\n\n" % cursor.encode("ascii")
 
 
-def retry_frame(retry_ms: int) -> bytes:
-    """The `retry:` frame: how many milliseconds a browser waits before it reconnects."""
-    return b"retry: %d\n\n" % retry_ms
+def cursor_frame(cursor: str) -> bytes:
+    """A cursor as an event of a reserved type: kept also by clients that keep the id of what they dispatch alone."""
+    return b"id: %b\n%b" % (cursor.encode("ascii"), _sentinel("cursor", {"cursor": cursor}))
+
+
+def retry_line(retry_ms: int) -> bytes:
+    """The `retry:` line: how many milliseconds a browser waits before it reconnects."""
+    return b"retry: %d\n" % retry_ms
 
 
 def gap_frame(stream: str, missed_from: int, missed_to: int) -> bytes:
@@ -79,7 +120,7 @@ def goodbye_frame(reason: str) -> bytes:
     return _sentinel("goodbye", {"reason": reason})
 
 
-HEARTBEAT: Final = b": heartbeat\n\n"
+HEARTBEAT: Final = b": heartbeat\n"
 
 
 def _sentinel(kind: str, value: dict[str, Any]) -> bytes:

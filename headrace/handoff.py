@@ -35,6 +35,7 @@ from typing import Any, Final
 
 from headrace.cursor import MAX_ID, Start
 from headrace.errors import HandoffError, HandoffVersionError, StreamNameError
+from headrace.event import Piece
 from headrace.stream import check_name
 from headrace.tokens import Context
 
@@ -223,12 +224,12 @@ def _load(data: bytes) -> dict[str, Any]:
     return message
 
 
-def pack_unsent(unsent: bytes) -> int:
+def pack_unsent(unsent: Piece) -> int:
     """A memfd that holds the bytes; the caller owns the descriptor. Raises OSError."""
     descriptor = os.memfd_create("headrace-unsent", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(unsent)
+            file.writelines(unsent)
     except BaseException:
         os.close(descriptor)
         raise

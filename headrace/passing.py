@@ -220,6 +220,7 @@ class Channels:
             data = channel.socket.recv(_MAX_ANSWER_BYTES)
             answer = decode_answer(data) if data else None
         except TimeoutError:
+            channel.close()
             lane.silent_at = time.monotonic()
             if not sent:
                 return Passed(Outcome.STALLED, f"did not take the message within {self._deadline_s:g} s")
@@ -228,6 +229,7 @@ class Channels:
         except OSError as error:
             return Passed(Outcome.UNREACHABLE, str(error))
         except HandoffError as error:
+            channel.close()
             _shut_down(client)
             return Passed(Outcome.SILENT, str(error))
         except BaseException:

@@ -198,6 +198,8 @@ class Settings:
     # Towards the client.
     heartbeat_interval_s: float = _setting(15.0, _seconds(0.1, 3600))
     write_deadline_s: float = _setting(30.0, _seconds(0.1, 3600))
+    # What clients that stalled within a frame may keep in memory; above it, those stalled for longest are closed.
+    unsent_total_bytes: int = _setting(64 << 20, _count(1 << 20, 64 << 30, "bytes a shard"))
     retry_ms: int = _setting(2000, _count(1, 600_000, "milliseconds"))
     send_buffer_bytes: int = _setting(0, _count(0, 1 << 30, "bytes"))
     tick_interval_s: float = _setting(0.25, _seconds(0.01, 60))

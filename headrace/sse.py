@@ -14,6 +14,7 @@ from typing import Final
 
 from headrace import trust
 from headrace.errors import TokenError, UnavailableError
+from headrace.event import CURSOR_TYPE
 
 SILENCE_S = 60.0
 """Heartbeats come far more often: after this the connection is dead, whatever TCP thinks."""
@@ -123,7 +124,8 @@ def follow(
                     lost = False
                 while data := response.read1(CHUNK_BYTES):
                     for message in parser.feed(data):
-                        yield message
+                        if message.type != CURSOR_TYPE:
+                            yield message
                         cursor = parser.last_id or cursor
                     cursor = parser.last_id or cursor
                 why = "the server ended the connection"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from headrace.event import CURSOR_TYPE
 from headrace.sse import SILENCE_S, Message, Parser
 
 CONNECT_DEADLINE_S = 10.0
@@ -27,7 +28,7 @@ class EndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An `id:` line without an event: where the server says that the client is."""
+    """An `id:` without an event of the application's: where the server says that the client is."""
 
     id: str
 
@@ -90,7 +91,7 @@ class Connection:
     def _fed(self, data: bytes) -> Iterator[Message | Place]:
         before = self._parser.last_id
         messages = self._parser.feed(data)
-        yield from messages
+        yield from (Place(message.id) if message.type == CURSOR_TYPE else message for message in messages)
         if messages:
             before = messages[-1].id
         if self._parser.last_id != before:

@@ -9,17 +9,19 @@ A subscription is in one of these states:
     live      it has everything up to the stream's head; new events are written as they are read
     dead      its connection is closed
 
-A slow client is a cursor, not a buffer: apart from the rest of one partly written frame, nothing is kept for it.
+A slow client is a cursor, not a buffer: apart from the rest of one partly written piece, nothing is kept for it. That
+rest is a view of bytes that others share, not a copy.
 """
 
 import enum
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
 from headrace import cursor
+from headrace.event import Buffer, Piece
 from headrace.tokens import Context
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_FRAMES_A_CALL: Final = 1024
+MAX_BUFFERS_A_CALL: Final = 1024
 """IOV_MAX on Linux."""
+MAX_PIECES_A_CALL: Final = MAX_BUFFERS_A_CALL // 2
+"""A piece has at most two buffers."""
 GONE: Final = -1
 """What a peer that is gone takes of what is written to it."""
 
@@ -49,13 +53,13 @@ class Wire:
 
     def __init__(
         self,
-        write: Callable[[int, bytes], int] = os.write,
-        writev: Callable[[int, Sequence[bytes]], int] = os.writev,
+        write: Callable[[int, Buffer], int] = os.write,
+        writev: Callable[[int, Sequence[Buffer]], int] = os.writev,
     ) -> None:
         self.write = write
         self.writev = writev
 
-    def write_each(self, fds: Iterable[int], data: bytes) -> list[int]:
+    def write_each(self, fds: Iterable[int], data: Buffer) -> list[int]:
         """Write the same bytes to each descriptor; how many each has taken, GONE where the peer is. Never raises.
 
         The loop runs in C: with thousands of descriptors and a few microseconds for each in the kernel, one in Python
@@ -117,14 +121,17 @@ class Subscription:
 class Connection:
     """A client's socket with its subscriptions.
 
-    Owned by the dispatcher greenlet. unsent is the rest of a partly written frame; blocked_at is since when the
+    Owned by the dispatcher greenlet. chunked tells how its body is sent. anchored: the client has an id to come back
+    with. unsent is the rest of a partly written piece; blocked_at is since when the
     socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
     kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room
     or was silent. stranger: whoever sent it here knew no better; it leaves soon.
     """
 
     __slots__ = (
+        "anchored",
         "blocked_at",
+        "chunked",
         "context",
         "dead",
         "fd",
@@ -140,15 +147,19 @@ class Connection:
         "verdicts",
     )
 
-    def __init__(self, fd: int, context: Context, request_id: str, peer: str, guest: bool = False) -> None:
+    def __init__(
+        self, fd: int, context: Context, request_id: str, peer: str, guest: bool = False, chunked: bool = False
+    ) -> None:
         self.fd = fd
+        self.chunked = chunked
+        self.anchored = True
         self.context = context
         self.request_id = request_id
         self.peer = peer
         self.guest = guest
         self.stranger = False
         self.subscriptions: tuple[Subscription, ...] = ()
-        self.unsent = b""
+        self.unsent: tuple[memoryview, ...] = ()
         self.blocked_at: float | None = None
         self.outstanding: int | None = None
         self.queued = False
@@ -169,53 +180,64 @@ class Connection:
         """The cursor as the client would send it back."""
         return cursor.render([subscription.position for subscription in self.subscriptions])
 
-    def write(self, wire: Wire, frames: Sequence[bytes], now: float) -> int:
-        """Give the kernel as many frames as it takes in order; never waits.
+    def write(self, wire: Wire, pieces: Sequence[Piece], now: float) -> int:
+        """Give the kernel as many pieces as it takes in order; never waits.
 
         Returns how many count as written: the whole ones and, if one was cut, that one too, whose rest is kept
         in unsent. Fewer than all means that the socket is full: blocked_at is set. Raises OSError if the peer
-        is gone. MUST NOT be called while unsent holds bytes: frames would be mixed.
+        is gone. MUST NOT be called while unsent holds bytes: pieces would be mixed.
         """
         if self.unsent:
-            raise AssertionError(f"{self!r} has the rest of a frame to write first")
+            raise AssertionError(f"{self!r} has the rest of a piece to write first")
         done = 0
-        while done < len(frames):
-            batch = frames[done : done + MAX_FRAMES_A_CALL]
+        while done < len(pieces):
+            batch = pieces[done : done + MAX_PIECES_A_CALL]
             try:
-                taken = wire.writev(self.fd, batch)
+                taken = wire.writev(self.fd, list(chain.from_iterable(batch)))
             except BlockingIOError:
                 taken = 0
-            for frame in batch:
-                if taken < len(frame):
-                    self.cut(frame, taken, now)
+            for piece in batch:
+                size = sum(map(len, piece))
+                if taken < size:
+                    self.cut(piece, taken, now)
                     return done + (1 if taken else 0)
-                taken -= len(frame)
+                taken -= size
                 done += 1
         return done
 
-    def cut(self, frame: bytes, taken: int, now: float) -> None:
-        """The socket took only the first bytes of frame: keep the rest, and wait for it to be writable."""
-        self.unsent = frame[taken:] if taken else b""
+    def cut(self, piece: Piece, taken: int, now: float) -> None:
+        """The socket took only the first bytes of piece: keep the rest, and wait for it to be writable."""
+        self.unsent = _rest(piece, taken) if taken else ()
         self.blocked_at = now
         self.outstanding = None
 
-    def resume(self, unsent: bytes, now: float) -> None:
-        """Take over the rest of a frame that another shard has begun: it goes out before anything else."""
-        self.unsent = unsent
+    def resume(self, unsent: Piece, now: float) -> None:
+        """Owe the client this before anything else, as the rest of a piece that another shard has begun."""
+        self.unsent = _rest(unsent, 0)
         self.blocked_at = now
 
     def flush(self, wire: Wire, now: float) -> bool:
-        """The socket is writable: write what is unsent. True if all went and frames may follow."""
+        """The socket is writable: write what is unsent. True if all went and pieces may follow. Raises OSError."""
         if self.unsent:
             try:
-                taken = wire.write(self.fd, self.unsent)
+                taken = wire.writev(self.fd, self.unsent)
             except BlockingIOError:
                 taken = 0
             if taken:
-                self.unsent = self.unsent[taken:]
+                self.unsent = _rest(self.unsent, taken)
                 self.blocked_at = now
                 self.outstanding = None
             if self.unsent:
                 return False
         self.blocked_at = None
         return True
+
+
+def _rest(piece: Piece, taken: int) -> tuple[memoryview, ...]:
+    """Views of what follows the first taken bytes."""
+    rest = []
+    for buffer in piece:
+        if taken < len(buffer):
+            rest.append(memoryview(buffer)[taken:])
+        taken = max(0, taken - len(buffer))
+    return tuple(rest)

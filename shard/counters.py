@@ -122,7 +122,7 @@ class Counters:
         self.stalls = 0
         self.gaps = 0
         self.resets = 0
-        self.closed = Tally(("peer gone", "write deadline"))
+        self.closed = Tally(("peer gone", "write deadline", "unsent limit"))
         self.latency = Histogram(SECONDS)
         self._clock = clock
         self._before = 0

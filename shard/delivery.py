@@ -7,25 +7,27 @@ Rules, each of which nothing below may break:
 2. A subscription becomes live only when its position is the stream's head, in the same breath in which that is
    found out; so whatever is read next reaches it. While it is live its position is the head, and nothing else: who
    does not take everything of a fan-out stops being live, at the position from before it.
-3. A socket that did not take everything is never written to before it is writable and its cut frame is finished.
+3. A socket that did not take everything is never written to before it is writable and its cut piece is finished.
 4. Nothing here waits, and nothing here yields.
+
+The bytes leave, and connections end, in `shard/outlet.py`.
 """
 
 import logging
-import random
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
 from headrace import event
-from headrace.event import Frame
+from headrace.event import Frame, Piece
 from headrace.handoff import Handoff, Moved
-from shard.connection import GONE, Connection, State, Subscription, Wire
-from shard.counters import Counters
+from shard import pieces
+from shard.connection import GONE, Connection, State, Subscription
 from shard.messages import Page, Parcel
+from shard.outlet import Outlet
 from shard.ports import Predicates, Presence, Sockets
 from shard.registry import Registry, Stream
 
@@ -48,22 +50,17 @@ class Delivery:
         sockets: Sockets,
         predicates: Predicates,
         presence: Presence,
-        wire: Wire,
-        *,
-        retry_ms: int,
+        outlet: Outlet,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
-        self.counters = Counters(clock)
+        self.outlet = outlet
+        self.counters = outlet.counters
         self.dirty: dict[Stream, None] = {}
         self.wanting_log: dict[Stream, None] = {}
-        self.blocked: dict[Connection, None] = {}
-        self.emptied: list[Stream] = []
         self._sockets = sockets
         self._predicates = predicates
         self._presence = presence
-        self._wire = wire
-        self._retry_ms = retry_ms
         self._clock = clock
         self._turns: deque[Connection] = deque()
 
@@ -79,12 +76,12 @@ class Delivery:
 
     # -- a connection's life
 
-    def open(self, fd: int, handoff: Handoff, unsent: bytes = b"") -> Connection:
+    def open(self, fd: int, handoff: Handoff, unsent: Piece = ()) -> Connection:
         """Take a client: register it, write the response head, and ask for what its streams need first.
 
-        For a connection that was moved the response has begun: unsent, the rest of a frame, comes first.
+        For a connection that was moved the response has begun: unsent, the rest of a piece, comes first.
         """
-        connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer, handoff.guest)
+        connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer, handoff.guest, handoff.chunked)
         subscriptions = []
         for index, (name, start) in enumerate(handoff.streams):
             stream = self.registry.join(connection, name)
@@ -93,14 +90,16 @@ class Delivery:
         self._presence.appear(connection)
         self._sockets.register(fd)
         if handoff.moved is None:
-            self._begin(connection, handoff.headers)
+            connection.anchored = all(start != "now" for _, start in handoff.streams)
+            self.outlet.begin(connection, handoff.headers)
         else:
             if handoff.moved.owed:
-                self._owe_cursor(connection)
+                # Perhaps the client has never been told any.
+                connection.anchored = False
+                self.outlet.owe_cursor(connection)
             if unsent:
                 # Being registered just now, the socket is told of as writable if it is.
-                connection.resume(unsent, self._clock())
-                self.blocked[connection] = None
+                self.outlet.resume(connection, unsent)
         for subscription in connection.subscriptions:
             head = subscription.stream.head
             if subscription.start is None and head is not None and subscription.position <= head:
@@ -116,10 +115,7 @@ class Delivery:
 
         MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
         """
-        connection.dead = True
-        self.blocked.pop(connection, None)
-        self.emptied += self.registry.leave(connection, self._clock())
-        self._presence.disappear(connection)
+        self.outlet.release(connection)
         self._sockets.unregister(connection.fd)
         owed = any(subscription.hidden for subscription in connection.subscriptions)
         handoff = Handoff(
@@ -127,8 +123,9 @@ class Delivery:
             context=connection.context,
             request_id=connection.request_id,
             peer=connection.peer,
-            moved=Moved(len(connection.unsent), owed),
+            moved=Moved(sum(map(len, connection.unsent)), owed),
             guest=guest,
+            chunked=connection.chunked,
         )
         return Parcel(connection.fd, handoff, connection.unsent)
 
@@ -140,8 +137,8 @@ class Delivery:
         if subscription.start is not None:
             subscription.position = page.head if subscription.start == "now" else page.trimmed_to
             subscription.start = None
-            if connection.settled and not self._write(connection, [event.id_frame(connection.cursor())]):
-                self._owe_cursor(connection)
+            if connection.settled:
+                self.outlet.tell_cursor(connection)
         elif page.foreign(subscription.position):
             self._reset(subscription, page.head)
         subscription.state = State.BEHIND
@@ -168,13 +165,8 @@ class Delivery:
         """A socket that was full takes bytes again."""
         if connection.blocked_at is None or connection.dead:
             return
-        try:
-            if not connection.flush(self._wire, self._clock()):
-                return
-        except OSError:
-            self.close(connection, "peer gone")
+        if not self.outlet.flush(connection):
             return
-        self.blocked.pop(connection, None)
         for subscription in connection.subscriptions:
             self.place(subscription)
 
@@ -187,44 +179,6 @@ class Delivery:
             if subscription.state is State.VERDICT and subscription.stream.name == stream:
                 subscription.state = State.BEHIND
                 self.place(subscription)
-
-    def beat(self, connection: Connection) -> None:
-        """Write a heartbeat, or the cursor where events were hidden, to a connection that takes bytes."""
-        if connection.blocked_at is not None or connection.dead:
-            return
-        if connection.settled and any(subscription.hidden for subscription in connection.subscriptions):
-            # Owed until it is written: one that has never been told its cursor could not resume.
-            if self._write(connection, [event.id_frame(connection.cursor())]):
-                for subscription in connection.subscriptions:
-                    subscription.hidden = False
-        else:
-            self._write(connection, [event.HEARTBEAT])
-
-    def goodbye(self, connection: Connection, reason: str, cause: str = "") -> None:
-        """Tell a client that the server ends the connection, as far as its socket takes it, and close it.
-
-        cause is what is counted and logged in place of a reason that is an application's text.
-        """
-        if not connection.dead and connection.blocked_at is None:
-            frames = [event.goodbye_frame(reason)]
-            if connection.settled:
-                frames.append(event.id_frame(connection.cursor()))
-            self._write(connection, frames)
-        self.close(connection, cause or reason)
-
-    def close(self, connection: Connection, reason: str) -> None:
-        """End a connection for real and forget it. Idempotent."""
-        if connection.dead:
-            return
-        connection.dead = True
-        self.blocked.pop(connection, None)
-        self.emptied += self.registry.leave(connection, self._clock())
-        self._presence.disappear(connection)
-        self._sockets.close(connection.fd)
-        self.counters.closed.add(reason)
-        # Clients come and go; that the server ends a connection is news.
-        level = logging.DEBUG if reason == "peer gone" else logging.INFO
-        logger.log(level, "client closed", extra={"request_id": connection.request_id, "reason": reason})
 
     # -- live
 
@@ -244,8 +198,9 @@ class Delivery:
             others = stream.live
         else:
             others = list(stream.shared)
-            if stream.sole:
-                self._write_sole(stream, before, frames)
+            for chunked, sole in enumerate(stream.sole):
+                if sole:
+                    self._write_sole(stream, sole, bool(chunked), before, frames)
         for subscription in others:
             stream.end_live(subscription, before)
         for subscription in others:
@@ -253,23 +208,26 @@ class Delivery:
                 self._gap(subscription, gap[1])
             self._advance(subscription, frames)
 
-    def _write_sole(self, stream: Stream, before: int, frames: Sequence[Frame]) -> None:
+    def _write_sole(
+        self, stream: Stream, sole: dict[int, Subscription], chunked: bool, before: int, frames: Sequence[Frame]
+    ) -> None:
         """Write frames that all may see to everybody who follows this stream alone; one call a client."""
-        blob = frames[0].bytes if len(frames) == 1 else b"".join([frame.bytes for frame in frames])
+        encoded = [frame.encoded(chunked) for frame in frames]
+        blob = encoded[0] if len(frames) == 1 else b"".join(encoded)
         size = len(blob)
-        taken = self._wire.write_each(stream.sole, blob)
+        taken = self.outlet.wire.write_each(sole, blob)
         done = taken.count(size)
         self.counters.writes += len(taken)
         self.counters.deliveries += done * len(frames)
         self.counters.bytes += done * size
         if done == len(taken):
             return
-        short = [(subscription, n) for subscription, n in zip(stream.sole.values(), taken, strict=True) if n != size]
+        short = [(subscription, n) for subscription, n in zip(sole.values(), taken, strict=True) if n != size]
         for subscription, _ in short:
             stream.end_live(subscription, before)
         for subscription, n in short:
             if n == GONE:
-                self.close(subscription.connection, "peer gone")
+                self.outlet.close(subscription.connection, "peer gone")
             else:
                 self._cut(subscription, frames, n)
 
@@ -296,6 +254,7 @@ class Delivery:
 
     def work(self, budget_s: float) -> None:
         """Let clients behind advance in turn, from the rings, for about so long."""
+        self.outlet.relieve()
         deadline = self._clock() + budget_s
         while self._turns:
             connection = self._turns.popleft()
@@ -304,7 +263,7 @@ class Delivery:
                 self._turn(connection)
             except Exception:
                 logger.exception("could not write to %r", connection)
-                self.close(connection, "internal error")
+                self.outlet.close(connection, "internal error")
             if self._clock() >= deadline:
                 return
 
@@ -331,20 +290,6 @@ class Delivery:
 
     # -- inside
 
-    def _begin(self, connection: Connection, headers: Iterable[tuple[str, str]]) -> None:
-        # Half the interval more or less, so that clients which a restart has cut do not come back at once.
-        retry = event.retry_frame(round(self._retry_ms * random.uniform(0.5, 1.5)))
-        frames = [_response_head(headers), retry]
-        if connection.settled:
-            frames.append(event.id_frame(connection.cursor()))
-        if self._write(connection, frames) < len(frames):
-            self._owe_cursor(connection)
-
-    def _owe_cursor(self, connection: Connection) -> None:
-        """The client could not be told its cursor: the next beat does it."""
-        for subscription in connection.subscriptions:
-            subscription.hidden = True
-
     def _turn(self, connection: Connection) -> None:
         for subscription in connection.subscriptions:
             if subscription.state is not State.BEHIND or connection.blocked_at is not None or connection.dead:
@@ -369,13 +314,12 @@ class Delivery:
 
     def _cut(self, subscription: Subscription, frames: Sequence[Frame], taken: int) -> None:
         """The socket took only so many bytes of the joined frames: keep the rest of the one that was cut."""
-        ends = list(accumulate(len(frame.bytes) for frame in frames))
+        connection = subscription.connection
+        encoded = [frame.encoded(connection.chunked) for frame in frames]
+        ends = list(accumulate(map(len, encoded)))
         index = bisect_left(ends, taken + 1)
         begun = taken - (ends[index - 1] if index else 0)
-        connection = subscription.connection
-        connection.cut(frames[index].bytes, begun, self._clock())
-        self.blocked[connection] = None
-        self.counters.stalls += 1
+        self.outlet.cut(connection, (encoded[index],), begun)
         done = index + (1 if begun else 0)
         if done:
             subscription.position = frames[done - 1].id
@@ -388,12 +332,13 @@ class Delivery:
         if connection.blocked_at is not None or connection.dead:
             return
         alone = len(connection.subscriptions) == 1
-        out: list[bytes] = []
+        out: list[Piece] = []
         ids: list[int] = []
         examined = before = subscription.position
         waiting = False
         if alone and all(frame.label is None for frame in frames):
-            out, ids = [frame.bytes for frame in frames], [frame.id for frame in frames]
+            out = [(frame.encoded(connection.chunked),) for frame in frames]
+            ids = [frame.id for frame in frames]
             examined, frames = (ids[-1] if ids else before), ()
         for frame in frames:
             visible = frame.label is None or self._visible(subscription, frame.label)
@@ -403,10 +348,13 @@ class Delivery:
             examined = frame.id
             if visible:
                 subscription.position = frame.id
-                out.append(frame.bytes if alone else frame.with_id(f"{connection.cursor()}/{subscription.index}"))
+                if alone:
+                    out.append((frame.encoded(connection.chunked),))
+                else:
+                    out.append(frame.with_id(f"{connection.cursor()}/{subscription.index}", connection.chunked))
                 ids.append(frame.id)
         subscription.position = before
-        done = self._write(connection, out)
+        done = self.outlet.write(connection, out)
         if connection.dead:
             return
         self.counters.deliveries += done
@@ -446,41 +394,8 @@ class Delivery:
         if connection.blocked_at is not None or connection.dead:
             return  # it stays where it is and is told when it advances again
         before, subscription.position = subscription.position, position
-        piece = sentinel + (event.id_frame(connection.cursor()) if connection.settled else b"")
-        if not self._write(connection, [piece]):
+        cursor = connection.cursor() if connection.settled else None
+        # Without a cursor beside it, what follows from the sentinel is told when the connection is settled.
+        connection.anchored = connection.anchored and cursor is not None
+        if not self.outlet.write(connection, [pieces.told(sentinel, cursor, connection.chunked)]):
             subscription.position = before
-
-    def _write(self, connection: Connection, frames: list[bytes]) -> int:
-        """Write whole frames as far as they go; how many count as written. Closes a connection that is gone."""
-        if not frames or connection.dead or connection.blocked_at is not None:
-            return 0
-        try:
-            done = connection.write(self._wire, frames, self._clock())
-        except OSError:
-            self.close(connection, "peer gone")
-            return 0
-        self.counters.writes += 1
-        self.counters.bytes += sum(map(len, frames[:done]))
-        if connection.blocked_at is not None:
-            self.blocked[connection] = None
-            self.counters.stalls += 1
-            # Rule 3: none of its subscriptions may be written to as if it were live.
-            for subscription in connection.subscriptions:
-                if subscription.state is State.LIVE:
-                    subscription.stream.end_live(subscription, subscription.position)
-        return done
-
-
-def _response_head(headers: Iterable[tuple[str, str]]) -> bytes:
-    # Without a length or chunking the body ends with the connection: there is no encoder state to carry.
-    lines = [
-        "HTTP/1.1 200 OK",
-        "Content-Type: text/event-stream",
-        "Cache-Control: no-cache, no-transform",
-        "X-Accel-Buffering: no",
-        "Connection: close",
-        *(f"{name}: {value}" for name, value in headers),
-    ]
-    if any("\r" in line or "\n" in line for line in lines):
-        raise ValueError(f"a response header with a line break: {lines!r}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

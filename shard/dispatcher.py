@@ -49,6 +49,7 @@ from shard.messages import (
     Wake,
 )
 from shard.moves import Moves
+from shard.outlet import Outlet
 from shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
 from shard.registry import Registry, Stream
 from shard.ring import RingBudget
@@ -92,9 +93,16 @@ class Dispatcher:
             crowd=max(1, settings.hot_connections // 8),
             holdings=Holdings(by_address=settings.max_address_connections > 0),
         )
-        self.delivery = Delivery(
-            self.registry, poller, predicates, presence, wire or Wire(), retry_ms=settings.retry_ms, clock=clock
+        self.outlet = Outlet(
+            self.registry,
+            poller,
+            presence,
+            wire or Wire(),
+            retry_ms=settings.retry_ms,
+            unsent_total_bytes=settings.unsent_total_bytes,
+            clock=clock,
         )
+        self.delivery = Delivery(self.registry, poller, predicates, presence, self.outlet, clock)
         self.moves = Moves(self.delivery, transfer, self._adopt)
         self.stopped = False
         self.connects = 0
@@ -167,7 +175,7 @@ class Dispatcher:
         self.errors += 1
         self.last_error = f"{kind}: {error!r}"
         logger.exception("could not serve %r", connection)
-        self.delivery.close(connection, "internal error")
+        self.outlet.close(connection, "internal error")
 
     def settle_up(self) -> None:
         """After a batch: serve clients behind for a while, and ask for the reads that are wanted."""
@@ -175,10 +183,10 @@ class Dispatcher:
             return
         self.moves.step()
         self.delivery.work(WORK_BUDGET_S)
-        for stream in self.delivery.emptied:
+        for stream in self.outlet.emptied:
             self._rings.forget(stream.ring)
             self._suspects.discard(stream)
-        self.delivery.emptied.clear()
+        self.outlet.emptied.clear()
         if self._revocations.current():
             self._read_live()
             self._read_catch_up()
@@ -198,7 +206,7 @@ class Dispatcher:
         if moved and not refused:
             refused = self._revocations.missed(s.stream.name for s in connection.subscriptions)
         if refused:
-            self.delivery.goodbye(connection, refused, "disconnected")
+            self.outlet.goodbye(connection, refused, "disconnected")
             return
         if self._dismissal is not None:
             self._dismissal.join(connection)
@@ -212,7 +220,7 @@ class Dispatcher:
         if connection is None:
             self._poller.close(fd)
         else:
-            self.delivery.close(connection, "internal error")
+            self.outlet.close(connection, "internal error")
 
     def _verdict(self, message: Verdict) -> None:
         self.delivery.verdict(message.connection, message.stream, message.label, message.visible)
@@ -223,7 +231,7 @@ class Dispatcher:
             for subscription in connection.subscriptions if message.streams else ():
                 refused = refused or message.streams.get(subscription.stream.name, "")
             if refused:
-                self.delivery.goodbye(connection, refused, "disconnected")
+                self.outlet.goodbye(connection, refused, "disconnected")
 
     def _ready(self, _: Ready) -> None:
         for fd, readable, writable in self._poller.poll():
@@ -241,15 +249,15 @@ class Dispatcher:
             received = self._poller.receive(connection.fd)
             connection.received += max(received, 0)
             if received < 0:
-                self.delivery.close(connection, "peer gone")
+                self.outlet.close(connection, "peer gone")
             elif connection.received > MAX_RECEIVED_BYTES:
-                self.delivery.goodbye(connection, "unexpected data")
+                self.outlet.goodbye(connection, "unexpected data")
         if writable:
             self.delivery.writable(connection)
 
     def _tick(self, _: Tick) -> None:
         now = self._clock()
-        for connection in list(self.delivery.blocked):
+        for connection in self.outlet.blocked:
             if connection.blocked_at is None:
                 continue
             if connection.outstanding is None:
@@ -261,22 +269,22 @@ class Dispatcher:
                 if left < connection.outstanding:
                     connection.outstanding, connection.blocked_at = left, now
                 else:
-                    self.delivery.close(connection, "write deadline")
+                    self.outlet.close(connection, "write deadline")
         for connection in self._dismissal.due(now) if self._dismissal else ():
-            self.delivery.goodbye(connection, "drain")
+            self.outlet.goodbye(connection, "drain")
         now_ms = self._wall_clock() * 1000
         while self._expiries and self._expiries[0][0] <= now_ms:
-            self.delivery.goodbye(heapq.heappop(self._expiries)[2], "expired")
+            self.outlet.goodbye(heapq.heappop(self._expiries)[2], "expired")
         self._beats = (self._beats + 1) % self._ticks_a_beat()
         due = [connection for connection in self._due.get(self._beats, ()) if not connection.dead]
         self._due[self._beats] = due
         for connection in due:
             # A living peer acknowledges each heartbeat; one that has vanished leaves them outstanding.
             if self._poller.silent_s(connection.fd) > self._settings.write_deadline_s + self._beat_interval_s():
-                self.delivery.close(connection, "peer gone")
+                self.outlet.close(connection, "peer gone")
                 continue
             self._watch_expiry(connection)
-            self.delivery.beat(connection)
+            self.outlet.beat(connection)
 
     def _dismiss(self, message: Dismiss) -> None:
         over_s = message.over_s
@@ -302,7 +310,7 @@ class Dispatcher:
         self.stopped = True
         for connection in self.registry:
             try:
-                self.delivery.goodbye(connection, message.reason)
+                self.outlet.goodbye(connection, message.reason)
             except Exception as error:
                 self._failed("Stop", error, connection)
 

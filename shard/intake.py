@@ -199,7 +199,7 @@ class Intake:
         else:
             self.accepted += 1
             self.moved_here += message.moved is not None
-            self._inbox.put(Connect(descriptors.pop(0), message, unsent))
+            self._inbox.put(Connect(descriptors.pop(0), message, (unsent,) if unsent else ()))
         return ""
 
     def _answer(self, channel: gsocket.socket, refused: str) -> None:

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headrace.event import Frame
+from headrace.event import Frame, Piece
 from headrace.handoff import Handoff
 from shard.connection import Connection
 from shard.registry import Stream
@@ -14,12 +14,12 @@ from shard.registry import Stream
 class Connect:
     """A client was taken over by the intake; fd is its socket, and the dispatcher's from now on.
 
-    unsent is the rest of a frame that another shard has begun to write, for a connection that moved here.
+    unsent is the rest of a piece that another shard has begun to write, for a connection that moved here.
     """
 
     fd: int
     handoff: Handoff
-    unsent: bytes = b""
+    unsent: Piece = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +146,20 @@ class Parcel:
 
     fd: int
     handoff: Handoff
-    unsent: bytes
+    unsent: Piece
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A parcel for path has found its end: taken by that shard (then given_back is None), lost, or given back."""
+    """A parcel for path has found its end: taken by that shard (then given_back is None), lost, or given back.
+
+    misunderstood tells that the shard does not speak the form of any message that could give it.
+    """
 
     path: str
     given_back: Parcel | None = None
     reason: str = ""
+    misunderstood: bool = False
 
 
 @dataclass(frozen=True, slots=True)

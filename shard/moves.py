@@ -11,6 +11,12 @@ Who sent a client here may not have known yet where it belongs now. It is not se
 one has not read the directory yet would pass it to and fro: it is a stranger, and leaves with the next assignment,
 which the process gives again after its next read of the directory, though nothing has changed. Who was refused
 elsewhere is none, and stays until something has.
+
+A shard of an older release may not know how the connection's body is sent, in chunks, and refuses it for that. No
+later try ends otherwise. So the connection stays, since any shard serves it as well as another; but where this shard is
+to be empty, as when an older release takes its place, the client is told goodbye and comes back with its last id, to be
+served in a form that the older shard knows. It loses its connection and nothing else, and the pace of the moves spreads
+them.
 """
 
 from collections import Counter, deque
@@ -105,7 +111,9 @@ class Moves:
             self.last_error = f"a connection could not be moved: {message.reason}"
             connection = self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent)
             self._adopt(connection)
-            if self._elsewhere(connection) != message.path:
+            if message.misunderstood and self._assigned.everybody:
+                self._delivery.outlet.goodbye(connection, "drain")
+            elif self._elsewhere(connection) != message.path:
                 # Assigned anew while it was on its way, and so overlooked.
                 self.arrived(connection)
         self._note_settled()

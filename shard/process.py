@@ -258,7 +258,7 @@ class Process:
         canary = registry.stream(self._canary.stream)
         events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
-        blocked = self.dispatcher.delivery.blocked
+        blocked = self.dispatcher.outlet.blocked
         database_error = self._listener.last_error or self._readers.last_error or self._revocations.last_error
         return ShardEntry(
             id=self.shard_id,

@@ -13,8 +13,9 @@ class Stream:
 
     Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
     sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
-    that follow this stream alone, whose frames are the same bytes for all, and the others. opening waits for a read yet
-    to be asked for, settling for the one that is outstanding; log waits for a page of the log.
+    that follow this stream alone, whose frames are the same bytes for all without chunks and for all with chunks, and
+    the others. opening waits for a read yet to be asked for, settling for the one that is outstanding; log waits for a
+    page of the log.
     leads counts the connections that have it as their first stream, which is what decides where they belong.
     """
 
@@ -38,7 +39,7 @@ class Stream:
         self.slot = slot(name)
         self.head: int | None = None
         self.ring = Ring(0, ring_bytes)
-        self.sole: dict[int, Subscription] = {}
+        self.sole: tuple[dict[int, Subscription], dict[int, Subscription]] = ({}, {})
         self.shared: dict[Subscription, None] = {}
         self.opening: list[Subscription] = []
         self.settling: list[Subscription] = []
@@ -53,19 +54,20 @@ class Stream:
     @property
     def live(self) -> list[Subscription]:
         """A snapshot of the live subscriptions."""
-        return [*self.sole.values(), *self.shared]
+        return [*self.sole[False].values(), *self.sole[True].values(), *self.shared]
 
     def begin_live(self, subscription: Subscription) -> None:
         """A subscription has everything up to the head, and gets what follows. Its position MUST be the head."""
-        if len(subscription.connection.subscriptions) == 1:
-            self.sole[subscription.connection.fd] = subscription
+        connection = subscription.connection
+        if len(connection.subscriptions) == 1:
+            self.sole[connection.chunked][connection.fd] = subscription
         else:
             self.shared[subscription] = None
         subscription.state = State.LIVE
 
     def end_live(self, subscription: Subscription, position: int, state: State = State.BEHIND) -> None:
         """A live subscription has got everything up to position, and no longer gets what follows."""
-        self.sole.pop(subscription.connection.fd, None)
+        self.sole[subscription.connection.chunked].pop(subscription.connection.fd, None)
         self.shared.pop(subscription, None)
         subscription.state = state
         subscription.position = position

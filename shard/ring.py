@@ -39,7 +39,7 @@ class Ring:
         """Add frames that follow those held, oldest first; forget the oldest beyond the limit."""
         for frame in frames:
             self._frames.append(frame)
-            self.size += len(frame.bytes)
+            self.size += len(frame)
         while self.size > self._limit:
             self.shed()
 
@@ -49,7 +49,7 @@ class Ring:
         Frames that the ring holds already are passed over, so a page of the log may overlap it.
         """
         older = frames[: bisect_right(frames, self.start, key=lambda frame: frame.id)]
-        size = sum(len(frame.bytes) for frame in older)
+        size = sum(len(frame) for frame in older)
         if not older or after >= self.start or older[-1].id != self.start or self.size + size > self._limit:
             return False
         self._frames.extendleft(reversed(older))
@@ -62,9 +62,9 @@ class Ring:
         if not self._frames:
             return 0
         frame = self._frames.popleft()
-        self.size -= len(frame.bytes)
+        self.size -= len(frame)
         self.start = frame.id
-        return len(frame.bytes)
+        return len(frame)
 
     def after(self, position: int, max_bytes: int) -> list[Frame] | None:
         """Frames above position, at most max_bytes but at least one; None if the ring does not cover position.
@@ -77,7 +77,7 @@ class Ring:
         found: list[Frame] = []
         size = 0
         for frame in islice(self._frames, index, None):
-            size += len(frame.bytes)
+            size += len(frame)
             if found and size > max_bytes:
                 break
             found.append(frame)

@@ -5,7 +5,7 @@
     opening   a subscription waits for its first read
     behind    the others: a subscription is being caught up, or a predicate is asked
 
-Nearly all clients follow one stream and are live. Those a stream has in one dictionary, of which the length is enough.
+Nearly all clients follow one stream and are live. Those a stream has in two dictionaries, whose length is enough.
 A walk over thousands would be most of what a scrape costs, in time that belongs to deliveries.
 """
 
@@ -32,8 +32,8 @@ def standing(delivery: Delivery, breathe: Callable[[], None] = lambda: None) -> 
                 breathe()
     # Nothing yields from here on, so that the rest adds up.
     streams = delivery.registry.streams
-    live += sum(len(stream.sole) for stream in streams)
-    blocked = len(delivery.blocked)
+    live += sum(len(sole) for stream in streams for sole in stream.sole)
+    blocked = len(delivery.outlet.blocked)
     waiting = {subscription.connection for stream in streams for subscription in (*stream.opening, *stream.settling)}
     opening = sum(not connection.dead and connection.blocked_at is None for connection in waiting)
     behind = max(0, len(delivery.registry) - live - blocked - opening)

@@ -71,7 +71,7 @@ class Transfer:
                     logger.warning("%s was on its way to %s and has to come back: %s", request_id, path, passed.reason)
                 self._inbox.put(Delivered(path, reason=passed.reason))
             else:
-                self._inbox.put(Delivered(path, parcel, passed.reason))
+                self._inbox.put(Delivered(path, parcel, passed.reason, passed.misunderstood))
 
     def _give(self, parcel: Parcel, path: str) -> Passed:
         """One exchange. Yields."""

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import psutil
+import psycopg
 
 import headrace
 from headrace.process import spawn
@@ -96,9 +97,22 @@ class Node:
         """Where its PostgreSQL is."""
         return self._environ["HEADRACE_DATABASE_URL"]
 
-    def path(self, stream: str, since: str = "now") -> str:
-        """The signed path of a stream."""
-        return headrace.sign(stream, since=since, secrets=[self._environ["HEADRACE_SECRET"]])
+    def path(self, stream: str, since: str = "") -> str:
+        """The signed path of a stream, by default from its head on."""
+        return headrace.sign(
+            stream, since=since or self._heads([stream])[0], secrets=[self._environ["HEADRACE_SECRET"]]
+        )
+
+    def paths(self, streams: Sequence[str]) -> list[str]:
+        """The signed paths of many streams, each from its head on."""
+        secrets = [self._environ["HEADRACE_SECRET"]]
+        heads = self._heads(streams)
+        return [headrace.sign(name, since=head, secrets=secrets) for name, head in zip(streams, heads, strict=True)]
+
+    def _heads(self, streams: Sequence[str]) -> list[str]:
+        # An id, since a client that begins at `now` is told its cursor in an event, which the load client would count.
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            return [str(headrace.head(connection, stream)) for stream in streams]
 
     def scrape(self) -> str:
         """What Prometheus is told of the node."""

@@ -100,7 +100,7 @@ def _published_live(bench: Bench, pgbench: writers.Writers) -> Live:
     publishing = writers.publishing(_prefix(bench))
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
         paths = Path(directory) / "paths"
-        paths.write_text("".join(bench.node.path(name) + "\n" for name in names))
+        paths.write_text("".join(path + "\n" for path in bench.node.paths(names)))
         with (
             bench.here("--streams", str(len(names)), n=len(names), path=f"@{paths}") as clients,
             bench.here(n=1, path=bench.node.path(_calm_stream(bench))) as watching,

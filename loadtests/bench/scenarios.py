@@ -61,7 +61,7 @@ def many(bench: Bench) -> list[Figure]:
     names = [f"{bench.stream}.{number}" for number in range(streams)]
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
         paths = Path(directory) / "paths"
-        paths.write_text("".join(bench.node.path(name) + "\n" for name in names))
+        paths.write_text("".join(path + "\n" for path in bench.node.paths(names)))
         bench.publisher.flood(names, 0, streams)
         with bench.here("--streams", str(streams), path=f"@{paths}") as clients:
             clients.ready()

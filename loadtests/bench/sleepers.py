@@ -61,7 +61,7 @@ class Sleepers:
         end = b"id: %d\ndata" % last
         for client in self._clients:
             text = b""
-            while end not in text or not text.endswith(b"\n\n"):
+            while end not in text or not text.endswith((b"\n\n", b"\n\n\r\n")):
                 text += _received(client)
             ids = [int(found) for found in _IDS.findall(text)]
             if ids != list(range(first, last + 1)):

@@ -9,6 +9,8 @@ import threading
 import time
 from collections import Counter
 
+from loadtests.chunks import Body
+
 CONNECT_DEADLINE_S = 20.0
 
 
@@ -18,11 +20,12 @@ class Client:
     last is the id of its last event, heard_at when that came.
     """
 
-    __slots__ = ("connection", "heard_at", "last", "rest", "stream")
+    __slots__ = ("body", "connection", "heard_at", "last", "rest", "stream")
 
     def __init__(self, connection: socket.socket, stream: str) -> None:
         self.connection = connection
         self.stream = stream
+        self.body = Body(b"")
         self.rest = b""
         self.last = 0
         self.heard_at = 0.0
@@ -59,7 +62,9 @@ class Crowd:
             self.problems["head"] += 1
         connection.setblocking(False)
         client = Client(connection, stream)
-        client.rest = head.partition(b"\r\n\r\n")[2]
+        head, _, rest = head.partition(b"\r\n\r\n")
+        client.body = Body(head)
+        client.rest = client.body.feed(rest)
         self._clients[connection.fileno()] = client
         self._poll.register(connection, select.EPOLLIN)
 
@@ -101,15 +106,16 @@ class Crowd:
                     self._poll.unregister(descriptor)
 
     def _take(self, client: Client, data: bytes) -> None:
-        *blocks, client.rest = (client.rest + data).split(b"\n\n")
+        *blocks, client.rest = (client.rest + client.body.feed(data)).split(b"\n\n")
         now = time.monotonic()
         for block in blocks:
             head, separator, text = block.partition(b"\ndata: t=")
             if not separator:
-                if b"\nevent: headrace:" in b"\n" + block:
+                # Lines that dispatch nothing may stand before those of a frame.
+                if b"\nevent: headrace:" in b"\n" + block and b"event: headrace:cursor\n" not in block:
                     self.problems["sentinel"] += 1
                 continue
-            id_ = int(head.removeprefix(b"id: "))
+            id_ = int(head.rpartition(b"id: ")[2])
             if id_ != client.last + 1:
                 self.problems["hole" if id_ > client.last else "repeat"] += 1
             client.last = max(client.last, id_)

@@ -64,15 +64,21 @@ BREAKS: Final[dict[str, Break]] = {
         "            subscription.position = frames[done - 1].id\n",
         "            subscription.position = frames[-1].id\n",
     ),
-    "tail-dropped": Break("shard/connection.py", 'self.unsent = frame[taken:] if taken else b""', 'self.unsent = b""'),
+    "tail-dropped": Break(
+        "shard/connection.py", "self.unsent = _rest(piece, taken) if taken else ()", "self.unsent = ()"
+    ),
     "start-repeated": Break(
-        "shard/connection.py", 'self.unsent = frame[taken:] if taken else b""', 'self.unsent = frame if taken else b""'
+        "shard/connection.py",
+        "self.unsent = _rest(piece, taken) if taken else ()",
+        "self.unsent = _rest(piece, 0) if taken else ()",
     ),
     "unsent-not-moved": Break(
         "shard/delivery.py",
-        "Moved(len(connection.unsent), owed),\n            guest=guest,\n        )\n"
+        "Moved(sum(map(len, connection.unsent)), owed),\n"
+        "            guest=guest,\n            chunked=connection.chunked,\n        )\n"
         "        return Parcel(connection.fd, handoff, connection.unsent)",
-        'Moved(0, owed),\n            guest=guest,\n        )\n        return Parcel(connection.fd, handoff, b"")',
+        "Moved(0, owed),\n            guest=guest,\n            chunked=connection.chunked,\n        )\n"
+        "        return Parcel(connection.fd, handoff, ())",
         seed=1,  # its sockets are small
         faults="move,drain,rebalance,restart",
     ),

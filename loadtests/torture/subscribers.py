@@ -18,15 +18,16 @@ import time
 from typing import Final
 
 from headrace import tokens
+from headrace.event import CURSOR_TYPE
+from loadtests.chunks import Body
 from loadtests.torture.judge import History, Received, Session
 from loadtests.torture.plan import Client, Plan
 from loadtests.torture.system import System
 
 _SO_ATTACH_FILTER: Final = 26
+_LINE: Final = re.compile(r"(retry: [0-9]+|: [^\n]*)\n")
 _BLOCK: Final = re.compile(
-    r"(?P<retry>retry: [0-9]+)"
-    r"|: (?P<comment>[^\n]*)"
-    r"|id: (?P<cursor>[0-9]+(?:\.[0-9]+)*)"
+    r"id: (?P<cursor>[0-9]+(?:\.[0-9]+)*)"
     r"|(?:id: (?P<id>[0-9]+(?:(?:\.[0-9]+)+/[0-9]+)?)\n)?(?:event: (?P<type>[^\n]+)\n)?"
     r"(?P<data>data: [^\n]*(?:\ndata: [^\n]*)*)"
 )
@@ -69,6 +70,7 @@ class Subscriber:
         self._client = client
         self._chance = all_.plan.random(f"subscriber {client.name}")
         self._path = self._sign()
+        self._body = Body(b"")
 
     @property
     def cursor(self) -> tuple[int, ...] | None:
@@ -152,6 +154,7 @@ class Subscriber:
                 return b""
             head += data
         head, _, rest = head.partition(b"\r\n\r\n")
+        self._body = Body(head)
         status = head.split(b" ", 2)[1].decode()
         if status == "200":
             session.opened_at = time.monotonic()
@@ -168,6 +171,7 @@ class Subscriber:
         stall_at = time.monotonic() + chance.uniform(0.5, 6)
         connection.settimeout(0.5)
         widened = False
+        rest = self._body.feed(rest)
         while True:
             rest = self._parse(session, rest)
             if all_.draining and not widened:
@@ -196,7 +200,7 @@ class Subscriber:
             if not data:
                 session.ending = session.ending or "cut"
                 return False
-            rest += data
+            rest += self._body.feed(data)
 
     def _leave(self, connection: socket.socket) -> bool:
         if self._client.kind == "vanishing":
@@ -217,10 +221,16 @@ class Subscriber:
         if end < 0:
             return data
         now = time.monotonic()
-        for block in data[:end].decode("utf-8", "replace").split("\n\n"):
+        for text in data[:end].decode("utf-8", "replace").split("\n\n"):
+            block = text
+            while line := _LINE.match(block):
+                block = block[line.end() :]
             match = _BLOCK.fullmatch(block)
             if match is None or "\r" in block:
                 session.malformed = session.malformed or block or "(empty)"
+            elif match["type"] == CURSOR_TYPE and match["id"] is not None:
+                self.last_id = match["id"]
+                session.frames.append(Received(now, self.last_id))
             elif match["cursor"]:
                 self.last_id = match["cursor"]
                 session.frames.append(Received(now, self.last_id))

@@ -243,12 +243,12 @@ def test_a_cursor_that_could_not_be_told_is_told_later(bench: Bench) -> None:
     assert connection is not None
     for subscription in connection.subscriptions:
         subscription.hidden = True
-    bench.dispatcher.delivery._wire.writev = lambda fd, frames: 0
-    bench.dispatcher.delivery.beat(connection)
-    bench.dispatcher.delivery._wire.writev = bench._writev
+    bench.dispatcher.outlet.wire.writev = lambda fd, frames: 0
+    bench.dispatcher.outlet.beat(connection)
+    bench.dispatcher.outlet.wire.writev = bench._writev
     bench.dispatcher.delivery.writable(connection)
     client.pump()
     before = len(client.frames)
-    bench.dispatcher.delivery.beat(connection)
+    bench.dispatcher.outlet.beat(connection)
     client.pump()
     assert [frame.id for frame in client.frames[before:]] == ["0"]

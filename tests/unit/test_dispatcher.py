@@ -15,13 +15,14 @@ from shard.messages import (
     Read,
     ReadFailed,
     ReadKind,
+    Ready,
     Revised,
     Rows,
     Sweep,
     Tick,
     Wake,
 )
-from tests.unit.test_dispatcher_model import DispatcherMachine
+from tests.unit.test_dispatcher_model import DispatcherMachine, unchunked
 
 
 @pytest.fixture
@@ -345,7 +346,7 @@ def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machin
     machine.dispatcher.settle_up()
     machine.calm()
     late = machine.clients[13].bytes
-    assert late.index(b"id: 9\n\n") < late.index(b"id: 10\ndata: a10\n")
+    assert late.index(b"id: 9\n") < late.index(b"id: 10\ndata: a10\n")
 
 
 def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
@@ -372,3 +373,42 @@ def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
     machine.calm()
     assert [client.closed for client in machine.clients.values()] == [False, False, True, False, False]
     assert all(b"data: a1\n" in machine.clients[fd].bytes for fd in (13, 14))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("room", [0, 1, 40, 240])
+def test_an_opening_that_the_socket_did_not_take_is_kept_whole(
+    machine: DispatcherMachine, room: int, chunked: bool
+) -> None:
+    """Whatever the first write takes, the client has the response head, `retry:` and its cursor when it reads on."""
+    machine.connect(("a",), 0, chunked=chunked, room=room)
+    machine.commit("a", [None] * 3, True)
+    machine.calm()
+    late = machine.clients[12]
+    assert len(late.bytes) == room
+    late.room = 100_000
+    machine.ready.add(12)
+    machine.tell(Ready())
+    machine.calm()
+    head, _, body = late.bytes.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    text = unchunked(body) if chunked else body
+    assert text.startswith(b"retry: ")
+    assert b"\nid: 0\n\nid: 1\ndata: a1\n\nid: 2\ndata: a2\n\n" in text
+
+
+def test_stalled_clients_beyond_the_limit_are_closed(machine: DispatcherMachine) -> None:
+    """Those that have taken nothing for longest go, which is counted; whoever reads stays."""
+    machine.dispatcher.outlet.blocked._limit = 60
+    for number in range(6):
+        machine.connect(("a",), 0)
+        machine.calm()
+        machine.now += 1
+        machine.clients[12 + number].room = 1
+        machine.commit("a", [None], True)
+        machine.calm()
+    closed = [fd for fd, client in machine.clients.items() if client.closed]
+    assert closed == list(range(12, 12 + len(closed))) and closed
+    assert machine.dispatcher.outlet.counters.closed.counts["unsent limit"] == len(closed)
+    assert machine.dispatcher.outlet.blocked.pinned <= 60
+    assert not machine.clients[10].closed

@@ -15,29 +15,29 @@ TYPE = TEXT.filter(lambda text: text and "\r" not in text and "\n" not in text a
 
 def test_plain_event() -> None:
     """An event of type message has an id and one data line."""
-    assert Frame(17, "shipped").bytes == b"id: 17\ndata: shipped\n\n"
+    assert Frame(17, "shipped").encoded(False) == b"id: 17\ndata: shipped\n\n"
 
 
 def test_typed_event_with_lines() -> None:
     """Other types are named, and each line of the data is one data line, spaces kept."""
     frame = Frame(3, " a\nb\r\nc\rd\n", "order")
-    assert frame.bytes == b"id: 3\nevent: order\ndata:  a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
+    assert frame.encoded(False) == b"id: 3\nevent: order\ndata:  a\ndata: b\ndata: c\ndata: d\ndata: \n\n"
 
 
 def test_empty_data() -> None:
     """Empty data is still an event."""
-    assert Frame(1, "").bytes == b"id: 1\ndata: \n\n"
+    assert Frame(1, "").encoded(False) == b"id: 1\ndata: \n\n"
 
 
 def test_composite_id() -> None:
     """A connection of several streams gets the same frame under its own cursor."""
-    assert Frame(4, "x", "t").with_id("17.4.9/1") == b"id: 17.4.9/1\nevent: t\ndata: x\n\n"
+    assert b"".join(Frame(4, "x", "t").with_id("17.4.9/1", False)) == b"id: 17.4.9/1\nevent: t\ndata: x\n\n"
 
 
 @given(TEXT, TYPE, st.lists(st.integers(0, 400)))
 def test_round_trip(data: str, type_: str, cuts: list[int]) -> None:
     """Any data and type arrive unchanged, but for line ends, wherever the bytes are cut."""
-    raw = Frame(9, data, type_).bytes
+    raw = bytes(Frame(9, data, type_).encoded(False))
     parser = Parser()
     places = sorted({cut for cut in cuts if cut < len(raw)})
     pieces = [raw[a:b] for a, b in zip([0, *places], [*places, len(raw)], strict=True)]
@@ -58,6 +58,25 @@ def test_encoder_cannot_be_broken() -> None:
         Frame(1, "x", "a\ndata: forged")
 
 
+@given(data=st.text(), text=st.from_regex(r"[0-9]{1,4}(\.[0-9]{1,4}){0,3}/[0-9]", fullmatch=True))
+def test_chunks_are_the_same_bytes_with_their_length(data: str, text: str) -> None:
+    """A frame in chunks is one chunk of the frame without, also with another `id:` line, and shares its bytes."""
+    frame = Frame(7, data, "t")
+    plain = bytes(frame.encoded(False))
+    assert frame.encoded(True) == event.chunk(plain) == b"%x\r\n%b\r\n" % (len(plain), plain)
+    other = b"".join(frame.with_id(text, False))
+    assert other == b"id: %b%b" % (text.encode(), plain[plain.index(b"\n") :])
+    assert b"".join(frame.with_id(text, True)) == event.chunk(other)
+    for chunked in (False, True):
+        _, shared = frame.with_id(text, chunked)
+        assert isinstance(shared, memoryview) and shared.obj is frame.chunk
+
+
+def test_a_cursor_for_every_client() -> None:
+    """A cursor that is told by an event has it in its id and in its data."""
+    assert event.cursor_frame("17.4") == b'id: 17.4\nevent: headrace:cursor\ndata: {"cursor":"17.4"}\n\n'
+
+
 def test_sentinels_have_no_id() -> None:
     """Sentinels carry compact JSON and no id, whatever the stream's name."""
     assert event.gap_frame("a\n\nid: 1", 1, 4) == (
@@ -68,7 +87,7 @@ def test_sentinels_have_no_id() -> None:
 
 
 def test_small_frames() -> None:
-    """The frames that dispatch nothing in a browser."""
-    assert event.retry_frame(2143) == b"retry: 2143\n\n"
+    """What dispatches nothing in a browser; only the cursor has an empty line, which keeps it."""
+    assert event.retry_line(2143) == b"retry: 2143\n"
     assert event.id_frame("17.4") == b"id: 17.4\n\n"
-    assert event.HEARTBEAT == b": heartbeat\n\n"
+    assert event.HEARTBEAT == b": heartbeat\n"

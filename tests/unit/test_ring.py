@@ -3,7 +3,7 @@
 from headrace.event import Frame
 from shard.ring import Ring, RingBudget
 
-SIZE = len(Frame(1, "x").bytes)
+SIZE = len(Frame(1, "x"))
 
 
 def frames(*ids: int) -> list[Frame]:

@@ -30,7 +30,7 @@ def test_standard(raw: bytes, messages: list[Message]) -> None:
 def test_cursor_without_an_event() -> None:
     """A frame of an id line alone moves the cursor and dispatches nothing."""
     parser = Parser()
-    assert parser.feed(b"retry: 1500\n\nid: 7\n\n: heartbeat\n\n") == []
+    assert parser.feed(b"retry: 1500\nid: 7\n\n: heartbeat\n") == []
     assert (parser.last_id, parser.retry_ms, parser.comments) == ("7", 1500, 1)
 
 
