@@ -64,6 +64,10 @@ class SchemaError(UsageError):
     """the database does not have this version's schema; run `headrace migrate`."""
 
 
+class OwnershipError(SchemaError):
+    """something in the schema headrace belongs to a stranger; connect as its owner, or have it dropped."""
+
+
 class MigrationBlockedError(UnavailableError):
     """an open transaction kept the migration from its locks; end it, or try again, nothing was changed."""
 

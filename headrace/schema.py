@@ -37,6 +37,8 @@ from headrace.errors import (
     SchemaError,
     UsageError,
 )
+from headrace.inventory import PUBLISHER, Inventory
+from headrace.ownership import require_owned
 
 LAST_WORDS = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
 OLDEST_SERVER = 140000
@@ -48,9 +50,15 @@ PATIENCE_S = 60.0
 PAUSE_S = 1.0
 """Between two tries, for those who had to wait."""
 
-# Any constant will do that no other program uses in the same database; this spells "headrac" and "m" for
-# migrate.
-MIGRATION_LOCK = 0x686561647261636D
+_NEEDS = (
+    "migrate as the owner of the schema headrace; or have a superuser run `CREATE SCHEMA headrace AUTHORIZATION {0}` "
+    "and, where the role is missing, `CREATE ROLE headrace_publisher NOLOGIN`, then migrate as {0} again"
+)
+_UNSEEN = "it has just ended, or it is creating a schema or role of the same name"
+_REMAINS = """
+    select case c.relkind when 'r' then 'the table ' else 'the object ' end || c.relname from pg_catalog.pg_class c
+     where c.relnamespace = pg_catalog.to_regnamespace('headrace') and c.relname not in ('migration', 'migration_pkey')
+     order by c.relkind <> 'r', c.relname limit 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +100,36 @@ def migrate(
 
     Raises DatabaseUnavailableError when the server cannot be reached, DatabaseVersionError when it is too
     old, MigrationBlockedError when there was no getting a lock for patience_s, SchemaError when a newer headrace has
-    migrated the database beyond what this one can use, and UsageError when its encoding is not UTF8 or
-    the user may not create what is needed.
+    migrated the database beyond what this one can use or parts of the schema are missing, OwnershipError when
+    something in it is a stranger's, and UsageError when its encoding is not UTF8, it is read-only, or the user may not
+    create what is needed.
     """
     give_up = time.monotonic() + patience_s
     with _connected(database_url) as connection:
         require_server(connection)
         while True:
             try:
-                return _migrate(connection)
+                return _migrate(connection, say)
+            except _RacedError:
+                continue
             except psycopg.errors.InsufficientPrivilege as error:
-                hint = error.diag.message_hint or (
-                    "migrate as a user that may create a schema in this database, or that owns the schema headrace"
-                )
+                hint = error.diag.message_hint or _NEEDS.format(connection.info.user)
                 raise UsageError(f"{error.diag.message_primary}; {hint}") from error
+            except psycopg.errors.ReadOnlySqlTransaction as error:
+                raise UsageError(
+                    "the database cannot be written to; migrate on the primary, with default_transaction_read_only off"
+                ) from error
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 holder = _holder(connection)
                 if time.monotonic() >= give_up:
                     raise MigrationBlockedError(f"{MigrationBlockedError.__doc__} ({holder})") from error
                 say(f"an open transaction holds up the migration, trying again: {holder}")
                 time.sleep(PAUSE_S)
+            except (psycopg.ProgrammingError, psycopg.InternalError, psycopg.NotSupportedError) as error:
+                # As of an event trigger that forbids to create, alter or grant.
+                raise SchemaError(
+                    f"the migration failed, and nothing was changed: {error.diag.message_primary}"
+                ) from error
 
 
 def check(database_url: str) -> None:
@@ -144,9 +162,12 @@ def require_server_version(number: int) -> None:
 def require_current(connection: psycopg.Connection[Any]) -> None:
     """Raise SchemaError unless the database has this version's schema, or a newer one that this version can use.
 
+    Raises OwnershipError, which is one, before anything in the schema is touched, if strangers' code may be there.
+
     Leaves the connection as it is: it begins a transaction if the connection is not in autocommit, and never
     makes one fail.
     """
+    require_owned(connection)
     applied = _applied(connection)
     known = {migration.version for migration in migrations()}
     if not applied:
@@ -183,36 +204,78 @@ def _holder(connection: psycopg.Connection[Any]) -> str:
     row = connection.execute(
         "select a.pid, extract(epoch from clock_timestamp() - a.xact_start)::int, a.state, left(a.query, 80)"
         " from pg_catalog.pg_locks l"
-        " join pg_catalog.pg_class c on c.oid = l.relation and c.relnamespace = to_regnamespace('headrace')"
+        " join pg_catalog.pg_class c on c.oid = l.relation and (c.relnamespace = to_regnamespace('headrace')"
+        " or c.oid = 'pg_catalog.pg_namespace'::regclass and l.mode = 'RowExclusiveLock')"
         " join pg_catalog.pg_stat_activity a on a.pid = l.pid and a.datname = current_database()"
         " where a.pid <> pg_backend_pid() order by a.xact_start limit 1"
     ).fetchone()
-    return "pid {}, open for {} s, {}, last query {!r}".format(*row) if row else "it has just ended"
+    return "pid {}, open for {} s, {}, last query {!r}".format(*row) if row else _UNSEEN
 
 
-def _migrate(connection: psycopg.Connection[Any]) -> list[int]:
+def _migrate(connection: psycopg.Connection[Any], say: Callable[[str], None]) -> list[int]:
     # READ COMMITTED: what follows the lock must see what the last holder did.
-    with session.block(connection):
-        connection.execute("select pg_advisory_xact_lock(%s)", [MIGRATION_LOCK])
-        connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'")
-        connection.execute("create schema if not exists headrace")
+    with session.block(connection, f"set local lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'"):
+        require_owned(connection)
+        known = migrations()
+        parts = Inventory.of(migration.sql for migration in known)
+        applied = _require_whole(connection, known)
+        if _lacking(applied, known) or not parts.has_rights(connection):
+            # Else nothing is written or locked: the user may not be allowed to, and the database be read-only.
+            _make_record(connection)
+            # Nobody but the owner has a right on it, so nobody else can keep a migration waiting by a lock.
+            connection.execute("lock table headrace.migration in share row exclusive mode")
+            pending = _lacking(_require_whole(connection, known), known)
+            for migration in pending:
+                connection.execute(migration.sql)
+                connection.execute(
+                    "insert into headrace.migration (version, oldest) values (%s, %s)",
+                    [migration.version, migration.oldest],
+                )
+            if not parts.has_rights(connection):
+                parts.restore_rights(connection)
+                say(f"gave the role {PUBLISHER} its rights again, as after a dump without them was restored")
+            return [migration.version for migration in pending]
+    return []
+
+
+def _require_whole(connection: psycopg.Connection[Any], known: list[Migration]) -> dict[int, int]:
+    """The applied versions. Raises SchemaError if they are too new, or if parts of what they have made are missing."""
+    applied = _applied(connection)
+    _require_usable(applied, {migration.version for migration in known})
+    if not applied:
+        found = connection.execute(_REMAINS).fetchone()
+        if found is not None:
+            raise SchemaError(
+                f"the schema headrace has {found[0]} but no record of its version, as after a dump without data was "
+                "restored; run `drop schema headrace cascade`, then `headrace migrate`"
+            )
+    elif max(applied) <= known[-1].version:
+        Inventory.of(migration.sql for migration in known if migration.version in applied).require(connection)
+    return applied
+
+
+def _lacking(applied: dict[int, int], known: list[Migration]) -> list[Migration]:
+    return [migration for migration in known if migration.version not in applied]
+
+
+def _make_record(connection: psycopg.Connection[Any]) -> None:
+    """Create the schema and the record of migrations where they are missing; raises _RacedError if another just did."""
+    try:
+        row = connection.execute("select pg_catalog.to_regnamespace('headrace') is null").fetchone()
+        if row == (True,):  # IF NOT EXISTS would ask for CREATE on the database all the same
+            connection.execute("create schema headrace")
         connection.execute(
             "create table if not exists headrace.migration"
             " (version int primary key, applied_at timestamptz not null default clock_timestamp())"
         )
-        applied = _applied(connection)
-        known = migrations()
-        _require_usable(applied, {migration.version for migration in known})
-        pending = [migration for migration in known if migration.version not in applied]
-        if pending:
-            connection.execute("alter table headrace.migration add column if not exists oldest int not null default 0")
-        for migration in pending:
-            connection.execute(migration.sql)
-            connection.execute(
-                "insert into headrace.migration (version, oldest) values (%s, %s)",
-                [migration.version, migration.oldest],
-            )
-    return [migration.version for migration in pending]
+    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema, psycopg.errors.DuplicateTable) as error:
+        raise _RacedError from error
+    # Version 0.1 made the table without it.
+    connection.execute("alter table headrace.migration add column if not exists oldest int not null default 0")
+
+
+class _RacedError(Exception):
+    """Another migration has created the schema at the same time."""
 
 
 @contextmanager
@@ -230,5 +293,7 @@ def _connected(database_url: str) -> Iterator[psycopg.Connection[Any]]:
         except psycopg.OperationalError as error:
             # What a server says before it hangs up may come before libpq has noticed that.
             if not connection.broken and not isinstance(error, LAST_WORDS):
-                raise
+                raise DatabaseUnavailableError(
+                    f"PostgreSQL could not do it, and nothing was changed: {error}"
+                ) from error
             raise DatabaseUnavailableError(f"the connection to PostgreSQL was lost: {error}") from error
