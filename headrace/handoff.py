@@ -57,6 +57,9 @@ REFUSED_LIMIT: Final = "limit"
 REFUSED_REVOKED: Final = "revoked"
 """The token was revoked: no other shard is to be tried."""
 
+REFUSED_GONE: Final = "gone"
+"""The client's connection was reset meanwhile: nobody is to be tried, and nothing is wrong with the taker."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handoff:

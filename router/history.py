@@ -19,7 +19,7 @@ from headrace.tokens import Context, Token
 from router.auth import PREFIX, ForbiddenError, Terms, verify
 from router.request import Request
 from router.response import Headers, Response, as_error
-from router.streams import Streams
+from router.streams import ClientGoneError, Streams
 
 SUFFIX: Final = "/events"
 DEFAULT_LIMIT: Final = 100
@@ -69,7 +69,10 @@ class History:
             return as_error(404, error)
         except (WrongPageError, CursorError, HandoffError) as error:
             return as_error(400, error)
-        return self._streams.hand_off(request, slot(page.stream), handoff, message)
+        try:
+            return self._streams.hand_off(request, slot(page.stream), handoff, message)
+        except ClientGoneError:
+            return None
 
 
 def wanted(request: Request, terms: Terms, now: float | None = None) -> Wanted:

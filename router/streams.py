@@ -2,12 +2,13 @@
 
 import logging
 import random
+import socket
 import time
 from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
-from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
+from headrace.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.passing import Channels, Outcome
 from headrace.stream import CANARY_PREFIX
 from router.auth import ForbiddenError, Terms, admit
@@ -21,6 +22,10 @@ from router.response import Headers, Response, as_error
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S: Final = (1, 5)
+
+
+class ClientGoneError(Exception):
+    """the client has broken off; nobody is there to answer."""
 
 
 class Streams:
@@ -66,7 +71,11 @@ class Streams:
         if refusal:
             _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
             return _later(refusal)
-        response = self.hand_off(request, admission.slot, handoff, message)
+        try:
+            response = self.hand_off(request, admission.slot, handoff, message)
+        except ClientGoneError:
+            self._limits.release(request.id, limits)
+            return None
         if response is not None:
             self._limits.release(request.id, limits)
         return response
@@ -76,14 +85,21 @@ class Streams:
         return self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
 
     def hand_off(self, request: Request, slot: int, handoff: Handoff, message: tuple[bytes, ...]) -> Response | None:
-        """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields."""
+        """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields.
+
+        Raises ClientGoneError if the client has broken off, and no shard has it.
+        """
         began = time.monotonic()
         tried: list[str] = []
-        guest = False
+        guest = gone = False
         for shard in self._placement.order(slot, handoff.streams[0][0], handoff.peer):
+            if gone := _is_gone(request.client):
+                break
             offered = forms(replace(handoff, guest=True)) if shard.guest or guest else message
             passed = self._channels.give(shard.path, offered, request.client)
-            self._metrics.offered(passed.outcome.value)
+            self._metrics.offered(REFUSED_GONE if passed.reason == REFUSED_GONE else passed.outcome.value)
+            if gone := passed.reason == REFUSED_GONE:
+                break
             if passed.outcome is Outcome.REFUSED and passed.reason == REFUSED_REVOKED:
                 return as_error(403, "the token was revoked; ask the application for a fresh stream URL")
             if passed.outcome in (Outcome.STALLED, Outcome.SILENT):
@@ -103,9 +119,21 @@ class Streams:
             guest = guest or passed.reason == REFUSED_FULL or passed.outcome is Outcome.STALLED
         if self._placement.drained:
             return _later("this node is being drained")
+        if gone or _is_gone(request.client):
+            _log(logging.INFO, handoff, slot, REFUSED_GONE, "", "; ".join(tried), time.monotonic() - began)
+            raise ClientGoneError
         reason = "; ".join(tried) or "no shard is known"
         _log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
         return _later("no shard accepts clients now")
+
+
+def _is_gone(client: socket.socket) -> bool:
+    """Whether a connection was reset, so that nobody can be served over it."""
+    try:
+        client.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float) -> None:

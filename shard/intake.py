@@ -50,7 +50,7 @@ class Intake:
     ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "limit", "unreadable", "cut", "version", "revoked", "busy"))
+        self.refused = Tally(("full", "limit", "unreadable", "cut", "version", "revoked", "busy", "gone"))
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path
@@ -174,8 +174,7 @@ class Intake:
             if len(descriptors) != (2 if size else 1):
                 raise HandoffError(f"a hand-off of {size} unsent bytes came with {len(descriptors)} descriptors")
             unsent = handoff.read_unsent(descriptors[1], size) if size else b""
-            _prepare(descriptors[0], self._settings)
-            refused = self._refusal(message)
+            refused = self._refusal(message) if _prepare(descriptors[0], self._settings) else handoff.REFUSED_GONE
         except (HandoffError, OSError) as error:
             logger.error("a hand-off was refused: %s", error)
             refused = handoff.REFUSED_VERSION if isinstance(error, HandoffVersionError) else handoff.REFUSED_UNREADABLE
@@ -207,12 +206,20 @@ class Intake:
             channel.send(handoff.encode_answer(handoff.Answer(refused)))
 
 
-def _prepare(fd: int, settings: Settings) -> None:
-    """Make a client's socket ready for the dispatcher. Raises OSError if it is not a connected socket."""
+def _prepare(fd: int, settings: Settings) -> bool:
+    """Make a client's socket ready for the dispatcher; False if it is not connected any more.
+
+    Raises OSError if it is no socket.
+    """
     client = _socket.socket(fileno=fd)
     try:
         client.setblocking(False)
-        client.getpeername()
+        try:
+            client.getpeername()
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                return False
+            raise
         if settings.send_buffer_bytes:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
         if client.family in (socket.AF_INET, socket.AF_INET6):
@@ -222,5 +229,6 @@ def _prepare(fd: int, settings: Settings) -> None:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             # No TCP_USER_TIMEOUT: it also ends clients that read slowly, whose window is never as wide as what
             # the kernel sends next. Who does not acknowledge is found by `Poller.silent_s`.
+        return True
     finally:
         client.detach()

@@ -23,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from headrace.handoff import REFUSED_GONE
 from headrace.placement import bucket
 from shard.connection import Connection
 from shard.delivery import Delivery
@@ -108,7 +109,8 @@ class Moves:
             self.moved += not message.reason
         else:
             parcel = message.given_back
-            self.last_error = f"a connection could not be moved: {message.reason}"
+            if message.reason != REFUSED_GONE:
+                self.last_error = f"a connection could not be moved: {message.reason}"
             connection = self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent)
             self._adopt(connection)
             if message.misunderstood and self._assigned.everybody:

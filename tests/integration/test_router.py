@@ -356,7 +356,7 @@ def test_cross_origin_headers_travel_to_the_shard(router: Router, shards: Shards
     allowed, other = (dict(message.headers) for message in shard.messages)
     assert allowed["Access-Control-Allow-Origin"] == "https://app.example"
     assert allowed["Access-Control-Allow-Credentials"] == "true"
-    assert other == {"Vary": "Origin"}
+    assert other == {"Vary": "Origin", "X-Content-Type-Options": "nosniff"}
 
 
 def test_a_token_of_many_streams_fits(router: Router, shards: Shards, pair: tuple[str, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from headrace import handoff
 from headrace.handoff import MAX_MESSAGE_BYTES, Handoff
 from headrace.tokens import Context
-from tests.fixtures.client import Client
+from tests.fixtures.client import Client, reset_connection
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.waiting import wait_until
 
@@ -103,17 +103,16 @@ def test_a_message_that_cannot_be_read_is_refused(
 
 
 def test_a_message_needs_exactly_one_connected_socket(calm_shard: Shard, channel: socket.socket) -> None:
-    """No descriptor, several, a file and an unconnected socket are refused, and all are closed."""
+    """No descriptor, several and a file are refused, and all are closed."""
     assert not exchange_good(calm_shard, channel)
     before = calm_shard.descriptors()
     near, far = calm_shard.pair()
-    with near, far, open(os.devnull) as file, socket.socket() as unconnected:
+    with near, far, open(os.devnull) as file:
         for descriptors in (
             [],
             [far.fileno()] * 2,
             [far.fileno()] * 4,
             [file.fileno()],
-            [unconnected.fileno()],
             [file.fileno(), far.fileno()],
         ):
             assert exchange(channel, message(), *descriptors) == "unreadable"
@@ -259,3 +258,18 @@ def test_a_socket_file_of_a_process_that_is_gone_is_replaced(start_shard: StartS
     database.publish("s", "x")
     client.wait_for(1)
     assert first.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_client_that_has_gone_is_nobodys_fault(calm_shard: Shard, channel: socket.socket) -> None:
+    """The socket of a connection that was reset is refused as such, which is nobody's error."""
+    assert not exchange_good(calm_shard, channel)
+    before, lines = calm_shard.descriptors(), len(calm_shard.log)
+    for page in (None, 10):
+        with reset_connection() as gone:
+            assert exchange(channel, message(page=page), gone.fileno()) == handoff.REFUSED_GONE
+    # Nothing tells it from a connection that was reset.
+    with socket.socket() as unconnected:
+        assert exchange(channel, message(), unconnected.fileno()) == handoff.REFUSED_GONE
+    wait_until(lambda: calm_shard.descriptors() <= before, "every descriptor is freed")
+    assert not exchange_good(calm_shard, channel)
+    assert "refused" not in calm_shard.log[lines:]

@@ -268,13 +268,15 @@ def _reset(client: Client) -> None:
 @pytest.mark.parametrize("leave", [Client.close, _reset], ids=["close", "reset"])
 @pytest.mark.parametrize("sent", [5, len(STREAM), None], ids=["early", "late", "whole"])
 def test_left_early(attacked: Attacked, leave: Callable[[Client], None], sent: int | None) -> None:
-    """Clients that leave in the midst of their request, or of the hand-off, leave nothing behind."""
+    """Clients that leave in the midst of their request, or of the hand-off, leave nothing behind, and are no defect."""
     for _ in range(VANISHED_CLIENTS):
         client = attacked.open()
         client.send(attacked.request(STREAM)[:sent])
         leave(client)
         client.close()
     attacked.check()
+    assert "refused" not in attacked.shard.log
+    assert "outcome=failed" not in attacked.router.log.read_text()
 
 
 def test_half_open(attacked: Attacked) -> None:
