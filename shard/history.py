@@ -8,7 +8,8 @@ the same refusals, and no router reads the log.
 
 The readers have database connections of their own, since pages must stand neither between an event and those who are
 live nor between them and those who catch up. What waits or writes is bounded by MAX_REQUESTS, each by a deadline, and
-a page by MAX_PAGE_BYTES; beyond that the router is refused and tries another shard.
+a page by MAX_PAGE_BYTES. When there are as many, a user (or without one, an address) who has most of them loses the
+oldest that is being written, and whoever has that many already is refused: the router then tries another shard.
 
     {"stream": "room:1", "events": [{"id": 4, "type": "message", "data": "…"}], "next": 4, "head": 9, "more": true,
      "gap": {"missed_from": 1, "missed_to": 3}, "reset": {"head": 9}}
@@ -23,6 +24,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import gevent
@@ -32,6 +34,7 @@ from gevent.queue import SimpleQueue
 
 from headrace.cursor import Start
 from headrace.handoff import Handoff
+from headrace.holder import address_holder, user_holder
 from headrace.session import connect
 from headrace.settings import Settings
 from headrace.tokens import Context
@@ -39,6 +42,7 @@ from shard import log
 from shard.counters import Tally
 from shard.log import Event
 from shard.messages import Page
+from shard.places import Place, Places
 from shard.ports import Revocations
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,9 @@ MAX_REQUESTS: Final = 64
 MAX_PAGE_BYTES: Final = 1 << 20
 DEADLINE_S: Final = 5.0
 """From the hand-off until the rows are there."""
+STALL_S: Final = 5.0
+"""A client that takes nothing of its page for so long is given up."""
+PIECE_BYTES: Final = 64 << 10
 
 Decide = Callable[[Context, str, str], bool]
 
@@ -57,6 +64,7 @@ class Request:
     """A page asked for: its client's socket, which is this request's to close, and until when it may be read."""
 
     fd: int
+    place: Place
     handoff: Handoff
     deadline: float
 
@@ -104,12 +112,11 @@ class History:
         self._queue: SimpleQueue[Request] = SimpleQueue()
         self._readers: list[gevent.Greenlet[..., None]] = []
         self._answering: set[gevent.Greenlet[..., None]] = set()
-        self._requests = 0
+        self._places = Places(MAX_REQUESTS)
 
-    @property
-    def busy(self) -> bool:
-        """Whether one more request would be too many."""
-        return self._requests >= MAX_REQUESTS
+    def has_room(self, handoff: Handoff) -> bool:
+        """Whether one more request, of this client, would not be too many."""
+        return self._places.has_room(_holder(handoff))
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Start the readers; returns their greenlets, which end only by `stop`."""
@@ -122,12 +129,12 @@ class History:
         """End at once; clients that have not got their whole page see the connection end. Yields."""
         gevent.killall([*self._readers, *self._answering])
         while not self._queue.empty():
-            self._close(_socket(self._queue.get().fd))
+            request = self._queue.get()
+            self._close(request.place, _socket(request.fd))
 
     def submit(self, fd: int, handoff: Handoff) -> None:
         """Answer a client, whose socket is ours from now on. Never switches greenlets."""
-        self._requests += 1
-        self._queue.put(Request(fd, handoff, time.monotonic() + DEADLINE_S))
+        self._queue.put(Request(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
 
     def _run(self, name: str) -> None:
         connection: psycopg.Connection[Any] | None = None
@@ -159,8 +166,11 @@ class History:
         return log.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES)
 
     def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
-        """Filter, write and close. Yields."""
+        """Filter, write and close, or only close when another is given the place. Yields."""
         handoff, client = request.handoff, _socket(request.fd)
+        own = gevent.getcurrent()
+        assert isinstance(own, gevent.Greenlet)
+        request.place.vacate = partial(own.kill, block=False)
         try:
             with gevent.Timeout(self._settings.write_deadline_s):
                 answer = found if isinstance(found, Answer) else self._page(handoff, *found)
@@ -169,16 +179,16 @@ class History:
                     answer = REVOKED
                 elif not self._revocations.current():
                     answer = AWAY
-                client.sendall(answer.encode(handoff.headers))
+                _write(client, answer.encode(handoff.headers))
                 self.results.add(_RESULTS[answer.status])
-        except (OSError, gevent.Timeout) as error:
+        except (OSError, gevent.Timeout, gevent.GreenletExit) as error:
             self.results.add("not taken")
             logger.debug("the page for %s was not taken: %s", handoff.request_id, error)
         except Exception:
             self.results.add("failed")
             logger.exception("the page for %s failed", handoff.request_id)
         finally:
-            self._close(client)
+            self._close(request.place, client)
 
     def _page(self, handoff: Handoff, page: Page, events: Sequence[Event]) -> Answer:
         ((stream, start),) = handoff.streams
@@ -194,11 +204,24 @@ class History:
             seen.append({"id": event.id, "type": event.type, "data": event.data})
         return Answer(200, {"stream": stream, "events": seen, **_position(start, page, events)})
 
-    def _close(self, client: gsocket.socket) -> None:
-        self._requests -= 1
+    def _close(self, place: Place, client: gsocket.socket) -> None:
+        self._places.free(place)
         with contextlib.suppress(OSError):
             client.shutdown(gsocket.SHUT_RDWR)
         client.close()
+
+
+def _holder(handoff: Handoff) -> str:
+    user = handoff.context.user
+    return address_holder(handoff.peer) if user is None else user_holder(user)
+
+
+def _write(client: gsocket.socket, data: bytes) -> None:
+    """Write all of it. Yields. Raises gevent.Timeout when nothing of it is taken for a while."""
+    left = memoryview(data)
+    while left:
+        with gevent.Timeout(STALL_S):
+            left = left[client.send(left[:PIECE_BYTES]) :]
 
 
 def _socket(fd: int) -> gsocket.socket:

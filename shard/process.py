@@ -207,7 +207,7 @@ class Process:
         if message.moved is None and self._revocations.refuses(message.context):
             return REFUSED_REVOKED
         if message.page is not None:
-            return "busy" if self._history.busy else ""
+            return "" if self._history.has_room(message) else "busy"
         waiting = self._intake.accepted - self.dispatcher.connects
         if len(self.dispatcher.registry) + waiting >= self._limit:
             return REFUSED_FULL

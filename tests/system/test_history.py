@@ -195,3 +195,41 @@ def test_those_who_do_not_read_hold_up_nobody(pages: Pages, database: Database) 
         for client in idle:
             client.close()
     wait_until(lambda: pages.get("s")[0] == 200, "pages are served again")
+
+
+def test_one_user_who_does_not_read_keeps_out_nobody_else(pages: Pages, database: Database) -> None:
+    """However many pages of one token nobody reads, other users get theirs at once, and that one gets no more."""
+    database.publish("big", *["x" * 400_000] * 2)
+    database.publish("s", "x")
+    path = pages.stack.path("big", user="greedy") + "/events"
+    assert pages.stack.router is not None
+    port = pages.stack.router.port
+    idle: list[socket.socket] = []
+
+    def one_more() -> None:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: router\r\n\r\n".encode())
+        idle.append(client)
+
+    try:
+        for _ in range(140):
+            one_more()
+        wait_until(lambda: one_more() or pages.get("s", user="greedy")[0] == 503, "the greedy one gets no more")
+        for number in range(20):
+            user = f"user {number % 3}"
+
+            def answered(user: str = user) -> bool:
+                status, body = pages.get("s", user=user)
+                assert "no shard accepts clients" not in body.get("error", "")
+                return bool(status == 200 and body["events"])
+
+            # A shard that stood still knows nothing of revocations for a moment.
+            wait_until(answered, "a page is there")
+            one_more()
+        wait_until(lambda: one_more() or pages.get("s", user="greedy")[0] == 503, "the greedy one gets no more")
+    finally:
+        for client in idle:
+            client.close()
+    wait_until(lambda: pages.get("s", user="greedy")[0] == 200, "pages are served again")
