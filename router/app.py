@@ -33,6 +33,7 @@ from router.health import Health
 from router.history import SUFFIX, History
 from router.limits import Limits
 from router.metrics import Metrics
+from router.operators import Operators
 from router.ops import Ops
 from router.origins import RefusedOrigins
 from router.peers import Peers
@@ -202,9 +203,14 @@ def create_application() -> Application:
 
     database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
 
-    routes = _routes(settings, Health(placement, channels), scrape, database, metrics)
-    if settings.ops_token:
-        routes |= _ops_routes(Ops(settings, placement, directory, peers, database))
+    operators = Operators(settings.ops_token) if settings.ops_token else None
+
+    def may_see_all(request: Request) -> bool:
+        return request.is_local or (operators is not None and operators.is_token(request.bearer or ""))
+
+    routes = _routes(settings, Health(placement, channels, may_see_all), scrape, database, metrics)
+    if operators is not None:
+        routes |= _ops_routes(Ops(settings, operators, placement, directory, peers, database))
 
     def close() -> None:
         scrape.stop()

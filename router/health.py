@@ -1,5 +1,6 @@
 """`/healthz` and `/readyz`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from headrace.passing import Channels
@@ -9,11 +10,16 @@ from router.response import Headers, Response, as_json
 
 
 class Health:
-    """Tells how this process and what it needs are. Called by any request greenlet; keeps nothing."""
+    """Tells how this process and what it needs are. Called by any request greenlet; keeps nothing.
 
-    def __init__(self, placement: Placement, channels: Channels) -> None:
+    may_see_all tells whose request gets more than a word for each part: not everybody's, since that has names, numbers
+    of processes and errors in it.
+    """
+
+    def __init__(self, placement: Placement, channels: Channels, may_see_all: Callable[[Request], bool]) -> None:
         self._placement = placement
         self._channels = channels
+        self._may_see_all = may_see_all
 
     def healthz(self, request: Request, headers: Headers) -> Response:
         """200 as long as this process serves requests."""
@@ -50,7 +56,7 @@ class Health:
         errors = sorted({entry.database_error for entry in entries if entry.database_error})
         lag_s = max((entry.lag_s for entry in entries), default=0.0)
         canaries = sorted({entry.canary for entry in entries if entry.canary})
-        parts = {
+        parts: dict[str, Any] = {
             "redis": {"status": "away" if self._placement.directory_away else "ok"},
             # A router never asks PostgreSQL anything: the shards tell how it is.
             "postgresql": {
@@ -70,4 +76,6 @@ class Health:
         status = "unavailable" if not reached else "ok" if well else "degraded"
         if self._placement.drained:
             status = "draining"
+        if not self._may_see_all(request):
+            parts = {name: {"status": part["status"]} for name, part in parts.items() if isinstance(part, dict)}
         return as_json(200 if status in ("ok", "degraded") else 503, {"status": status, **parts})

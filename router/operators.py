@@ -5,7 +5,8 @@
 
 A page of another site, or of another origin of this one, can neither read nor do anything here: what it sends carries
 Sec-Fetch-Site, a request that changes something needs a header that such a page is not allowed to send, and no origin
-is granted anything. Who guesses is told to wait, by address.
+is granted anything. Whoever guesses is told to wait, by address, which keeps the log short; the right token is never
+refused.
 """
 
 import hmac
@@ -15,6 +16,7 @@ from typing import Final
 
 import itsdangerous
 
+from headrace.holder import network
 from headrace.tokens import serializer
 from router.request import Request
 from router.response import Headers, Response, as_error
@@ -64,23 +66,32 @@ class Operators:
         """Why a request is not an operator's, as the answer; None if it is."""
         if stranger := _stranger(request):
             return stranger
-        if (given := _bearer(request)) is not None:
+        if (given := request.bearer) is not None:
             return self.try_token(given, host, now)
         if not self._in_session(_cookie(request), now):
             return as_error(401, "sign in with the token of HEADRACE_OPS_TOKEN")
         return None
 
     def try_token(self, token: str, host: str, now: float) -> Response | None:
-        """Why a token does not open the page, as the answer; None if it does."""
+        """Why a token does not open the page, as the answer; None if it does.
+
+        The right one always does: many come from one address, that of a proxy, and whoever guesses there must not keep
+        operators out. What keeps those who guess out is the token, of which settings refuse one that can be guessed.
+        """
+        if self.is_token(token):
+            return None
+        host = network(host)
         wait_s = self._guesses.wait_s(host, now)
         if wait_s:
             retry = (("Retry-After", str(math.ceil(wait_s))),)
-            return as_error(429, "too many wrong tokens came from this address; wait for Retry-After", retry)
-        # As bytes: compare_digest refuses text that is not ASCII.
-        if hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode()):
-            return None
+            return as_error(429, "too many wrong tokens came from this address; correct it, or wait", retry)
         self._guesses.wrong(host, now)
         return as_error(401, "the token is not that of HEADRACE_OPS_TOKEN; correct it")
+
+    def is_token(self, token: str) -> bool:
+        """Whether it is the token of the operations page. It takes the same time for all of one length."""
+        # As bytes: compare_digest refuses text that is not ASCII.
+        return hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode())
 
     def sign_in(self, request: Request, token: str, host: str, now: float) -> Response:
         """Open a session for who has the token, or say why not."""
@@ -105,15 +116,9 @@ def _stranger(request: Request) -> Response | None:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return as_error(403, "this is for the operations page only; open /ops at this address")
     changes = request.method not in ("GET", "HEAD")
-    if changes and _bearer(request) is None and request.headers.get(MARK) != "1":
+    if changes and request.bearer is None and request.headers.get(MARK) != "1":
         return as_error(403, f"a request without a token needs the header {MARK}: 1")
     return None
-
-
-def _bearer(request: Request) -> str | None:
-    """The token that a request carries in place of a session, None if it carries none."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else None
 
 
 def _cookie(request: Request) -> str:

@@ -51,14 +51,20 @@ class Ops:
     """The endpoints. Called by any request greenlet; keeps nothing between requests but wrong guesses."""
 
     def __init__(
-        self, settings: Settings, placement: Placement, directory: Directory, peers: Peers, database: Database | None
+        self,
+        settings: Settings,
+        operators: Operators,
+        placement: Placement,
+        directory: Directory,
+        peers: Peers,
+        database: Database | None,
     ) -> None:
         self._settings = settings
         self._placement = placement
         self._directory = directory
         self._peers = peers
         self._database = database
-        self._operators = Operators(settings.ops_token)
+        self._operators = operators
 
     def session(self, request: Request, headers: Headers) -> Response:
         """Sign in, or out. Yields."""
@@ -70,11 +76,12 @@ class Ops:
             if not isinstance(token, str):
                 raise UsageError('the body has no token; send {"token": …}')
             response = self._operators.sign_in(request, token, self._host(request), time.time())
-            logger.log(
-                logging.INFO if response.status == 204 else logging.WARNING,
-                "operator signs in",
-                extra={"request_id": request.id, "peer": self._host(request), "status": response.status},
-            )
+            if response.status != 429:
+                logger.log(
+                    logging.INFO if response.status == 204 else logging.WARNING,
+                    "operator signs in",
+                    extra={"request_id": request.id, "peer": self._host(request), "status": response.status},
+                )
             return response
 
         return self._with_body(request, sign_in)

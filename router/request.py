@@ -16,6 +16,7 @@ from headrace.errors import UsageError
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _MAX_QUERY_FIELDS: Final = 16
+_PASSED_ON: Final = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 _CODED: Final = re.compile("[%#]")
 
 
@@ -73,6 +74,26 @@ class Request:
             understands_chunks=environ.get("SERVER_PROTOCOL", "HTTP/1.0") not in ("HTTP/0.9", "HTTP/1.0"),
             client=environ["gunicorn.socket"],
         )
+
+    @property
+    def bearer(self) -> str | None:
+        """The token of `Authorization: Bearer …`, None without one."""
+        scheme, _, given = self.headers.get("authorization", "").partition(" ")
+        return given.strip() if scheme.lower() == "bearer" else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it comes from this machine, and no proxy says that it has passed it on."""
+        if any(name in self.headers for name in _PASSED_ON):
+            return False
+        host = self.peer.rpartition(":")[0].strip("[]")
+        if not host or host == "::1" or host.removeprefix("::ffff:").startswith("127."):
+            return True
+        try:
+            # Who connects to an address of this machine from this machine has the same.
+            return self.client is not None and str(self.client.getsockname()[0]) == host
+        except OSError:
+            return False
 
     def read_body(self, most: int, deadline_s: float) -> bytes:
         """The body, of at most so many bytes. Yields.

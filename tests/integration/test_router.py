@@ -400,6 +400,31 @@ def test_ready_names_each_part(router: Router, shards: Shards, pair: tuple[str, 
     assert next(shard for shard in ready["shards"] if shard["id"] == pair[0])["last_error"] == "an old story"
 
 
+def test_ready_tells_strangers_the_state_alone(
+    shared_redis: RedisServer, runtime_dir: Path, shards: Shards, pair: tuple[str, str]
+) -> None:
+    """Through a proxy it has a word for each part, and names, pids and errors only with the operators' token."""
+    shards.add(pair[0])
+    shards.register(pair[0], database_error="away", canary="no event", last_error="an old story")
+    token = "a-token-of-the-operators"
+    router = start(shared_redis, runtime_dir, ops_token=token)
+    try:
+        router.knows(pair[0])
+        for header in ("X-Forwarded-For", "Forwarded", "Via"):
+            status, _, body = router.get("/readyz", **{header: "192.0.2.1"})
+            assert status == 200
+            words = {"redis": "ok", "postgresql": "degraded", "canary": "failing"}
+            expected = {"status": "degraded"} | {part: {"status": word} for part, word in words.items()}
+            assert json.loads(body) == expected
+            for authorization in (f"Bearer {token}x", "Bearer", f"Basic {token}"):
+                _, _, body = router.get("/readyz", Authorization=authorization, **{header: "192.0.2.1"})
+                assert json.loads(body) == expected
+        _, _, body = router.get("/readyz", X_Forwarded_For="192.0.2.1", Authorization=f"Bearer {token}")
+        assert json.loads(body)["shards"][0]["last_error"] == "an old story"
+    finally:
+        router.remove()
+
+
 def test_the_element_is_served_with_a_validator(router: Router) -> None:
     """/headrace.js is JavaScript, and a client that has it gets 304."""
     status, headers, body = router.get("/headrace.js")

@@ -87,18 +87,29 @@ def test_what_changes_something_needs_the_header_that_forms_cannot_send() -> Non
 
 
 def test_who_guesses_has_to_wait() -> None:
-    """After so many wrong tokens an address is refused for a while, also with the right one; others are not."""
+    """After so many wrong tokens an address is told to wait, with its whole IPv6 network; others are not."""
     operators = Operators(TOKEN)
-    for _ in range(MOST_GUESSES):
-        assert status(operators, bearer("wrong")) == 401
-    refusal = operators.try_token(TOKEN, HOST, NOW + 1)
-    assert refusal is not None
-    assert (refusal.status, dict(refusal.headers)["Retry-After"]) == (429, str(int(FORGET_S) - 1))
-    assert "wrong" in json.loads(refusal.body)["error"]
-    assert status(operators, bearer(), host="192.0.2.8") == 200
-    assert status(operators, bearer(), NOW + FORGET_S) == 200
-    # A session that was opened before goes on.
-    assert status(operators, request("/ops/status", cookie=session(Operators(TOKEN)))) == 200
+    for host in (HOST, "[2001:db8::1]"):
+        for _ in range(MOST_GUESSES):
+            assert status(operators, bearer("wrong"), host=host) == 401
+    for host in (HOST, "[2001:db8::2]"):
+        refusal = operators.try_token("another", host, NOW + 1)
+        assert refusal is not None
+        assert (refusal.status, dict(refusal.headers)["Retry-After"]) == (429, str(int(FORGET_S) - 1))
+        assert "wrong" in json.loads(refusal.body)["error"]
+        assert status(operators, bearer("another"), NOW + FORGET_S, host=host) == 401
+    assert status(operators, bearer("another"), host="192.0.2.8") == 401
+    assert status(operators, bearer("another"), host="[2001:db8:1::2]") == 401
+
+
+def test_who_guesses_keeps_nobody_out() -> None:
+    """Operators come from the same address as those who guess, a proxy's: the right token is let in all the same."""
+    operators = Operators(TOKEN)
+    for _ in range(MOST_GUESSES + 1):
+        status(operators, bearer("wrong"))
+    assert status(operators, bearer("wrong")) == 429
+    assert status(operators, bearer()) == 200
+    assert status(operators, request("/ops/status", cookie=session(operators))) == 200
 
 
 def test_the_memory_of_guesses_is_bounded() -> None:

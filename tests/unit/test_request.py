@@ -49,3 +49,16 @@ def test_an_argument_is_its_first_value() -> None:
     assert request(query="since=1%2E2&since=3").argument("since") == "1.2"
     assert request(query="other=1").argument("since") == ""
     assert request(query="&".join(f"a{n}=1" for n in range(100)) + "&since=1").argument("since") == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "headers", "local"),
+    [
+        *((host, {}, True) for host in ("127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1", "")),
+        *((host, {}, False) for host in ("192.0.2.7", "2001:db8::1", "::ffff:192.0.2.7", "12.7.0.1", "::127.0.0.1")),
+        *(("127.0.0.1", {f"HTTP_{name}": "x"}, False) for name in ("X_FORWARDED_FOR", "FORWARDED", "VIA", "X_REAL_IP")),
+    ],
+)
+def test_what_a_proxy_passes_on_is_not_local(host: str, headers: dict[str, str], local: bool) -> None:
+    """Local is who connects from this machine in person."""
+    assert Request.from_environ(environ() | {"REMOTE_ADDR": host} | headers).is_local is local
