@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from headrace.errors import EventError, UsageError
 from headrace.event import check_type
 from headrace.stream import check_name
+from headrace.text import MAX_WORD_BYTES, check_text, check_user
 
-# The SQL functions refuse longer event types, audience labels and patterns.
-MAX_WORD_BYTES = 512
-MAX_USER_BYTES = 16384
 MAX_SKEW_S = 86_400
+MAX_KEEP = timedelta(days=36_000)
+"""A hundred years of twelve months of thirty days, as PostgreSQL compares intervals."""
+MAX_KEEP_COUNT = 2**63 - 1
 
 
 class Call(NamedTuple):
@@ -48,8 +49,10 @@ def publish_many(
 ) -> Call | None:
     """Publish one event per position; None where there is none. Raises StreamNameError and EventError."""
     for name, values in (("streams", streams), ("data", data), ("events", events), ("visible_to", visible_to)):
-        if isinstance(values, str):
+        if isinstance(values, str | bytes):
             raise EventError(f"{name} is one text; publish_many takes a sequence with one entry per event")
+        if not isinstance(values, Sequence) and (values is not None or name in ("streams", "data")):
+            raise EventError(f"{name} must be a list with one entry per event, not {values!r:.80}")
     events = [None] * len(streams) if events is None else events
     visible_to = [None] * len(streams) if visible_to is None else visible_to
     if not len(streams) == len(data) == len(events) == len(visible_to):
@@ -75,13 +78,15 @@ def head(stream: str) -> Call:
 
 def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) -> Call:
     """Set or remove the rule for a pattern. Raises UsageError."""
-    _check_text("pattern", pattern, MAX_WORD_BYTES, UsageError)
+    check_text("pattern", pattern, MAX_WORD_BYTES, UsageError)
     if keep is not None and not isinstance(keep, timedelta):
         raise UsageError(f"keep must be a timedelta or None, not {keep!r}")
-    if keep is not None and keep <= timedelta(0):
-        raise UsageError(f"events must be kept for more than nothing, not for {keep!r}")
-    if keep_count is not None and (keep is None or keep_count < 1):
-        raise UsageError(f"keep_count needs a keep and must be at least 1 event, not {keep_count!r}")
+    if keep is not None and not timedelta(0) < keep <= MAX_KEEP:
+        raise UsageError(f"events are kept for more than nothing and up to {MAX_KEEP.days} days, not for {keep!r}")
+    if keep_count is not None and (
+        keep is None or not isinstance(keep_count, int) or not 1 <= keep_count <= MAX_KEEP_COUNT
+    ):
+        raise UsageError(f"keep_count needs a keep and must be a whole number of at least 1 event, not {keep_count!r}")
     interval = None if keep is None else f"{keep // timedelta(microseconds=1)} microseconds"
     return Call("select headrace.set_retention(%s, %s::interval, %s::bigint) as id", (pattern, interval, keep_count))
 
@@ -104,13 +109,11 @@ def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> 
     """Disconnect a user or a stream. Raises StreamNameError and UsageError."""
     if (user is None) == (stream is None):
         raise UsageError("disconnect a user or a stream, one of the two")
-    name = None if user is None else str(user)
-    if name:
-        _check_text("user", name, MAX_USER_BYTES, UsageError)
+    name = None if user is None else check_user(user, UsageError)
     if stream is not None:
         check_name(stream)
-    _check_text("reason", reason, MAX_WORD_BYTES, UsageError)
-    if not 0 <= skew_s <= MAX_SKEW_S:
+    check_text("reason", reason, MAX_WORD_BYTES, UsageError)
+    if not isinstance(skew_s, int | float) or not 0 <= skew_s <= MAX_SKEW_S:
         raise UsageError(f"skew_s must be from 0 to {MAX_SKEW_S} seconds, not {skew_s!r}")
     return Call(
         "select headrace.disconnect(%s, %s, %s, pg_catalog.make_interval(secs => %s)) as id",
@@ -120,22 +123,8 @@ def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> 
 
 def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:
     check_name(stream)
-    _check_text("data", data)
+    check_text("data", data, None, EventError)
     check_type(event)
-    _check_text("event", event, MAX_WORD_BYTES)
+    check_text("event", event, MAX_WORD_BYTES, EventError)
     if visible_to is not None:
-        _check_text("visible_to", visible_to, MAX_WORD_BYTES)
-
-
-def _check_text(name: str, value: object, most: int | None = None, error: type[UsageError] = EventError) -> None:
-    """Refuse what PostgreSQL's text cannot hold, and if most is given, what has not 1 to so many bytes."""
-    if not isinstance(value, str):
-        raise error(f"{name} must be text, not {value!r}")
-    if "\0" in value:
-        raise error(f"{name} has a NUL; PostgreSQL cannot store it")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        raise error(f"{name} has a lone surrogate; it must be valid Unicode") from None
-    if most is not None and not 1 <= size <= most:
-        raise error(f"{name} has {size} bytes; 1 to {most} are allowed")
+        check_text("visible_to", visible_to, MAX_WORD_BYTES, EventError)

@@ -4,64 +4,105 @@ The base class says whose fault it is: `UsageError` is the caller's and becomes 
 `UnavailableError` is the world's (a server that is away) and becomes a 503 or exit code 1.
 """
 
+from typing import ClassVar
+
 
 class HeadraceError(Exception):
-    """headrace could not do what was asked; the message says why and what to do."""
+    """headrace could not do what was asked.
+
+    `sentence` is the message where none is given. It is no docstring, since `python -OO` drops these.
+    """
+
+    sentence: ClassVar[str] = "headrace could not do what was asked; see the log"
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self.__doc__)
+        super().__init__(message or self.sentence)
 
 
 class UsageError(HeadraceError):
-    """the request is wrong and will stay wrong; correct it before trying again."""
+    """The caller's fault, which trying again does not mend."""
+
+    sentence = "the request is wrong and will stay wrong; correct it before trying again."
 
 
 class SettingsError(UsageError):
-    """a setting has a value that is not allowed; set the named variable to an allowed one."""
+    """A setting that is wrong or missing."""
+
+    sentence = "a setting has a value that is not allowed; set the named variable to an allowed one."
 
 
 class StreamNameError(UsageError):
-    """a stream name must have 1 to 512 bytes of UTF-8 without NUL; choose another name."""
+    """A text that can name no stream."""
+
+    sentence = "a stream name must have 1 to 512 bytes of UTF-8 without NUL; choose another name."
 
 
 class CursorError(UsageError):
-    """a cursor must be `now`, `all` or one id per stream joined with dots; send back the last id received."""
+    """A cursor that none of our ids make up."""
+
+    sentence = "a cursor must be `now`, `all` or one id per stream joined with dots; send back the last id received."
 
 
 class EventError(UsageError):
-    """an event was refused; correct its data, type or label before publishing it again."""
+    """An event that cannot be published."""
+
+    sentence = "an event was refused; correct its data, type or label before publishing it again."
 
 
 class TokenError(UsageError):
-    """the token is unknown or was changed; ask the application for a fresh stream URL."""
+    """A token that is not ours, or cannot be signed."""
+
+    sentence = "the token is unknown or was changed; ask the application for a fresh stream URL."
 
 
 class TokenExpiredError(TokenError):
-    """the token has expired; ask the application for a fresh stream URL."""
+    """A token whose time is over."""
+
+    sentence = "the token has expired; ask the application for a fresh stream URL."
+
+
+class TokenDateError(TokenError):
+    """A token that is dated ahead."""
+
+    sentence = "the token is dated ahead; correct the clock of the host that signs."
 
 
 class HandoffError(HeadraceError):
-    """a hand-off message could not be understood; run routers and shards of the same version."""
+    """A hand-off message that makes no sense."""
+
+    sentence = "a hand-off message could not be understood; run routers and shards of the same version."
 
 
 class HandoffVersionError(HandoffError):
-    """a hand-off message is of another version; restart the older of the two processes with the newer program."""
+    """A hand-off message of another version."""
+
+    sentence = (
+        "a hand-off message is of another version; restart the older of the two processes with the newer program."
+    )
 
 
 class UnavailableError(HeadraceError):
-    """a server that headrace needs is away; start it or correct its URL, then try again."""
+    """The world's fault: trying again may help."""
+
+    sentence = "a server that headrace needs is away; start it or correct its URL, then try again."
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """PostgreSQL cannot be reached; start it or correct HEADRACE_DATABASE_URL."""
+    """PostgreSQL is away."""
+
+    sentence = "PostgreSQL cannot be reached; start it or correct HEADRACE_DATABASE_URL."
 
 
 class DatabaseVersionError(UsageError):
-    """PostgreSQL is too old; headrace needs PostgreSQL 14 or newer."""
+    """PostgreSQL is too old."""
+
+    sentence = "PostgreSQL is too old; headrace needs PostgreSQL 14 or newer."
 
 
 class SchemaError(UsageError):
-    """the database does not have this version's schema; run `headrace migrate`."""
+    """The schema is missing, or is of another version."""
+
+    sentence = "the database does not have this version's schema; run `headrace migrate`."
 
 
 class OwnershipError(SchemaError):
@@ -69,20 +110,30 @@ class OwnershipError(SchemaError):
 
 
 class MigrationBlockedError(UnavailableError):
-    """an open transaction kept the migration from its locks; end it, or try again, nothing was changed."""
+    """Others hold what a migration has to lock."""
+
+    sentence = "an open transaction kept the migration from its locks; end it, or try again, nothing was changed."
 
 
 class ListenError(UnavailableError):
-    """LISTEN delivers nothing here, as behind a pooler; set HEADRACE_LISTEN_DATABASE_URL to a direct URL."""
+    """A connection on which LISTEN does nothing."""
+
+    sentence = "LISTEN delivers nothing here, as behind a pooler; set HEADRACE_LISTEN_DATABASE_URL to a direct URL."
 
 
 class DirectoryUnavailableError(UnavailableError):
-    """Redis cannot be reached; start it or correct HEADRACE_REDIS_URL."""
+    """Redis is away."""
+
+    sentence = "Redis cannot be reached; start it or correct HEADRACE_REDIS_URL."
 
 
 class EmbeddedServerError(UnavailableError):
-    """an embedded server could not be started; see the log that is named, or set the URL of your own server."""
+    """A server that `headrace up` starts did not start."""
+
+    sentence = "an embedded server could not be started; see the log that is named, or set the URL of your own server."
 
 
 class AlreadyRunningError(UsageError):
-    """another `headrace up` runs in this directory; stop it first or use another directory."""
+    """A second `headrace up` in one directory."""
+
+    sentence = "another `headrace up` runs in this directory; stop it first or use another directory."

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from headrace.errors import SettingsError
+from headrace.text import MAX_WORD_BYTES, check_text
 from headrace.tokens import Context
 
 Predicate = Callable[[Context, str], bool]
@@ -28,11 +29,10 @@ def predicate(label: str) -> Callable[[_Function], _Function]:
     """Register a function of (context, stream) for events published with `visible_to=label`.
 
     It MUST be pure: it is asked once per connection, stream and label, and its answer is kept. Only True shows
-    the event; anything else, an exception and a late answer hide it. Raises SettingsError for an empty label
-    and for one that is taken.
+    the event; anything else, an exception and a late answer hide it. Raises SettingsError for a label that no event can
+    have and for one that is taken.
     """
-    if not isinstance(label, str) or not label:
-        raise SettingsError(f"a predicate's label must be text and not empty, not {label!r}")
+    check_text("a predicate's label", label, MAX_WORD_BYTES, SettingsError)
 
     def register(function: _Function) -> _Function:
         if _registered.get(label, function) is not function:

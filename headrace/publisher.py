@@ -17,8 +17,8 @@ from typing import Any, Final
 import itsdangerous
 
 from headrace.errors import TokenError, TokenExpiredError
-from headrace.stream import PRESENCE_PREFIX, RESERVED_PREFIX, check_name
-from headrace.tokens import MAX_TOKEN_CHARS, serializer
+from headrace.stream import PRESENCE_PREFIX, RESERVED_PREFIX, check_name, check_names
+from headrace.tokens import MAX_TOKEN_CHARS, check_ttl, serializer
 
 SALT: Final = "headrace.publisher"
 MAX_PATTERNS: Final = 64
@@ -53,13 +53,10 @@ def sign_publisher(
 
     What it means, and what is raised, is said in `headrace.signing.sign_publisher`.
     """
-    patterns = [streams] if isinstance(streams, str) else list(streams)
+    patterns = check_names(streams)
     if not 1 <= len(patterns) <= MAX_PATTERNS:
         raise TokenError(f"a publisher token is for 1 to {MAX_PATTERNS} patterns, not {len(patterns)}")
-    for pattern in patterns:
-        check_name(pattern)
-    if ttl_s is not None and not ttl_s > 0:
-        raise TokenError(f"a token's life must be above 0 seconds, not {ttl_s!r}")
+    check_ttl(ttl_s)
     issued_ms = int((time.time() if now is None else now) * 1000)
     claims: dict[str, Any] = {"p": sorted(set(patterns)), "i": issued_ms}
     if ttl_s is not None:

@@ -122,7 +122,7 @@ def migrate(
             except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as error:
                 holder = _holder(connection)
                 if time.monotonic() >= give_up:
-                    raise MigrationBlockedError(f"{MigrationBlockedError.__doc__} ({holder})") from error
+                    raise MigrationBlockedError(f"{MigrationBlockedError.sentence} ({holder})") from error
                 say(f"an open transaction holds up the migration, trying again: {holder}")
                 time.sleep(PAUSE_S)
             except (psycopg.ProgrammingError, psycopg.InternalError, psycopg.NotSupportedError) as error:
@@ -284,7 +284,7 @@ def _connected(database_url: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         connection = session.connect(database_url, "headrace migrate", timeout_s=CONNECT_TIMEOUT_S)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(f"{DatabaseUnavailableError.__doc__} ({error})") from error
+        raise DatabaseUnavailableError(f"{DatabaseUnavailableError.sentence} ({error})") from error
     except psycopg.ProgrammingError as error:
         raise UsageError(f"HEADRACE_DATABASE_URL is no PostgreSQL URL: {error}") from error
     with connection:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from headrace import cursor, publisher, tokens
 from headrace.errors import StreamNameError
 from headrace.settings import Settings, environ_with_file
-from headrace.stream import RESERVED_PREFIX
+from headrace.stream import RESERVED_PREFIX, check_names
 
 
 def sign(
     streams: str | Sequence[str],
     *,
     since: int | str | None = None,
-    user: str | None = None,
+    user: object = None,
     audiences: Sequence[str] = (),
     ttl_s: float | None = None,
     presence: bool | Sequence[str] = False,
@@ -22,20 +22,23 @@ def sign(
     """Return the path `/streams/<slot>.<token>?since=…` for a page's stream element or an EventSource.
 
     since is where the client begins: an id (as `headrace.head` gave it for the page's snapshot), `now`, `all`
-    or a composite cursor; left out of the path when None, which means `now`. user, audiences and ttl_s (seconds,
-    None for ever) are signed into the token. presence makes the user present, as long as the connection lasts, on
-    those of the streams that it names; True means all but companion streams (`headrace.presence_stream`). secrets
-    are those of HEADRACE_SECRET when None. Raises TokenError without a secret, or for a presence without a user;
+    or a composite cursor; left out of the path when None, which means `now`. user (text, or what has one, such as a
+    number), audiences (a list of labels) and ttl_s (seconds, None for ever) are signed into the token. presence makes
+    the user present, as long as the connection lasts, on those of the streams that it names; True means all but
+    companion streams (`headrace.presence_stream`). secrets are those of HEADRACE_SECRET when None.
+
+    Raises TokenError without a secret, for a user, audience or life that cannot be, or for a presence without a user;
     StreamNameError for a name that cannot be a stream, or begins with `headrace:`; CursorError for a since that every
     server would refuse.
     """
-    for name in [streams] if isinstance(streams, str) else streams:
-        if isinstance(name, str) and name.startswith(RESERVED_PREFIX):
+    names = check_names(streams)
+    for name in names:
+        if name.startswith(RESERVED_PREFIX):
             raise StreamNameError(f"{name!r} is headrace's own; choose a name that does not begin with 'headrace:'")
-    token = tokens.sign(streams, secrets=_own(secrets), user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
+    token = tokens.sign(names, secrets=_own(secrets), user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
     if since is None:
         return f"/streams/{token}"
-    cursor.parse(str(since), 1 if isinstance(streams, str) else len(streams))
+    cursor.parse(str(since), len(names))
     return f"/streams/{token}?since={since}"
 
 

@@ -32,7 +32,7 @@ from headrace.calls import Call
 from headrace.element import Attribute, Html, element
 from headrace.errors import UsageError
 from headrace.statement import execute, fetch
-from headrace.stream import check_name
+from headrace.stream import check_name, check_names
 
 REPEATABLE_READ: Final = Call("set transaction isolation level repeatable read", ())
 """What a block sends first in a transaction that it has begun."""
@@ -83,7 +83,7 @@ class Snapshot:
         self,
         streams: str | Sequence[str],
         *,
-        user: str | None = None,
+        user: object = None,
         audiences: Sequence[str] = (),
         ttl_s: float | None = None,
         presence: bool | Sequence[str] = False,
@@ -94,7 +94,7 @@ class Snapshot:
         application and headrace, or begins with HEADRACE_PUBLIC_URL where that is set. Raises like `head`, and
         TokenError without a secret.
         """
-        names = [streams] if isinstance(streams, str) else list(streams)
+        names = check_names(streams)
         since = cursor.render([self.head(name) for name in names])
         path = signing.sign(names, since=since, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
         return signing.origin() + path
@@ -103,7 +103,7 @@ class Snapshot:
         self,
         streams: str | Sequence[str],
         *,
-        user: str | None = None,
+        user: object = None,
         audiences: Sequence[str] = (),
         ttl_s: float | None = None,
         presence: bool | Sequence[str] = False,

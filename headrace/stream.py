@@ -1,6 +1,7 @@
 """Stream names and their slots. A name is exact: any Unicode text of 1 to 512 bytes, never folded or normalised."""
 
 import hashlib
+from collections.abc import Iterable
 
 from headrace.errors import StreamNameError
 
@@ -32,6 +33,15 @@ def check_name(name: object) -> str:
     if "\0" in name:
         raise StreamNameError(f"stream name {name!r} has a NUL; PostgreSQL cannot store it")
     return name
+
+
+def check_names(streams: object) -> list[str]:
+    """The names that `streams` gives: one name, or a list of names. Raises StreamNameError for anything else."""
+    if isinstance(streams, str):
+        return [check_name(streams)]
+    if not isinstance(streams, Iterable) or isinstance(streams, bytes):
+        raise StreamNameError(f"streams must be a name or a list of names, not {streams!r:.80}")
+    return [check_name(name) for name in streams]
 
 
 def slot(name: str) -> int:

@@ -11,19 +11,24 @@ holds a token can read it; it hides nothing.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import itsdangerous
 
-from headrace.errors import StreamNameError, TokenError, TokenExpiredError
-from headrace.stream import PRESENCE_PREFIX, check_name, presence_stream, slot
+from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError
+from headrace.stream import PRESENCE_PREFIX, check_name, check_names, presence_stream, slot
+from headrace.text import MAX_WORD_BYTES, check_text, check_user
 
 MAX_STREAMS: Final = 64
 MAX_TOKEN_CHARS: Final = 48 * 1024
-MAX_USER_BYTES: Final = 512
+MAX_PRESENT_USER_BYTES: Final = 512
 """Of a user who is present somewhere."""
+MAX_TTL_S: Final = 100 * 365.25 * 86_400
+MAX_AHEAD_S: Final = 60.0
+"""How far the clock of the host that signs may be ahead. A token that is dated further ahead would outlive a revocation
+made before that date, so it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def sign(
     streams: str | Sequence[str],
     *,
     secrets: Sequence[str],
-    user: str | None = None,
+    user: object = None,
     audiences: Sequence[str] = (),
     ttl_s: float | None = None,
     presence: bool | Sequence[str] = False,
@@ -64,38 +69,43 @@ def sign(
     The first secret signs. ttl_s is the life of the token in seconds, None for no expiry. presence names those of
     the streams on which the user is present while connected; True means all but companion streams. now is the issue
     time in seconds since the epoch (the clock's when None). Raises StreamNameError for a name that cannot be
-    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret, or for a presence
-    without a user or on another stream.
+    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret, for a user or an
+    audience that PostgreSQL could not name, for a presence without a user or on another stream, and for a token that
+    would be longer than servers take.
     """
-    names = [streams] if isinstance(streams, str) else list(streams)
-    for name in names:
-        check_name(name)
+    names = check_names(streams)
     if not 1 <= len(names) <= MAX_STREAMS:
         raise StreamNameError(f"a token is for 1 to {MAX_STREAMS} streams, not {len(names)}")
     if len(set(names)) != len(names):
         raise StreamNameError("a token names each stream once")
-    if isinstance(audiences, str):
-        raise TokenError(f"audiences must be a list of labels, not the text {audiences!r}")
-    if ttl_s is not None and not ttl_s > 0:
-        raise TokenError(f"a token's life must be above 0 seconds, not {ttl_s!r}")
+    if isinstance(audiences, str) or not isinstance(audiences, Iterable):
+        raise TokenError(f"audiences must be a list of labels, not {audiences!r:.80}")
+    check_ttl(ttl_s)
     issued_ms = int((time.time() if now is None else now) * 1000)
     claims: dict[str, Any] = {"s": names, "i": issued_ms}
     if ttl_s is not None:
         claims["x"] = issued_ms + int(ttl_s * 1000)
     if user is not None:
-        claims["u"] = str(user)
-    if audiences:
-        claims["a"] = sorted(set(audiences))
+        claims["u"] = check_user(user, TokenError)
+    if labels := {check_text("an audience", label, MAX_WORD_BYTES, TokenError) for label in audiences}:
+        claims["a"] = sorted(labels)
     if present := _present(names, claims.get("u"), presence):
         claims["p"] = present
-    return f"{slot(names[0])}.{serializer(secrets).dumps(claims)}"
+    signed = str(serializer(secrets).dumps(claims))
+    if len(signed) > MAX_TOKEN_CHARS:
+        raise TokenError(
+            f"the token has {len(signed)} characters and servers take {MAX_TOKEN_CHARS}; sign it for fewer or shorter "
+            "streams, audiences and users"
+        )
+    return f"{slot(names[0])}.{signed}"
 
 
 def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) -> Token:
     """Check the path segment `<slot>.<token>` and return what it allows.
 
     Raises TokenError for anything that one of the secrets did not sign or whose slot is not that of the first
-    stream, and TokenExpiredError for a token past its expiry. now is in seconds since the epoch.
+    stream, TokenExpiredError for a token past its expiry, and TokenDateError for one that is dated more than
+    MAX_AHEAD_S ahead. now is in seconds since the epoch.
     """
     number, dot, signed = segment.partition(".")
     if not dot or len(signed) > MAX_TOKEN_CHARS:
@@ -104,6 +114,7 @@ def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) ->
         claims = serializer(secrets).loads(signed)
     except itsdangerous.BadData:
         raise TokenError() from None
+    now_ms = (time.time() if now is None else now) * 1000
     try:
         streams = tuple(check_name(name) for name in claims["s"])
         context = Context(
@@ -113,13 +124,19 @@ def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) ->
             expires_ms=claims.get("x"),
             presence=frozenset(streams[index] for index in claims.get("p", ())),
         )
+        expired = context.expires_ms is not None and now_ms >= context.expires_ms
+        ahead_s = (context.issued_ms - now_ms) / 1000
     except (LookupError, TypeError, AttributeError, StreamNameError) as error:
         raise TokenError() from error
     if not streams or number != str(slot(streams[0])):
         raise TokenError("the slot before the token is not that of its first stream; use the URL unchanged")
-    now_ms = (time.time() if now is None else now) * 1000
-    if context.expires_ms is not None and now_ms >= context.expires_ms:
+    if expired:
         raise TokenExpiredError()
+    if ahead_s > MAX_AHEAD_S:
+        raise TokenDateError(
+            f"the token is dated {ahead_s:.0f} seconds ahead of this server's clock; correct the clock of the host "
+            "that signs, then sign another"
+        )
     return Token(streams, context)
 
 
@@ -128,6 +145,8 @@ def _present(streams: Sequence[str], user: str | None, presence: bool | Sequence
     if presence is True:
         chosen = [name for name in streams if not name.startswith(PRESENCE_PREFIX)]
     else:
+        if presence is not False and not isinstance(presence, Iterable):
+            raise TokenError(f"presence must be True or a list of streams, not {presence!r:.80}")
         chosen = [presence] if isinstance(presence, str) else list(presence or ())
     for name in chosen:
         presence_stream(name)
@@ -143,12 +162,22 @@ def _check_user(user: str | None) -> None:
     if not user:
         raise TokenError("nobody can be present without a name; sign the token with a user")
     try:
-        fits = len(user.encode()) <= MAX_USER_BYTES and "\0" not in user
+        fits = len(user.encode()) <= MAX_PRESENT_USER_BYTES and "\0" not in user
     except UnicodeEncodeError:
         fits = False
     if not fits:
         raise TokenError(
-            f"a user who is present has 1 to {MAX_USER_BYTES} bytes of UTF-8 without NUL, not {user!r:.80}"
+            f"a user who is present has 1 to {MAX_PRESENT_USER_BYTES} bytes of UTF-8 without NUL, not {user!r:.80}"
+        )
+
+
+def check_ttl(ttl_s: object) -> None:
+    """Refuse, with a TokenError, what is no life of a token: None, or seconds above 0 and up to 100 years."""
+    if ttl_s is None:
+        return
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0 < ttl_s <= MAX_TTL_S:
+        raise TokenError(
+            f"a token's life must be above 0 and up to {MAX_TTL_S:.0f} seconds, or None for ever, not {ttl_s!r:.80}"
         )
 
 
@@ -157,6 +186,10 @@ def serializer(secrets: Sequence[str], salt: str = "headrace.stream") -> itsdang
 
     Raises TokenError without a secret.
     """
+    if isinstance(secrets, str | bytes):
+        raise TokenError("secrets must be a list, of which the first one signs; this is one text")
+    if not all(secrets):
+        raise TokenError("one of the secrets is empty; set all of them, or leave it out")
     if not secrets:
         raise TokenError("no secret is set; set HEADRACE_SECRET to the one that the application signs with")
     # itsdangerous signs with the last key of a list and verifies with all.

@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace import cursor, tokens
 from headrace.cursor import Start
+from headrace.errors import TokenDateError
 from headrace.stream import slot
 from headrace.tokens import Context, Token
 from router.request import Request
@@ -17,7 +18,7 @@ LAST_EVENT_ID: Final = ("lastEventId", "lastEventID", "Last-Event-ID")
 
 
 class ForbiddenError(Exception):
-    """the token is genuine, but this server does not serve it; ask the application for another stream URL."""
+    """A genuine token that this server does not serve; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,10 @@ def verify(segment: str, terms: Terms, now: float | None = None) -> Token:
 
     Raises TokenError (not ours, or changed), TokenExpiredError, ForbiddenError (the terms exclude it).
     """
-    token = tokens.verify(segment, secrets=terms.secrets, now=now)
+    try:
+        token = tokens.verify(segment, secrets=terms.secrets, now=now)
+    except TokenDateError as error:
+        raise ForbiddenError(str(error)) from error
     if len(token.streams) > terms.max_streams:
         raise ForbiddenError(
             f"the token has {len(token.streams)} streams and HEADRACE_MAX_STREAMS is {terms.max_streams}; "

@@ -69,7 +69,9 @@ class Demo:
 
 
 class _TooLargeError(UsageError):
-    """the event is too large for the demo; send less text."""
+    """An event above the demo's own limit."""
+
+    sentence = "the event is too large for the demo; send less text."
 
 
 def publisher(database_url: str) -> Callable[[str, str, str], None]:

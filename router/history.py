@@ -27,7 +27,9 @@ MAX_LIMIT: Final = 1000
 
 
 class WrongPageError(UsageError):
-    """a page has a stream of the token, an id to begin after and a limit from 1 to 1000; correct the query."""
+    """A page of history that cannot be asked for."""
+
+    sentence = "a page has a stream of the token, an id to begin after and a limit from 1 to 1000; correct the query."
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ _HEAD: Final = "select headrace.head(%s)"
 
 
 class StaleError(UsageError):
-    """the deployment has changed since the plan was made; look at the new one."""
+    """A plan that is older than the deployment."""
+
+    sentence = "the deployment has changed since the plan was made; look at the new one."
 
 
 class Ops:

@@ -39,7 +39,9 @@ Event = tuple[str, str, str, str | None]
 
 
 class TooManyError(UsageError):
-    """the batch has too many events; send it in parts."""
+    """More events than one request may publish."""
+
+    sentence = "the batch has too many events; send it in parts."
 
 
 class Publish:

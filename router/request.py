@@ -21,15 +21,21 @@ _CODED: Final = re.compile("[%#]")
 
 
 class BodyTooLargeError(UsageError):
-    """the body is too large; send less."""
+    """A body above the limit."""
+
+    sentence = "the body is too large; send less."
 
 
 class BodyTooSlowError(UsageError):
-    """the body has not come in time; send it at once."""
+    """A body that does not come."""
+
+    sentence = "the body has not come in time; send it at once."
 
 
 class MalformedBodyError(UsageError):
-    """the body is not what the request's head announces; send Content-Length and as many bytes, or chunks."""
+    """A body that breaks off or is framed wrongly."""
+
+    sentence = "the body is not what the request's head announces; send Content-Length and as many bytes, or chunks."
 
 
 @dataclass(frozen=True, slots=True)

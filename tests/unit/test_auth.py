@@ -109,6 +109,12 @@ def test_an_expired_token_is_told_apart() -> None:
         admitted(path(ttl_s=10), now=1010)
 
 
+def test_a_token_that_is_dated_ahead_is_forbidden() -> None:
+    """A genuine token of a clock that is far ahead is refused, with what to do about it."""
+    with pytest.raises(ForbiddenError, match="correct the clock of the host that signs"):
+        admitted(path(), now=900)
+
+
 def test_too_many_streams_are_forbidden() -> None:
     """A genuine token with more streams than this server allows names the setting."""
     assert admitted(path("a", "b"), max_streams=2)

@@ -1,10 +1,19 @@
 """headrace/tokens.py"""
 
+import hashlib
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
 import pytest
 
-from headrace.errors import StreamNameError, TokenError, TokenExpiredError
+from headrace import calls
+from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError, UsageError
+from headrace.predicates import predicate
 from headrace.stream import slot
-from headrace.tokens import Context, sign, verify
+from headrace.tokens import Context, serializer, sign, verify
 
 OLD, NEW = "an old secret of length", "a new secret of length"
 
@@ -111,3 +120,79 @@ def test_presence_is_on_a_stream_of_the_token(stream: str) -> None:
     streams = ["a", "presence:a", "x" * 510]
     with pytest.raises((TokenError, StreamNameError)):
         sign(streams, secrets=[NEW], user="ada", presence=[stream])
+
+
+def test_a_token_that_is_dated_ahead_is_refused() -> None:
+    """It would outlive a revocation made before its date; a clock that is a little ahead does no harm."""
+    ahead = sign("a", secrets=[NEW], user="ada", now=1060, ttl_s=5)
+    assert verify(ahead, secrets=[NEW], now=1000).context.issued_ms == 1_060_000
+    with pytest.raises(TokenDateError, match=r"dated 61 seconds ahead .* correct the clock"):
+        verify(ahead, secrets=[NEW], now=999)
+    assert verify(ahead, secrets=[NEW], now=1001)
+
+
+@pytest.mark.parametrize("claim", [{"i": "soon"}, {"i": None}, {"x": "late"}, {"s": 5}, {"p": [9]}, [], "text"])
+def test_signed_nonsense_is_unknown(claim: object) -> None:
+    """What is signed with the secret, but is no token, is refused as one that is not ours."""
+    claims: object = {"s": ["a"], "i": 0} | claim if isinstance(claim, dict) else claim
+    segment = f"{slot('a')}.{serializer([NEW]).dumps(claims)}"
+    with pytest.raises(TokenError):
+        verify(segment, secrets=[NEW])
+
+
+@pytest.mark.parametrize(
+    "user", ["a\0b", "\ud800", "é" * 8193, b"ada", "", "é" * 8192, 17, UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")]
+)
+def test_whom_a_token_carries_a_revocation_can_name(user: object) -> None:
+    """Signing and disconnecting take the same users, by the same name."""
+    try:
+        name = verify(sign("a", secrets=[NEW], user=user), secrets=[NEW]).context.user
+    except TokenError:
+        with pytest.raises(UsageError):
+            calls.disconnect(user, None, "gone", 0)
+    else:
+        assert calls.disconnect(user, None, "gone", 0).parameters[0] == name
+
+
+@pytest.mark.parametrize("label", ["", "a\0b", "\ud800", "é" * 257, 7, None, b"x", "é" * 256])
+def test_an_audience_is_a_label_that_events_and_predicates_have(label: str) -> None:
+    """What no event can be visible to is no audience, and has no predicate; what can be, is and has."""
+    uses: list[Callable[[], object]] = [
+        lambda: sign("a", secrets=[NEW], audiences=[label]),
+        lambda: predicate(label),
+        lambda: calls.publish("a", "x", "message", label),
+    ]
+    if label == "é" * 256:
+        assert all(use() for use in uses)
+        return
+    for use in uses if label is not None else uses[:2]:
+        with pytest.raises(UsageError):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"streams": 5}, "streams must be a name or a list of names, not 5"),
+        ({"streams": None}, "streams must be a name or a list of names"),
+        ({"streams": b"a"}, "streams must be a name or a list of names"),
+        ({"streams": [b"a"]}, "a stream name must be text"),
+        ({"audiences": "staff"}, "audiences must be a list of labels"),
+        ({"audiences": 5}, "audiences must be a list of labels"),
+        ({"ttl_s": "60"}, "a token's life must be above 0"),
+        ({"ttl_s": timedelta(hours=1)}, "a token's life must be above 0"),
+        ({"ttl_s": True}, "a token's life must be above 0"),
+        ({"ttl_s": math.inf}, "a token's life must be above 0"),
+        ({"ttl_s": math.nan}, "a token's life must be above 0"),
+        ({"presence": 5}, "presence must be True or a list of streams"),
+        ({"secrets": NEW}, "secrets must be a list"),
+        ({"secrets": [""]}, "one of the secrets is empty"),
+        ({"streams": [n * 512 for n in "abcdefghij"], "user": "".join(map(chr, range(256, 5000)))}, "characters"),
+    ],
+)
+def test_an_argument_that_is_not_understood_is_refused(arguments: dict[str, Any], sentence: str) -> None:
+    """Nothing is signed that servers would take for something else, or refuse for ever."""
+    if sentence == "characters":
+        arguments["audiences"] = [hashlib.sha256(b"%d" % n).hexdigest() for n in range(800)]
+    with pytest.raises(UsageError, match=sentence):
+        sign(**{"streams": "a", "secrets": [NEW]} | arguments)
