@@ -13,13 +13,12 @@ of these is a UsageError.
 
 import json
 from collections.abc import Sequence
-from inspect import iscoroutinefunction
 from typing import Any
 
 from headrace import calls, statement
 from headrace.calls import Call
+from headrace.connection import as_tuples, asynchronous, is_of, takes_dollars
 from headrace.disconnect import DEFAULT_REASON
-from headrace.errors import UsageError
 
 
 async def publish(
@@ -78,13 +77,16 @@ async def disconnect(
     await _execute(connection, calls.disconnect(user, stream, reason, skew_s))
 
 
-async def _execute(connection: Any, call: Call) -> Any:
+async def _execute(given: Any, call: Call) -> Any:
     """Execute on what the kinds of connections have in common; returns the single column of the single row."""
-    if hasattr(connection, "fetchval"):  # asyncpg
-        return await connection.fetchval(statement.numbered(call.sql), *call.parameters)
+    connection = asynchronous(given)
     if hasattr(connection, "run_sync"):  # SQLAlchemy
         return await connection.run_sync(statement.fetch, call)
-    if iscoroutinefunction(getattr(connection, "execute", None)):  # psycopg's connection or cursor
+    if hasattr(connection, "fetchval"):  # asyncpg
+        return await connection.fetchval(statement.numbered(call.sql), *call.parameters)
+    if not is_of("psycopg", connection):
         cursor = await connection.execute(*call)
         return statement.single(await cursor.fetchone())
-    raise UsageError(f"{connection!r} is no asynchronous database connection; for others there is `headrace`")
+    async with connection.cursor(row_factory=as_tuples) as cursor:
+        await cursor.execute(statement.numbered(call.sql) if takes_dollars(cursor) else call.sql, call.parameters)
+        return statement.single(await cursor.fetchone())

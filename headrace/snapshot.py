@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from headrace import cursor, signing
 from headrace.calls import Call
+from headrace.connection import refuse
 from headrace.element import Attribute, Html, element
 from headrace.errors import UsageError
 from headrace.statement import execute, fetch
@@ -178,6 +179,7 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
     and an event that commits before the page's queries may arrive though the page shows it already. For others there
     are `headrace.sqlalchemy` and `headrace.django`. Raises UsageError for what is no such connection.
     """
+    refuse(connection)
     status = getattr(getattr(connection, "info", None), "transaction_status", None)
     if status is None or not hasattr(connection, "autocommit"):
         raise UsageError(

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
+from headrace.connection import refuse, synchronous
 from headrace.element import Attribute, Html
 from headrace.errors import UsageError
 from headrace.snapshot import REPEATABLE_READ, Snapshot, within
@@ -37,12 +38,20 @@ def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[
     the page a state older than its stream.
     """
     connection: Session | Connection = session() if isinstance(session, scoped_session) else session
+    if not isinstance(connection, Session | Connection):
+        refuse(connection)
+        raise UsageError(
+            f"{connection!r} is no session or connection of SQLAlchemy; for asynchronous ones there is "
+            "`async_snapshot`, for others `headrace.snapshot` and `headrace.django`"
+        )
     if connection.in_transaction():
+        _refuse_autocommit(connection)
         _forget(connection)
         with within(connection) as page:
             yield page
     else:
         with connection.begin():
+            _refuse_autocommit(connection)
             execute(connection, REPEATABLE_READ)
             _forget(connection)
             with within(connection) as page:
@@ -79,6 +88,9 @@ async def async_snapshot(
     Objects that the session has loaded before are expired too: refresh those that are still needed.
     """
     connection: AsyncSession | AsyncConnection = session() if isinstance(session, async_scoped_session) else session
+    if not isinstance(connection, AsyncSession | AsyncConnection):
+        refuse(connection)
+        raise UsageError(f"{connection!r} is no asynchronous session or connection of SQLAlchemy; there is `snapshot`")
     sync = connection.sync_session if isinstance(connection, AsyncSession) else connection.sync_connection
     if sync is None:
         raise UsageError(f"{connection!r} is not connected; enter it first, as in `async with engine.connect()`")
@@ -96,6 +108,15 @@ async def async_snapshot(
 
 async def _run(connection: AsyncSession | AsyncConnection, function: Callable[[], T]) -> T:
     return await connection.run_sync(lambda _: function())
+
+
+def _refuse_autocommit(session: Session | Connection) -> None:
+    connection = synchronous(session)
+    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+        raise UsageError(
+            f"{session!r} is in AUTOCOMMIT, where each query has a snapshot of its own; take it from "
+            "`engine.execution_options(isolation_level='REPEATABLE READ')`"
+        )
 
 
 def _forget(session: Session | Connection) -> None:

@@ -4,17 +4,16 @@
     Django's `connection`
     SQLAlchemy's Connection, Session or scoped_session
 
-None of these libraries is imported; errors that the database raises are the driver's own.
+What else people give is refused by `headrace.connection`. Errors that the database raises are the driver's own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from inspect import iscoroutinefunction
 from itertools import count
 from typing import Any
 
 from headrace.calls import Call
-from headrace.errors import UsageError
+from headrace.connection import as_tuples, explain, is_of, synchronous, takes_dollars
 
 
 def execute(connection: Any, call: Call) -> None:
@@ -45,23 +44,22 @@ def numbered(sql: str) -> str:
 
 
 @contextmanager
-def _executed(connection: Any, call: Call) -> Iterator[Any]:
+def _executed(given: Any, call: Call) -> Iterator[Any]:
     """Execute on what the kinds of connections have in common, and yield what has `fetchone`."""
-    # In a coroutine that nobody awaits the event would be lost without a word.
-    if any(iscoroutinefunction(getattr(connection, name, None)) for name in ("execute", "commit")):
-        raise UsageError(f"{connection!r} is asynchronous; await the function of this name in `headrace.asyncio`")
-    if not hasattr(connection, "exec_driver_sql") and callable(getattr(connection, "connection", None)):
-        # SQLAlchemy's Session and scoped_session
-        connection = connection.connection()
+    connection = synchronous(given)
     if hasattr(connection, "exec_driver_sql"):  # SQLAlchemy's Connection
         dollars = "dollar" in connection.dialect.paramstyle
-        yield connection.exec_driver_sql(numbered(call.sql) if dollars else call.sql, call.parameters)
+        try:
+            result = connection.exec_driver_sql(numbered(call.sql) if dollars else call.sql, call.parameters)
+        except Exception as error:
+            explain(given, error)
+            raise
+        yield result
     elif hasattr(connection, "cursor"):  # DB-API, Django
-        with closing(connection.cursor()) as cursor:
-            cursor.execute(*call)
+        rows = {"row_factory": as_tuples} if is_of("psycopg", connection) else {}
+        with closing(connection.cursor(**rows)) as cursor:
+            cursor.execute(numbered(call.sql) if takes_dollars(cursor) else call.sql, call.parameters)
             yield cursor
-    elif hasattr(connection, "execute"):  # a cursor
+    else:  # a cursor that does not tell its connection
         result = connection.execute(*call)
         yield connection if result is None else result
-    else:
-        raise UsageError(f"{connection!r} is no database connection")

@@ -61,6 +61,7 @@ class Publish:
             return as_error(401, error, (("WWW-Authenticate", "Bearer"),))
         try:
             key = _key(request)
+            _refuse_query(request)
             single, events = read_events(request.read_body(MAX_BODY_BYTES, self._body_deadline_s))
             for stream, *_ in events:
                 if not publisher.may_publish_to(stream):
@@ -95,7 +96,7 @@ class Publish:
 def read_events(body: bytes) -> tuple[bool, list[Event]]:
     """Whether a body is a single event, and its events. Raises UsageError, saying which event is wrong, and how."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError):
         raise UsageError("the body is not JSON; send an event, or a list of them") from None
     if not isinstance(value, list):
@@ -115,6 +116,19 @@ def _event(value: Any, name: str) -> Event:
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     return event
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UsageError("an object of the body has a field twice; give each once")
+    return found
+
+
+def _refuse_query(request: Request) -> None:
+    """Refuse what would be dropped: with a `visible_to` in the query an event would be there for everybody."""
+    if request.query:
+        raise UsageError("the query is not understood; stream, data, event and visible_to are fields of the body")
 
 
 def _bearer(request: Request) -> str:

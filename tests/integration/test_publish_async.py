@@ -8,13 +8,13 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from psycopg.rows import dict_row, scalar_row
+from psycopg.rows import class_row, dict_row, scalar_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import headrace.asyncio
-from headrace.errors import EventError, UsageError
+from headrace.errors import EventError
 from shard import log
-from tests.integration.test_publish import events
+from tests.integration.test_publish import Row, events
 
 End = Callable[[], Awaitable[None]]
 
@@ -26,9 +26,9 @@ async def with_psycopg(url: str, **options: Any) -> AsyncIterator[tuple[Any, End
 
 
 @asynccontextmanager
-async def with_cursor(url: str) -> AsyncIterator[tuple[Any, End, End]]:
-    async with await psycopg.AsyncConnection.connect(url) as connection:
-        yield connection.cursor(), connection.commit, connection.rollback
+async def with_cursor(url: str, *name: str) -> AsyncIterator[tuple[Any, End, End]]:
+    async with await psycopg.AsyncConnection.connect(url) as connection, connection.cursor(*name) as cursor:
+        yield cursor, connection.commit, connection.rollback
 
 
 @asynccontextmanager
@@ -59,7 +59,10 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "psycopg": with_psycopg,
     "psycopg, dict rows": lambda url: with_psycopg(url, row_factory=dict_row),
     "psycopg, scalars": lambda url: with_psycopg(url, row_factory=scalar_row),
+    "psycopg, raw cursors": lambda url: with_psycopg(url, cursor_factory=psycopg.AsyncRawCursor),
+    "psycopg, objects": lambda url: with_psycopg(url, row_factory=class_row(Row)),
     "psycopg, a cursor": with_cursor,
+    "psycopg, a server-side cursor": lambda url: with_cursor(url, "named"),
     "asyncpg": with_asyncpg,
     "SQLAlchemy, psycopg": lambda url: with_sqlalchemy(url, "psycopg", session=False),
     "SQLAlchemy, asyncpg": lambda url: with_sqlalchemy(url, "asyncpg", session=False),
@@ -111,11 +114,7 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
     ]
 
 
-def test_what_is_no_asynchronous_connection(database_url: str) -> None:
-    """Other connections and bad arguments are refused before anything is sent."""
-    with psycopg.connect(database_url) as connection:
-        for other in (connection, object()):
-            with pytest.raises(UsageError, match="no asynchronous database connection"):
-                asyncio.run(headrace.asyncio.publish(other, "s", "x"))
+def test_refused_before_anything_is_sent() -> None:
+    """Bad arguments are refused whatever the connection."""
     with pytest.raises(EventError, match="reserved"):
         asyncio.run(headrace.asyncio.publish(None, "s", "x", event="headrace:gap"))

@@ -31,12 +31,14 @@ class Outside:
         self.database = database
         self.token = sign_publisher("*", secrets=[SECRET])
 
-    def post(self, value: object, key: str = "", token: str | None = None, **headers: str) -> tuple[int, Any]:
+    def post(
+        self, value: object, key: str = "", token: str | None = None, path: str = "/publish", **headers: str
+    ) -> tuple[int, Any]:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         headers = {"Authorization": f"Bearer {self.token if token is None else token}", **headers}
         if key:
             headers["Idempotency-Key"] = key
-        status, _, answer = self.router.get("/publish", method="POST", body=body, **headers)
+        status, _, answer = self.router.get(path, method="POST", body=body, **headers)
         return status, json.loads(answer)
 
     def insist(self, value: object, key: str) -> tuple[int, Any]:
@@ -189,6 +191,8 @@ def test_what_is_wrong_is_said(outside: Outside, stream: str) -> None:
         (b"{", 400),
         ({"stream": stream}, 400),
         ([event(stream), event(stream, event="headrace:gap")], 400),
+        (event(stream, visibleTo="staff"), 400),
+        (f'{{"stream": "{stream}", "data": "x", "visible_to": "staff", "visible_to": null}}'.encode(), 400),
         ([event(stream)] * 1001, 413),
         (b" " * (5 << 20), 413),
     ):
@@ -196,6 +200,8 @@ def test_what_is_wrong_is_said(outside: Outside, stream: str) -> None:
     for key in ("a b", "ж".encode().decode("latin-1"), "x" * 256):
         assert outside.post(event(stream), key)[0] == 400
     assert outside.router.get("/publish")[0] == 405
+    status, answer = outside.post(event(stream), path="/publish?visible_to=staff")
+    assert (status, "fields of the body" in answer["error"]) == (400, True)
     assert outside.log(stream) == []
 
 

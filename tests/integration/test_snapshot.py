@@ -300,7 +300,7 @@ def test_outside_of_a_block(database_url: str) -> None:
         assert current() is page
         with pytest.raises(UsageError, match="no snapshot of 'replica'"):
             current("replica")
-    with pytest.raises(UsageError, match="no connection of psycopg"), headrace.snapshot(object()):
+    with pytest.raises(UsageError, match="no database connection"), headrace.snapshot(object()):
         pass
     assert isinstance(page, Snapshot)
 
