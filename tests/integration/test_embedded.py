@@ -177,6 +177,30 @@ def test_failure_names_log(directory: Path) -> None:
     assert server.pid is None
 
 
+def test_a_refusal_is_told(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why a server that runs does not get ready is in its last words: what it, or libpq, answers."""
+    server = make("postgres", directory)
+    server.start()
+    monkeypatch.setenv("PGSSLMODE", "require")
+    assert not server.probe()
+    assert "server does not support SSL" in server.last_words()
+    monkeypatch.undo()
+    assert server.probe()
+    server.stop()
+
+
+def test_a_redis_that_is_too_old_is_passed_over(directory: Path) -> None:
+    """A server before 6.2, or one that does not run, is not taken, and the message has its version and its place."""
+    binaries = directory.parent / "bin"
+    binaries.mkdir()
+    for program, answer in (("redis-server", "echo Redis server v=5.0.7 sha=0"), ("valkey-server", "exit 1")):
+        (binaries / program).write_text(f"#!/bin/sh\n{answer}\n")
+        (binaries / program).chmod(0o755)
+    server = make("redis", directory, binaries)
+    with pytest.raises(EmbeddedServerError, match=r"no Valkey or Redis 6\.2 .*5\.0 in .*none that runs in .*embedded"):
+        server.start()
+
+
 def test_software_of_the_data_is_taken(directory: Path) -> None:
     """Data of a major version that is not installed are refused, not touched, and the message names both versions."""
     server = make("postgres", directory)

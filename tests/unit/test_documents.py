@@ -1,0 +1,69 @@
+"""The documents agree with the code, and with each other, where each of them says the same thing in its own words."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from headrace.cli import main
+from headrace.disconnect import DEFAULT_REASON
+from headrace.doctor.postgresql import CONNECTIONS_BESIDE_READERS
+from headrace.settings import Settings
+from shard import history
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DEPLOY = (ROOT / "deploy" / "README.md").read_text()
+RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
+SHARD = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "shard").glob("*.py"))}
+
+
+def texts(method: str, place: int) -> set[str]:
+    """What stands in the source as an argument of every call of the method."""
+    found: set[str] = set()
+    for tree in SHARD.values():
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == method:
+                for argument in call.args[place : place + 1]:
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                        found.add(argument.value)
+    return found
+
+
+def rows(document: str, heading: str) -> list[str]:
+    """The first column of the table that begins with this heading."""
+    table = re.split(r"\n(?!\|)", document.partition(f"\n| {heading}")[2], maxsplit=1)[0]
+    return re.findall(r"^\| (.*?) \|", table, re.MULTILINE)[1:]
+
+
+def test_every_reason_of_a_goodbye_is_told() -> None:
+    """README lists what shards say when they end a connection, and the runbook what they count: all of it, no more."""
+    said = texts("goodbye", 1) | texts("Stop", 0) | {DEFAULT_REASON}
+    assert {"shutdown", "drain", "expired"} < said
+    assert {cell.partition("`")[2].partition("`")[0] for cell in rows(README, "reason of a goodbye")} == said
+    counted = said | texts("goodbye", 2) | texts("close", 1)
+    assert {cell.strip("`") for cell in rows(RUNBOOK, "reason | is")} == counted
+
+
+def test_the_connections_of_a_shard_are_counted_once() -> None:
+    """The doctor counts every session that the source gives a name, and both documents say the same number."""
+    names = {name for path in SHARD for name in re.findall(r'f"headrace \{[\w.]+\} (\w+)', path.read_text())}
+    # The feed of the operations page is one of all shards'.
+    assert len(names - {"reader", "operations", "history"}) + history.READERS == CONNECTIONS_BESIDE_READERS
+    words = ("eight", "nine", "ten", "eleven", "twelve")
+    number = words[Settings().readers + CONNECTIONS_BESIDE_READERS - 8]
+    for document in (DEPLOY, RUNBOOK):
+        said = " ".join(document.split())
+        assert re.search(
+            rf"up to {number} connections[\w ]* \(`HEADRACE_READERS` \+ {CONNECTIONS_BESIDE_READERS}\)", said
+        )
+    (example,) = re.findall(r"; (\d+) shards need (\d+)$", README, re.MULTILINE)
+    assert int(example[1]) == int(example[0]) * (Settings().readers + CONNECTIONS_BESIDE_READERS) + 1
+
+
+@pytest.mark.parametrize("document", [README, RUNBOOK, CliRunner().invoke(main, ["up", "--help"]).output])
+def test_where_servers_come_from_is_told(document: str) -> None:
+    """README, runbook and help name the extra that brings the servers of `headrace up`."""
+    assert "[embedded]" in document
