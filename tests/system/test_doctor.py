@@ -173,9 +173,9 @@ def test_redis_that_cannot_save_or_must_evict_is_named(own_redis: RedisServer) -
         client.config_set("maxmemory", str(info["used_memory"]))
         assert redis_server.memory(redis_server.information(client)).level is Level.FAIL
         client.config_set("maxmemory", "0")
-        (own_redis.directory / "taken").mkdir()
-        (own_redis.directory / "taken" / "x").touch()
-        client.config_set("dbfilename", "taken")
+        # In the place of the file that is saved.
+        (own_redis.directory / "dump.rdb").mkdir()
+        (own_redis.directory / "dump.rdb" / "x").touch()
         client.set("key", "value")
         client.bgsave()
         wait_until(
