@@ -1,16 +1,23 @@
 """The directory: which shards live, where, and which slots they own, kept in Redis for routers and commands.
 
-Each shard registers once a second; its entry expires if it stops. The keys and the atomic steps are in
-`lua/directory.lua`. Redis is never in the path of an event: every method here may fail with
-DirectoryUnavailableError within about two seconds, and its caller goes on with what it knew.
+Each shard registers once a second; its entry expires if it stops. The keys and the atomic steps are in `lua/`. Redis is
+never in the path of an event: every method here may fail with DirectoryUnavailableError within about two seconds, and
+its caller goes on with what it knew. A Redis that is read but refuses writes fails like one that is away: there the
+entries of living shards expire.
+
+Several deployments may share a Redis, each with a prefix of its own. Two with one prefix would mix their shards; so
+each directory belongs to one deployment while a shard of it lives, and calls in the name of another raise
+DirectoryForeignError.
 """
 
 import json
+import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast, get_args
@@ -19,9 +26,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from headrace.errors import DirectoryUnavailableError, SettingsError
+from headrace import neighbours, redis_failures
+from headrace.errors import DirectoryForeignError, DirectoryReadOnlyError, DirectoryUnavailableError, SettingsError
 from headrace.placement import rendezvous
+from headrace.settings import Settings
 from headrace.stream import SLOTS
+
+logger = logging.getLogger(__name__)
 
 State = Literal["up", "draining", "drained", "stopping"]
 """What a shard does with new clients: `up` takes them, the others refuse; `stopping` will be gone soon."""
@@ -31,7 +42,9 @@ ENDS: Final = ("stopped", "died", "silent", "replaced")
 long as its entry lives; another process registers under its id."""
 
 MAX_ERROR_CHARS: Final = 300
-_CHANNEL: Final = "headrace:changes"
+_SCRIPT: Final = ("keys", "shards", "slots", "counts", "call")
+_FOREIGN: Final = "FOREIGN "
+_MOST_ASTRAY: Final = 100
 _TIMEOUT_S: Final = 1.0
 """How long Redis may take for one answer: a stopped Redis neither answers nor closes."""
 
@@ -51,7 +64,8 @@ class ShardEntry:
     settled is the epoch that it has carried out; its generation tells a directory that was emptied since.
     born is "<pid> <boot> <ms>": the machine's boot, by its random id, and its age when the process started, which
     unlike wall time never goes back. The pid tells it from what another process of the id has left in the same hash.
-    started_ms is wall time, for processes of version 0.1, which know no other.
+    started_ms is wall time, for processes of version 0.1, which know no other. deployment is the identity of the
+    shard's deployment, empty before version 0.3.
 
     Versions read each other's entries: a further field MUST have a default, which stands for it in an older entry.
     """
@@ -81,6 +95,7 @@ class ShardEntry:
     latency_p99_ms: float = 0.0
     blocked: int = 0
     slowest: str = ""
+    deployment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +141,24 @@ class Report:
 class Directory:
     """A client of the directory. Any greenlet or thread may call it; in a patched process every call yields.
 
-    expiry_s is how long an entry lives without being registered again. Raises SettingsError for a URL that is
-    none.
+    expiry_s is how long an entry lives without being registered again. prefix begins every key. deployment returns the
+    identity in whose name each call is, "" to ask for nobody's. located is given each entry that is read and returns
+    it with the path that counts. Raises SettingsError for a URL that is none.
     """
 
-    def __init__(self, redis_url: str, *, expiry_s: float) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        expiry_s: float,
+        prefix: str = "headrace",
+        deployment: Callable[[], str] = lambda: "",
+        located: Callable[["ShardEntry"], "ShardEntry"] = lambda entry: entry,
+    ) -> None:
         self._expiry_s = expiry_s
+        self._prefix = prefix
+        self._deployment = deployment
+        self._located = located
         try:
             self._redis: redis.Redis = redis.Redis.from_url(
                 redis_url,
@@ -143,19 +170,53 @@ class Directory:
             )
         except ValueError as error:
             raise SettingsError(f"HEADRACE_REDIS_URL cannot be read: {error}") from error
-        source = (resources.files("headrace") / "lua" / "directory.lua").read_text()
-        self._script = self._redis.register_script(source)
+        # Channels are the same in all databases of a server.
+        self._database = str(self._redis.connection_pool.connection_kwargs.get("db") or 0)
+        files = (resources.files("headrace") / "lua" / f"{name}.lua" for name in _SCRIPT)
+        self._script = self._redis.register_script("\n".join(file.read_text() for file in files))
+
+    @classmethod
+    def of(cls, settings: Settings, deployment: Callable[[], str], *, resident: bool = False) -> "Directory":
+        """The directory that these settings name, in the name of a deployment. Raises SettingsError.
+
+        resident: for a process of this node, which finds the node's shards in its own runtime directory, whatever Redis
+        says of them.
+        """
+        return cls(
+            settings.redis_url,
+            expiry_s=settings.directory_expiry_s,
+            prefix=settings.redis_prefix,
+            deployment=deployment,
+            located=_locator(settings) if resident else lambda entry: entry,
+        )
+
+    def require_ours(self) -> None:
+        """Raise DirectoryForeignError if this is the directory of another deployment that has living shards. Yields.
+
+        Entries of shards that have died are waited for until they expire.
+        """
+        give_up = time.monotonic() + self._expiry_s + 1
+        while occupant := self._call("occupant"):
+            if time.monotonic() >= give_up:
+                raise _foreign(occupant)
+            time.sleep(0.1)
 
     def register(self, entry: ShardEntry) -> bool:
         """Write the entry and begin its expiry anew. MUST be called well within expiry_s each time.
 
         The epoch moves, and watchers hear of it, only if the shard is new or its node, process, path or state
-        changed; returns whether. A living entry of the same id is overwritten: the last process wins.
+        changed; returns whether. A living entry of the same id is overwritten: the last process wins. A directory that
+        another deployment has left, none of whose shards lives, is emptied before.
         """
         values: list[str] = []
         for name in _FIELDS:
             values += (name, str(getattr(entry, name))[:MAX_ERROR_CHARS])
-        return bool(self._call("register", entry.id, str(int(self._expiry_s * 1000)), *values))
+        changed, former = self._call("register", entry.id, str(int(self._expiry_s * 1000)), *values)
+        if former:
+            logger.warning(
+                "Redis had the directory of another deployment (%s), none of whose shards lives; it is ours now", former
+            )
+        return bool(changed)
 
     def leave(self, shard_id: str, pid: int) -> bool:
         """Remove the entry if it is still that process's; returns whether it was."""
@@ -258,15 +319,25 @@ class Directory:
         known is the last snapshot, which saves reading its slots again if the epoch is still the same.
         """
         known = known or Snapshot()
-        generation, count, shards, tables, drained, nodes, hot, ends = self._call("read", "{} {}".format(*known.epoch))
-        entries = [_entry(id_, dict(_pairs(values))) for id_, *values in shards]
+        answer = self._call("read", "{} {}".format(*known.epoch))
+        with _translated():
+            return self._snapshot(known, *answer)
+
+    def _snapshot(
+        self, known: Snapshot, generation: str, count: int, shards: Any, tables: Any, drained: Any, *more: Any
+    ) -> Snapshot:
+        """What an answer says. Raises ValueError where somebody else has written into the directory."""
+        nodes, hot, ends = more
+        told = [_entry(id_, dict(_pairs(values))) for id_, *values in shards if neighbours.is_plain(id_)]
+        mine = self._deployment()
+        entries = [self._located(entry) for entry in told if entry and (not mine or entry.deployment in ("", mine))]
         slots = {node: MappingProxyType({int(slot): owner for slot, owner in _pairs(pairs)}) for node, *pairs in tables}
         return Snapshot(
             (generation, int(count)),
-            tuple(sorted((entry for entry in entries if entry), key=lambda entry: entry.id)),
+            tuple(sorted(entries, key=lambda entry: entry.id)),
             known.slots if (generation, int(count)) == known.epoch else MappingProxyType(slots),
             frozenset(drained),
-            MappingProxyType({node: float(over_s) for node, over_s in _pairs(nodes)}),
+            MappingProxyType({node: _finite(over_s) for node, over_s in _pairs(nodes)}),
             MappingProxyType({node: {name: int(n) for name, n in _pairs(streams)} for node, *streams in hot}),
             MappingProxyType({node: dict(zip(ENDS, map(int, counts), strict=True)) for node, *counts in ends}),
         )
@@ -281,7 +352,7 @@ class Directory:
         pubsub: redis.client.PubSub = self._redis.pubsub()  # type: ignore[no-untyped-call]
         try:
             with _translated():
-                pubsub.subscribe(_CHANNEL)
+                pubsub.subscribe(f"{self._prefix}:changes:{self._database}")
             yield True
             while True:
                 with _translated():
@@ -296,8 +367,41 @@ class Directory:
 
     def _call(self, *arguments: str) -> Any:
         command, *rest = arguments
+        seed = secrets.token_hex(8)
         with _translated():
-            return self._script(args=[command, secrets.token_hex(8), *rest])
+            try:
+                return self._script(args=[command, seed, self._prefix, self._database, self._deployment(), *rest])
+            except redis.RedisError as error:
+                if redis_failures.WRITES in redis_failures.advice(error):
+                    # After a fail-over the same name may lead to another server.
+                    self._redis.connection_pool.disconnect(inuse_connections=False)
+                raise
+
+
+def _locator(settings: Settings) -> Callable[[ShardEntry], ShardEntry]:
+    astray: set[str] = set()
+
+    def located(entry: ShardEntry) -> ShardEntry:
+        path = str(neighbours.hand_off_socket(settings.runtime_dir, entry.id))
+        if entry.node != settings.node or entry.path == path:
+            return entry
+        if entry.id not in astray and len(astray) < _MOST_ASTRAY:
+            astray.add(entry.id)
+            logger.warning(
+                "shard %r says that its socket is %r; it is looked for at %r: give the routers and shards of a node "
+                "the same HEADRACE_RUNTIME_DIR",
+                *(entry.id, entry.path, path),
+            )
+        return replace(entry, path=path)
+
+    return located
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -314,9 +418,9 @@ def _entry(id_: str, values: Mapping[str, str]) -> ShardEntry | None:
         if values["state"] not in get_args(State):
             return None
         kinds: Mapping[str, Callable[[str], Any]] = {"pid": int, "capacity": int, "connections": int}
-        kinds = {**kinds, "streams": int, "lag_s": float, "moving": int, "started_ms": int}
-        kinds |= {"events_s": float, "deliveries_s": float, "blocked": int}
-        kinds |= {"latency_p50_ms": float, "latency_p99_ms": float}
+        kinds = {**kinds, "streams": int, "lag_s": _finite, "moving": int, "started_ms": int}
+        kinds |= {"events_s": _finite, "deliveries_s": _finite, "blocked": int}
+        kinds |= {"latency_p50_ms": _finite, "latency_p99_ms": _finite}
         told = [name for name in _FIELDS if name in values or name not in _OPTIONAL]
         return ShardEntry(id=id_, **{name: kinds.get(name, str)(values[name]) for name in told})
     except (KeyError, ValueError):
@@ -336,11 +440,25 @@ def _wait(pubsub: redis.client.PubSub, timeout_s: float) -> bool:
             return heard
 
 
+def _foreign(identity: str) -> DirectoryForeignError:
+    return DirectoryForeignError(
+        f"this Redis database holds the directory of another headrace deployment ({identity}); set "
+        "HEADRACE_REDIS_PREFIX, the same for all processes of this deployment, or use another database number"
+    )
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
+        if str(error).startswith(_FOREIGN):
+            raise _foreign(str(error).removeprefix(_FOREIGN)) from error
+        sentence = redis_failures.sentence(error)
+        kind = DirectoryReadOnlyError if redis_failures.WRITES in sentence else DirectoryUnavailableError
+        raise kind(sentence) from error
+    except ValueError as error:
         raise DirectoryUnavailableError(
-            f"Redis cannot be used ({error}); start it or correct HEADRACE_REDIS_URL"
+            f"something else has written under the keys of the directory ({error}); remove them, since shards register "
+            "again by themselves, or set HEADRACE_REDIS_PREFIX"
         ) from error

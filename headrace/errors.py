@@ -126,6 +126,21 @@ class DirectoryUnavailableError(UnavailableError):
 
     sentence = "Redis cannot be reached; start it or correct HEADRACE_REDIS_URL."
 
+    condition = "away"
+    """What /readyz says of Redis then, in a word."""
+
+
+class DirectoryReadOnlyError(DirectoryUnavailableError):
+    """Redis refuses writes, so that the entries of living shards expire; see what it says."""
+
+    condition = "read-only"
+
+
+class DirectoryForeignError(DirectoryUnavailableError):
+    """this Redis database holds the directory of another deployment; set HEADRACE_REDIS_PREFIX or use another one."""
+
+    condition = "foreign"
+
 
 class EmbeddedServerError(UnavailableError):
     """A server that `headrace up` starts did not start."""

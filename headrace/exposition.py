@@ -24,6 +24,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from headrace import neighbours
 from headrace.usage import Usage
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def ask(path: Path, deadline_s: float = _PATIENCE_S) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(deadline_s)
         asking.connect(str(path))
+        neighbours.require_trusted(asking, path)
         while piece := asking.recv(1 << 16):
             pieces.append(piece)
             asking.settimeout(max(0.001, deadline - time.monotonic()))

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Final, Protocol
 
+from headrace import neighbours
 from headrace.errors import HandoffError
 from headrace.handoff import REFUSED_UNREADABLE, REFUSED_VERSION, decode_answer
 
@@ -252,6 +253,7 @@ def _connect(path: str) -> _Channel | Passed:
         # Connecting locally is immediate; only a full backlog would wait, that is, a shard that accepts nothing.
         channel.setblocking(False)
         channel.connect(path)
+        neighbours.require_trusted(channel, path)
     except BlockingIOError:
         channel.close()
         return Passed(Outcome.STALLED, "does not accept channels")

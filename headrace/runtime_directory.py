@@ -1,6 +1,7 @@
 """The runtime directory: where the processes of one node have their unix sockets, and what it must allow them.
 
 <process>.sock, <process>.prom           of a shard, or a router worker
+deployment                               the identity of the deployment; see headrace/own_deployment.py
 .<process>.sock.<pid>                    while a socket is made, before it takes the place of a predecessor's
 """
 

@@ -125,6 +125,14 @@ def _node(text: str) -> str:
     return text
 
 
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,63}[A-Za-z0-9]", text):
+        raise ValueError(
+            "1 to 64 ASCII letters, digits, dots, dashes, underscores or colons, with one of the first two last"
+        )
+    return text
+
+
 def _switch(text: str) -> bool:
     values = {
         "1": True,
@@ -163,6 +171,8 @@ class Settings:
     database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
     listen_database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
     redis_url: str = _setting("", _url("redis", "rediss", "unix"), secret=True)
+    # Begins each key in Redis: deployments that share a database of Redis need one each.
+    redis_prefix: str = _setting("headrace", _prefix)
     runtime_dir: Path = _setting(Path(".headrace/run"), Path)
     node: str = _setting("", _node)
 

@@ -13,7 +13,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 from headrace import logs
 from headrace.directory import Directory
 from headrace.errors import SettingsError
+from headrace.own_deployment import OwnDeployment
 from headrace.passing import Channels
 from headrace.settings import Settings
 from router.auth import PREFIX, PREFLIGHT, Terms, cors
@@ -85,7 +86,7 @@ class Application:
         routes: Mapping[str, Route],
         allowed_origins: tuple[str, ...],
         metrics: Metrics,
-        follow: Callable[[], None],
+        follow: Sequence[Callable[[], None]],
         close: Callable[[], None],
     ) -> None:
         self._stream = stream
@@ -96,7 +97,7 @@ class Application:
         self._refused_origins = RefusedOrigins(metrics)
         self._follow = follow
         self._close = close
-        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._greenlets: list[gevent.Greenlet[[], None]] = []
 
     def start(self, failed: Callable[[], None]) -> None:
         """Start following the directory; failed() is called, after a log line, if that ends by itself."""
@@ -105,13 +106,13 @@ class Application:
             logger.critical("the directory's follower ended: %r; this worker stops", greenlet.exception)
             failed()
 
-        self._greenlet = gevent.spawn(self._follow)
-        self._greenlet.link_exception(ended)
+        self._greenlets = [gevent.spawn(follow) for follow in self._follow]
+        for greenlet in self._greenlets:
+            greenlet.link_exception(ended)
 
     def stop(self) -> None:
         """Stop following the directory and close what is open. Yields."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        gevent.killall(self._greenlets)
         self._close()
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -180,7 +181,8 @@ def create_application() -> Application:
         load_factor=settings.load_factor,
     )
     metrics.watch(placement)
-    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
+    deployment = OwnDeployment(settings, limit=lambda: gevent.Timeout(settings.publish_deadline_s, False))  # type: ignore[arg-type]
+    directory = Directory.of(settings, deployment.required, resident=True)
     follower = Follower(
         directory,
         placement,
@@ -196,6 +198,7 @@ def create_application() -> Application:
         peers=peers,
         channels=channels,
         metrics=metrics,
+        deployment=lambda: deployment.known,
     )
 
     scrape = Scrape(metrics, placement, settings.runtime_dir)
@@ -212,6 +215,10 @@ def create_application() -> Application:
     if operators is not None:
         routes |= _ops_routes(Ops(settings, operators, placement, directory, peers, database))
 
+    def follow_directory() -> None:
+        deployment.look()
+        follower.run()
+
     def close() -> None:
         scrape.stop()
         channels.close()
@@ -225,7 +232,7 @@ def create_application() -> Application:
         routes=routes,
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
-        follow=follower.run,
+        follow=(follow_directory, deployment.follow),
         close=close,
     )
 

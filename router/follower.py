@@ -53,10 +53,10 @@ class Follower:
             try:
                 self._follow()
             except DirectoryUnavailableError as error:
-                self._placement.lose_directory()
-                if self._away_since is None:
-                    self._away_since = time.monotonic()
+                if self._away_since is None or self._placement.directory_condition != error.condition:
                     logger.warning("going on with the shards last known: %s", error)
+                self._away_since = self._away_since or time.monotonic()
+                self._placement.lose_directory(error.condition)
             # Spread, or all routers would ask a returning Redis at once.
             self._sleep(self._interval_s * random.uniform(0.5, 1.5))
 

@@ -57,7 +57,7 @@ class Health:
         lag_s = max((entry.lag_s for entry in entries), default=0.0)
         canaries = sorted({entry.canary for entry in entries if entry.canary})
         parts: dict[str, Any] = {
-            "redis": {"status": "away" if self._placement.directory_away else "ok"},
+            "redis": {"status": self._placement.directory_condition},
             # A router never asks PostgreSQL anything: the shards tell how it is.
             "postgresql": {
                 "status": "away" if lag_s else "degraded" if errors else "ok" if reached else "unknown",

@@ -63,6 +63,7 @@ class History:
                 self._streams.peer(request),
                 headers,
                 page=page.limit,
+                deployment=self._streams.deployment(),
             )
             message = forms(handoff)
         except (TokenExpiredError, ForbiddenError) as error:

@@ -13,6 +13,7 @@ While the whole node is drained there is nobody to try: a load balancer sends th
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ class Placement:
         load_factor: float = 1.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """hold_s: how long a new generation may lack shards that were known before it replaces them.
+        """hold_s: for how long after an outage, or in a new generation, shards may be missing that were known before.
 
         load_factor: from how many times its fair share of the connections on a shard has too many.
         """
@@ -66,11 +67,11 @@ class Placement:
         self._given: Counter[str] = Counter()
         self._clock = clock
         self._known = Snapshot()
-        self._new_generation: tuple[str, float] = ("", 0.0)
+        self._doubted_since = -math.inf
         self._suspects: dict[str, float] = {}
         self._generation = ""
         self.emptied = 0
-        self.directory_away = True
+        self.directory_condition = "away"
 
     def __repr__(self) -> str:
         state = "away" if self.directory_away else "known"
@@ -105,28 +106,36 @@ class Placement:
         self._given[shard_id] += 1
 
     def learn(self, snapshot: Snapshot) -> None:
-        """Take a fresh snapshot, unless it knows less only because Redis was emptied or stood still."""
-        self.directory_away = False
+        """Take a fresh snapshot, unless it knows less only because Redis was emptied, stood still or refused writes.
+
+        Then the entries of living shards are gone, and come back one by one when they register again.
+        """
+        if self.directory_away and self._known.epoch[0]:
+            self._doubted_since = self._clock()
+        self.directory_condition = "ok"
         if snapshot.epoch[0]:
-            self.emptied += self._generation not in ("", snapshot.epoch[0])
+            if self._generation not in ("", snapshot.epoch[0]):
+                self.emptied += 1
+                self._doubted_since = self._clock()
+                logger.warning("Redis was emptied; waiting up to %g s for shards to register again", self._hold_s)
             self._generation = snapshot.epoch[0]
         fresh = {entry.id for entry in snapshot.shards if entry.node == self._node}
         known = {entry.id for entry in self.shards()}
         if known and not fresh:
             return
-        generation = snapshot.epoch[0]
-        if known - fresh and generation != self._known.epoch[0]:
-            if self._new_generation[0] != generation:
-                self._new_generation = (generation, self._clock())
-                logger.warning("Redis was emptied; waiting %g s for shards to register again", self._hold_s)
-            if self._clock() - self._new_generation[1] < self._hold_s:
-                return
+        if known - fresh and self._clock() - self._doubted_since < self._hold_s:
+            return
         self._known = snapshot
         self._given.clear()
 
-    def lose_directory(self) -> None:
-        """Note that the directory cannot be read; what is known stays."""
-        self.directory_away = True
+    @property
+    def directory_away(self) -> bool:
+        """Whether the directory cannot be used now, for whatever reason."""
+        return self.directory_condition != "ok"
+
+    def lose_directory(self, condition: str = "away") -> None:
+        """Note that the directory cannot be used, and why in a word; what is known stays."""
+        self.directory_condition = condition
 
     def suspect(self, shard_id: str) -> None:
         """Try this shard last for a while: it was silent, and may be stopped."""

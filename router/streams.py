@@ -4,6 +4,7 @@ import logging
 import random
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -40,13 +41,16 @@ class Streams:
         peers: Peers,
         channels: Channels,
         metrics: Metrics,
+        deployment: Callable[[], str] = lambda: "",
     ) -> None:
+        """deployment returns the identity of this one, "" for unknown: no shard of another takes its clients."""
         self._terms = terms
         self._placement = placement
         self._limits = limits
         self._peers = peers
         self._channels = channels
         self._metrics = metrics
+        self._deployment = deployment
 
     def __call__(self, request: Request, headers: Headers) -> Response | None:
         """Answer with an error, or give the client away and return None. Yields.
@@ -57,7 +61,13 @@ class Streams:
             admission = admit(request, self._terms)
             peer = self.peer(request)
             handoff = Handoff(
-                admission.streams, admission.context, request.id, peer, headers, chunked=request.understands_chunks
+                admission.streams,
+                admission.context,
+                request.id,
+                peer,
+                headers,
+                chunked=request.understands_chunks,
+                deployment=self.deployment(),
             )
             message = forms(handoff)
         except (TokenExpiredError, ForbiddenError) as error:
@@ -79,6 +89,10 @@ class Streams:
         if response is not None:
             self._limits.release(request.id, limits)
         return response
+
+    def deployment(self) -> str:
+        """The identity that goes with every client, "" while it is unknown."""
+        return self._deployment()
 
     def peer(self, request: Request) -> str:
         """The client's address, from the header of a proxy that is trusted with it."""

@@ -11,9 +11,16 @@ import sys
 import click
 import gevent
 
-from headrace import logs, runtime_directory, schema
+from headrace import logs, neighbours, runtime_directory, schema
 from headrace.directory import Directory
-from headrace.errors import DatabaseUnavailableError, HeadraceError
+from headrace.errors import (
+    DatabaseUnavailableError,
+    DirectoryForeignError,
+    DirectoryUnavailableError,
+    HeadraceError,
+    SettingsError,
+)
+from headrace.own_deployment import OwnDeployment
 from headrace.settings import Settings, environ_with_file
 from shard import succession
 from shard.process import Process
@@ -34,16 +41,21 @@ def main(shard_id: str, predecessor: int | None) -> None:
     """Serve event streams to the clients that routers hand over, until SIGTERM."""
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
+        if not neighbours.is_plain(shard_id):
+            raise SettingsError(f"--id is {shard_id!r}; allowed is a file's name that does not begin with a dot")
         logs.set_up(settings, shard_id)
         runtime_directory.prepare(settings.runtime_dir, shard_id)
         _check_schema(settings)
+        settings.require("redis_url")
+        deployment = OwnDeployment(settings, limit=lambda: gevent.Timeout(settings.read_deadline_s, False))  # type: ignore[arg-type]
+        deployment.look()
+        directory = Directory.of(settings, deployment.required, resident=True)
         if predecessor:
-            settings.require("redis_url")
-            directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
             path = settings.runtime_dir / f"{shard_id}.sock"
             succession.replace(shard_id, path, predecessor, directory.read)
             return
-        process = Process(settings, shard_id, lambda: succession.announce(os.environ))
+        _require_own_directory(directory)
+        process = Process(settings, shard_id, deployment, directory, lambda: succession.announce(os.environ))
     except HeadraceError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(process.run())
@@ -59,6 +71,19 @@ def _check_schema(settings: Settings) -> None:
             schema.check(settings.database_url)
     except (DatabaseUnavailableError, gevent.Timeout) as error:
         logger.warning("starting without having seen the schema: %s", error)
+
+
+def _require_own_directory(directory: Directory) -> None:
+    """Raise DirectoryForeignError where the shards of another deployment would be mixed with this one. Yields.
+
+    A Redis that is away is none of a shard's reasons not to start.
+    """
+    try:
+        directory.require_ours()
+    except DirectoryForeignError:
+        raise
+    except DirectoryUnavailableError as error:
+        logger.warning("starting without having seen the directory: %s", error)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, Final
 import gevent
 import psycopg
 
-from headrace import sse, trust
+from headrace import door, sse, trust
 from headrace.directory import Snapshot
 from headrace.publish import publish_now
 from headrace.session import connect
@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 5.0
 TOKEN_LIFE_S: Final = 60.0
-# The URL is the front door: no proxy of the environment stands before it.
-_DOOR: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Canary:
@@ -108,7 +106,7 @@ class Canary:
         try:
             with gevent.Timeout(DEADLINE_S):
                 request = urllib.request.Request(f"{base}/streams/{token}?since=now")  # noqa: S310
-                with _DOOR.open(request) as response:
+                with door.open_direct(request) as response:
                     stage = "no event"
                     parser = sse.Parser()
                     while not parser.last_id:

@@ -50,7 +50,9 @@ class Intake:
     ) -> None:
         self.accepted = 0
         self.moved_here = 0
-        self.refused = Tally(("full", "limit", "unreadable", "cut", "version", "revoked", "busy", "gone"))
+        self.refused = Tally(
+            ("full", "limit", "unreadable", "cut", "version", "revoked", "busy", "gone", handoff.REFUSED_FOREIGN)
+        )
         self._reserve: _socket.socket | None = None
         self._settings = settings
         self._path = path

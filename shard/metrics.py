@@ -218,7 +218,7 @@ class Numbers(Collector):
         )
         yield _counter("moves_here", "Connections taken over from other shards.", parts.intake.moved_here)
         yield _gauge("moving", "Connections that are to leave or on their way.", parts.dispatcher.moves.pending)
-        yield _gauge("redis_up", "1 while the directory in Redis can be used.", not parts.registration.away)
+        yield _gauge("redis_up", "1 while the directory in Redis can be used.", parts.registration.condition == "ok")
 
     def _loop(self) -> Iterator[Metric]:
         parts = self._parts

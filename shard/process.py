@@ -22,10 +22,11 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event
 
-from headrace import predicates
+from headrace import neighbours, predicates
 from headrace.directory import Directory, ShardEntry, Snapshot, State
-from headrace.handoff import REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
+from headrace.handoff import REFUSED_FOREIGN, REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
 from headrace.holder import limits_of
+from headrace.own_deployment import OwnDeployment
 from headrace.settings import Settings
 from headrace.stream import OPS_STREAM
 from shard.announcer import Announcer
@@ -73,7 +74,14 @@ class Process:
     called when clients are taken.
     """
 
-    def __init__(self, settings: Settings, shard_id: str, serves: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shard_id: str,
+        deployment: OwnDeployment,
+        directory: Directory,
+        serves: Callable[[], None] = lambda: None,
+    ) -> None:
         settings.require("database_url", "redis_url")
         self.shard_id = shard_id
         self.path = Path(settings.runtime_dir) / f"{shard_id}.sock"
@@ -90,7 +98,8 @@ class Process:
         self._announcer = Announcer(settings, shard_id)
         self._listener = Listener(settings, self._inbox, shard_id, self._announcer.heard)
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
-        self._transfer = Transfer(settings.handoff_deadline_s, self._inbox)
+        self._deployment = deployment
+        self._transfer = Transfer(settings.handoff_deadline_s, self._inbox, lambda: deployment.known)
         self._presence = Presence(settings, shard_id)
         self._revocations = Revocations(settings, self._inbox, shard_id)
         self.dispatcher = Dispatcher(
@@ -109,7 +118,6 @@ class Process:
         self._heartbeat = Heartbeat(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
         self._intake = Intake(settings, self.path, self._inbox, self._refusal, self._history.submit)
-        directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
         self._registration = Registration(
             directory,
             self._entry,
@@ -150,6 +158,8 @@ class Process:
             self._registration, self._canary, self._broadcast,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
+        following = gevent.spawn(self._deployment.follow)
+        self._watch(following, "deployment")
         for part in parts:
             if part is self._intake:
                 # Who is revoked shall be refused rather than let in and shown out; without PostgreSQL nobody is served
@@ -162,6 +172,7 @@ class Process:
         logger.info("shard %s serves up to %d connections at %s", self.shard_id, self._limit, self.path)
         self._serves()
         self._ending.wait()
+        following.kill()
         self._stop(dispatching)
         return 1 if self._failure else 0
 
@@ -204,6 +215,8 @@ class Process:
     def _refusal(self, message: Handoff) -> str:
         if self.state != "up":
             return self.state
+        if message.deployment and self._deployment.known not in ("", message.deployment):
+            return REFUSED_FOREIGN
         if message.moved is None and self._revocations.refuses(message.context):
             return REFUSED_REVOKED
         if message.page is not None:
@@ -264,7 +277,7 @@ class Process:
             id=self.shard_id,
             node=self._settings.node,
             pid=os.getpid(),
-            path=str(self.path.absolute()),
+            path=str(neighbours.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
             state=self.state,
             capacity=self._limit,
             # The canary is nobody's client.
@@ -294,4 +307,5 @@ class Process:
             latency_p99_ms=p99_ms,
             blocked=len(blocked),
             slowest=slowest(blocked, time.monotonic()),
+            deployment=self._deployment.known,
         )

@@ -31,10 +31,11 @@ BUSY_INTERVAL_S: Final = 0.2
 class Registration:
     """Registers the shard, takes over slots whose owner is gone, and tells where connections belong.
 
-    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. placed is
-    called with each snapshot that was read, by this greenlet. balance: a shard that has appeared is given its share.
-    follows: every change is read at once, which takes a process that gevent has patched; else only when interval_s has
-    passed. census is what else the directory is told.
+    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. condition is
+    how Redis is, in a word: "ok", or why the directory cannot be used. placed is called with each snapshot that was
+    read, by this greenlet. balance: a shard that has appeared is given its share. follows: every change is read at
+    once, which takes a process that gevent has patched; else only when interval_s has passed. census is what else the
+    directory is told.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Registration:
         follows: bool = False,
         census: Census | None = None,
     ) -> None:
-        self.away = False
+        self.condition = "ok"
         self.succeeded = False
         self._directory = directory
         self._entry = entry
@@ -99,13 +100,13 @@ class Registration:
                 self._directory.claim(entry.node, balance=self._balance)
             self._known = self._directory.read(self._known)
         except DirectoryUnavailableError as error:
-            if not self.away:
+            if self.condition != error.condition:
                 logger.warning("going on with the last known assignments: %s", error)
-            self.away = True
+            self.condition = error.condition
             return
-        if self.away:
+        if self.condition != "ok":
             logger.warning("Redis is back")
-        self.away = False
+        self.condition = "ok"
         self._siblings.watch(
             other
             for other in self._known.shards

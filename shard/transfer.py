@@ -13,6 +13,8 @@ other has the client by then, or its acknowledgement fails and it drops it.
 import _socket
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import gevent
@@ -33,13 +35,15 @@ WORKERS: Final = 8
 class Transfer:
     """Sends parcels, several at a time, and answers each with one Delivered message.
 
-    The queue is shared; a parcel is owned by the greenlet that took it.
+    The queue is shared; a parcel is owned by the greenlet that took it. deployment returns the identity of this one,
+    so that no shard of another takes a client.
     """
 
-    def __init__(self, deadline_s: float, inbox: Inbox[Message]) -> None:
+    def __init__(self, deadline_s: float, inbox: Inbox[Message], deployment: Callable[[], str]) -> None:
         self.outcomes = Tally(outcome.value for outcome in Outcome)
         self._channels = Channels(deadline_s=deadline_s)
         self._inbox = inbox
+        self._deployment = deployment
         self._queue: SimpleQueue[tuple[Parcel, str]] = SimpleQueue()
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
@@ -76,11 +80,12 @@ class Transfer:
     def _give(self, parcel: Parcel, path: str) -> Passed:
         """One exchange. Yields."""
         extra: list[int] = []
+        message = replace(parcel.handoff, deployment=self._deployment())
         client = _socket.socket(fileno=parcel.fd)
         try:
             if parcel.unsent:
                 extra.append(handoff.pack_unsent(parcel.unsent))
-            return self._channels.give(path, handoff.forms(parcel.handoff), client, extra)
+            return self._channels.give(path, handoff.forms(message), client, extra)
         except (HandoffError, OSError) as error:
             return Passed(Outcome.REFUSED, str(error))
         finally:

@@ -11,6 +11,7 @@ from headrace import schema, session
 from headrace.directory import Directory
 from headrace.errors import DatabaseUnavailableError, HeadraceError, UsageError
 from headrace.operations import Operations
+from headrace.own_deployment import OwnDeployment
 from headrace.settings import Settings, environ_with_file
 
 
@@ -56,9 +57,16 @@ def connect() -> psycopg.Connection[Any]:
 
 def open_operations() -> Operations:
     """The operations on this deployment, whose progress goes to standard error. Raises SettingsError."""
+    return Operations(open_directory(), progress)
+
+
+def open_directory() -> Directory:
+    """The directory of this deployment. Raises SettingsError."""
     settings = read_settings("redis_url")
-    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-    return Operations(directory, progress)
+    deployment = OwnDeployment(settings)
+    deployment.look()
+    # Who cannot learn the deployment, as while PostgreSQL is away, still reaches the directory.
+    return Directory.of(settings, lambda: deployment.known)
 
 
 def progress(line: str) -> None:

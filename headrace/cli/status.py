@@ -2,16 +2,15 @@
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import click
 
-from headrace.cli.command import aligned, main, read_settings
-from headrace.directory import Directory
-from headrace.errors import DirectoryUnavailableError
+from headrace import door
+from headrace.cli.command import aligned, main, open_directory, read_settings
+from headrace.errors import DirectoryForeignError, DirectoryUnavailableError
 from headrace.overview import overview
 from headrace.settings import Settings
 from headrace.sse import BROKEN
@@ -39,15 +38,17 @@ def status(context: click.Context, as_json: bool) -> None:
     """
     settings = read_settings("redis_url")
     try:
-        found = overview(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s).read())
-    except DirectoryUnavailableError:
+        found = overview(open_directory().read())
+    except DirectoryForeignError:
+        raise
+    except DirectoryUnavailableError as error:
         last = _last_known(settings)
         if last is None:
             raise
         click.echo(json.dumps(last, indent=2) if as_json else "\n".join(_text(last)))
         click.echo(
-            f"headrace: Redis is away; this is what the router at {settings.public_url} knew last. Start it or correct "
-            "HEADRACE_REDIS_URL; until then everything goes on with these assignments",
+            f"headrace: {error}. Until then everything goes on with these assignments, which are what the router at "
+            f"{settings.public_url} knew last",
             err=True,
         )
         context.exit(1)
@@ -61,7 +62,7 @@ def _last_known(settings: Settings) -> dict[str, Any] | None:
         # To those who come from elsewhere, or through a proxy, it tells its shards only then.
         request.add_header("Authorization", f"Bearer {settings.ops_token}")
     try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as response:  # noqa: S310
+        with door.open_direct(request, timeout=_PATIENCE_S) as response:
             ready = json.load(response)
     except urllib.error.HTTPError as error:
         with error:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
+from headrace import redis_failures
 from headrace.directory import Directory, ShardEntry
 from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
-from headrace.doctor.finding import Finding, fail
+from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
+from headrace.own_deployment import OwnDeployment
 from headrace.publish import publish_now
 from headrace.session import connect
 from headrace.settings import Settings
@@ -46,17 +48,23 @@ def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
     with contextlib.closing(redis.Redis.from_url(settings.redis_url, socket_timeout=CONNECT_TIMEOUT_S)) as client:
         try:
             info = redis_server.information(client)
+        except redis.exceptions.NoPermissionError:
+            yield ok("redis", "its user may not ask for INFO, so its version, memory and persistence are not looked at")
         except (redis.RedisError, OSError) as error:
-            yield fail("redis", str(error), "start it, or correct HEADRACE_REDIS_URL; meanwhile events go on")
+            yield fail("redis", str(error), f"{redis_failures.advice(error)}; meanwhile events go on")
             return
-    yield redis_server.version(info)
-    yield redis_server.persistence(info)
-    yield redis_server.memory(info)
-    with contextlib.closing(Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)) as directory:
+        else:
+            yield redis_server.version(info)
+            yield redis_server.persistence(info)
+            yield redis_server.memory(info)
+    deployment = OwnDeployment(settings)
+    deployment.look()
+    with contextlib.closing(Directory.of(settings, lambda: deployment.known)) as directory:
         try:
             registered.shards = directory.read().shards
         except HeadraceError as error:
-            yield fail("shards", str(error), "see Redis")
+            found, _, advice = str(error).partition("; ")
+            yield fail("directory", found, advice)
             return
     yield shards.serving(registered.shards)
 

@@ -3,11 +3,10 @@
 import secrets as random_names
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from headrace import sse, trust
+from headrace import door, sse, trust
 from headrace.doctor.finding import Finding, fail, ok, warn
 from headrace.tokens import sign
 
@@ -29,7 +28,7 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
     stream = f"headrace:doctor:{random_names.token_hex(8)}"
     url = f"{public_url.rstrip('/')}/streams/{sign(stream, secrets=secrets, ttl_s=60)}?since=now"
     try:
-        response = urllib.request.urlopen(url, timeout=PATIENCE_S)  # noqa: S310
+        response = door.open_direct(url, timeout=PATIENCE_S)
     except urllib.error.HTTPError as error:
         with error:
             return _refused(error.code)

@@ -8,12 +8,12 @@ directory, gives it every connection, and ends by itself.
 """
 
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from headrace import neighbours
 from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
 from headrace.up.supervision import Supervision
 from headrace.up.unit import State, Unit
@@ -27,7 +27,6 @@ PATIENCE: Final = 3
 Operation = Iterator[str | None]
 
 _PROBE_DEADLINE_S: Final = 1.0
-_CREDENTIALS: Final = struct.Struct("3i")  # pid, user, group
 
 
 class Shards:
@@ -145,8 +144,4 @@ def listens(path: Path, pid: int) -> bool:
             probe.connect(str(path))
         except OSError:
             return False
-        # Who called listen(), see unix(7).
-        (listener, _, _) = _CREDENTIALS.unpack(
-            probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        return bool(listener == pid)
+        return neighbours.listener(probe)[0] == pid

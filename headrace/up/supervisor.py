@@ -18,7 +18,9 @@ from headrace import exposition, session
 from headrace.directory import Directory
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
-from headrace.errors import UsageError
+from headrace.errors import DirectoryForeignError, DirectoryUnavailableError, UsageError
+from headrace.own_deployment import FILE_NAME as DEPLOYMENT_FILE
+from headrace.own_deployment import OwnDeployment
 from headrace.publish import set_retention
 from headrace.schema import migrate
 from headrace.settings import Settings
@@ -94,7 +96,6 @@ def up(
                     return 0
                 kept = _kept_environ(given, own, servers, home, runtime_dir, address)
                 Settings.from_environ(kept)
-                meeting = Directory(kept["HEADRACE_REDIS_URL"], expiry_s=own.directory_expiry_s)
                 demo_default = {"HEADRACE_DEMO": "on" if address.is_local else "off"}
                 children = {**demo_default, **_set(given), **kept, "PYTHONUNBUFFERED": "1"}
                 children = {name: value for name, value in children.items() if name not in strange}
@@ -102,8 +103,21 @@ def up(
                 children.pop("GUNICORN_CMD_ARGS", None)
                 # What they print stands behind their names here, which is for people.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
-                demo = Settings.from_environ(children).demo
-                if not supervision.interruptibly(lambda: _migrate(kept["HEADRACE_DATABASE_URL"], demo)):
+                theirs = Settings.from_environ(children)
+                deployment = OwnDeployment(theirs)
+                meeting = Directory.of(theirs, deployment.required)
+
+                def prepare() -> None:
+                    _migrate(theirs.database_url, theirs.demo)
+                    deployment.look()
+                    try:
+                        meeting.require_ours()
+                    except DirectoryForeignError:
+                        raise
+                    except DirectoryUnavailableError as error:
+                        logger.warning("starting without having seen the directory: %s", error)
+
+                if not supervision.interruptibly(prepare):
                     return 0
                 made = {name: value for name, value in kept.items() if not given.get(name)}
                 home.write_environ(made, {name: value for name, value in kept.items() if name not in made})
@@ -137,7 +151,7 @@ def up(
                 closing.callback(control.close)
                 supervision.extra = partial(control.step, supervision.say)
                 supervision.reload = lambda: control.ask(running.restart([]))
-                if demo:
+                if theirs.demo:
                     supervision.say(f"demo page: {address.url}/")
                 if own.ops_token:
                     supervision.say(f"operations page: {address.url}/ops")
@@ -171,7 +185,13 @@ def _embedded(supervision: Supervision, own: Settings, home: Home) -> list[Embed
 
 def _sockets(runtime_dir: Path, node: str) -> list[Path]:
     """What shards and router workers keep in the runtime directory, and leave there when they are killed."""
-    patterns = (f"{node}-*.sock", f"{node}-*{exposition.SUFFIX}", f"router-*{exposition.SUFFIX}", "router-*.lock")
+    patterns = (
+        DEPLOYMENT_FILE,
+        f"{node}-*.sock",
+        f"{node}-*{exposition.SUFFIX}",
+        f"router-*{exposition.SUFFIX}",
+        "router-*.lock",
+    )
     return sorted(path for pattern in patterns for path in runtime_dir.glob(pattern))
 
 
@@ -190,6 +210,7 @@ def _kept_environ(
         "HEADRACE_DATABASE_URL": database_url,
         "HEADRACE_LISTEN_DATABASE_URL": own.listen_database_url or database_url,
         "HEADRACE_REDIS_URL": urls.get("redis", own.redis_url),
+        "HEADRACE_REDIS_PREFIX": own.redis_prefix,
         "HEADRACE_SECRET": environ.get("HEADRACE_SECRET") or home.secret(),
         "HEADRACE_RUNTIME_DIR": str(runtime_dir),
         "HEADRACE_NODE": own.node,

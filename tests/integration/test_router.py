@@ -450,7 +450,7 @@ def test_an_outage_of_redis_changes_nothing_for_clients(own_redis: RedisServer, 
     directory = Directory(own_redis.url, expiry_s=60)
     shards = Shards("n-router", directory, runtime_dir)
     shard = shards.add("a")
-    router = Router(redis_url=own_redis.url, runtime_dir="/nonexistent", directory_interval_s=0.1)
+    router = Router(redis_url=own_redis.url, runtime_dir=runtime_dir, directory_interval_s=0.1)
     try:
         router.knows("a")
         own_redis.kill()
@@ -476,7 +476,7 @@ def test_a_stopped_redis_does_not_slow_clients(own_redis: RedisServer, runtime_d
     directory = Directory(own_redis.url, expiry_s=60)
     shards = Shards("n-router", directory, runtime_dir)
     shard = shards.add("a")
-    router = Router(redis_url=own_redis.url, runtime_dir="/nonexistent", directory_interval_s=0.1)
+    router = Router(redis_url=own_redis.url, runtime_dir=runtime_dir, directory_interval_s=0.1)
     try:
         router.knows("a")
 

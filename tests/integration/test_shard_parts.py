@@ -80,7 +80,7 @@ class House:
             "heartbeat": lambda: Heartbeat(settings, inbox),
             "pruner": lambda: Pruner(settings, "n-0"),
             "presence": lambda: Presence(settings, "n-0"),
-            "transfer": lambda: Transfer(1.0, inbox),
+            "transfer": lambda: Transfer(1.0, inbox, lambda: ""),
             "intake": lambda: Intake(settings, self.path, inbox, lambda message: "", lambda fd, message: os.close(fd)),
             "history": lambda: History(settings, "n-0", lambda *asked: True, Revocations(settings, inbox, "n-0")),
             "revocations": lambda: Revocations(settings, inbox, "n-0"),

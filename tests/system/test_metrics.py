@@ -25,10 +25,15 @@ from tests.fixtures.waiting import DEADLINE_S, took_less, wait_until
 CROWD = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent
+from headrace.directory import Directory
+from headrace.own_deployment import OwnDeployment
 from headrace.settings import Settings
 from shard.process import Process
 settings = Settings.from_environ(os.environ)
-gevent.joinall([gevent.spawn(Process(settings, id_).run) for id_ in sys.argv[1:]])
+deployment = OwnDeployment(settings)
+deployment.look()
+directory = Directory.of(settings, deployment.required, resident=True)
+gevent.joinall([gevent.spawn(Process(settings, id_, deployment, directory).run) for id_ in sys.argv[1:]])
 """
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

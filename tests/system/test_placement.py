@@ -224,7 +224,7 @@ def test_everything_goes_on_without_redis(database: Database, own_redis: RedisSe
         wait_until(lambda: stack.router.ready()["redis"]["status"] == "away", "/readyz says so")  # type: ignore[union-attr]
         away = command("status", cwd=tmp_path, environ=environ)
         assert away.returncode == 1
-        assert "Redis is away" in away.stderr
+        assert "Redis cannot be used" in away.stderr
         assert "n1-0" in away.stdout
         own_redis.start()
 

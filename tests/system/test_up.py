@@ -87,7 +87,16 @@ def test_up_serves_and_leaves_nothing(up: Up) -> None:
     assert up.environ["HEADRACE_PUBLIC_URL"] == address
     assert up.environ["HEADRACE_NODE"] == "n"
     runtime_dir = Path(up.environ["HEADRACE_RUNTIME_DIR"])
-    kept = ["n-0.prom", "n-0.sock", "n-1.prom", "n-1.sock", "router-0.lock", "router-0.prom", "up.control"]
+    kept = [
+        "deployment",
+        "n-0.prom",
+        "n-0.sock",
+        "n-1.prom",
+        "n-1.sock",
+        "router-0.lock",
+        "router-0.prom",
+        "up.control",
+    ]
     wait_until(lambda: sorted(path.name for path in runtime_dir.iterdir()) == kept, f"there is {kept}")
 
     second = Up(up.directory, "--port", "0")

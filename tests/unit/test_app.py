@@ -37,7 +37,7 @@ def application(follow: Callable[[], None] = lambda: None, stream: Endpoint = gi
         routes=routes,
         allowed_origins=("https://app.example",),
         metrics=Metrics(),
-        follow=follow,
+        follow=[follow],
         close=lambda: None,
     )
 

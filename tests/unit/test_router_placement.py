@@ -110,6 +110,24 @@ def test_within_a_generation_a_missing_shard_is_gone() -> None:
     assert ids(made) == ["b"]
 
 
+def test_what_expired_while_redis_was_away_is_waited_for() -> None:
+    """After an outage, or while nobody could write, a shard that is missing is believed dead when it stays missing."""
+    clock = Clock()
+    made = placement(clock)
+    made.learn(snapshot(entry("a"), entry("b")))
+    made.lose_directory("read-only")
+    assert made.directory_condition == "read-only"
+    clock.now += 60
+    made.learn(snapshot(entry("b")))
+    assert sorted(ids(made)) == ["a", "b"]
+    clock.now += 2.9
+    made.learn(snapshot(entry("b")))
+    assert sorted(ids(made)) == ["a", "b"]
+    clock.now += 0.2
+    made.learn(snapshot(entry("b")))
+    assert ids(made) == ["b"]
+
+
 def test_without_a_directory_sockets_that_are_found_are_used() -> None:
     """A router that never saw the directory uses the hand-off sockets of the runtime directory."""
     made = placement(found=("a", "b"))
