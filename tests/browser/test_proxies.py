@@ -2,8 +2,8 @@
 
 from playwright.sync_api import Browser
 
-from tests.browser.conftest import TIMEOUT_MS
-from tests.fixtures.deployment import Host, sign
+from tests.browser.conftest import STATIC, TIMEOUT_MS
+from tests.fixtures.deployment import ROUTER, SHARD, Host, sign, without
 from tests.fixtures.front import Front
 from tests.fixtures.shard import Database
 
@@ -40,3 +40,66 @@ def test_a_browser_has_many_streams_over_http_2(
         assert page.evaluate("window.seen") == {
             path: f"for {stream}" for path, stream in zip(paths, streams, strict=True)
         }
+
+
+FOLLOW = """(paths) => {
+    window.followed = paths.map((path) => {
+        const source = new EventSource(path);
+        const one = { source, opened: 0, data: [] };
+        source.onopen = () => one.opened++;
+        source.onmessage = ({ data }) => one.data.push(data);
+        return one;
+    });
+    window.elements = paths.map((path) => {
+        const element = document.createElement("headrace-stream");
+        const one = { element, data: [], states: [], refused: 0 };
+        element.addEventListener("event", ({ detail }) => one.data.push(detail.data));
+        element.addEventListener("open", () => one.states.push("open"));
+        element.addEventListener("error", ({ detail }) => detail.status === 503 && one.refused++);
+        element.src = path;
+        document.body.append(element);
+        return one;
+    });
+}"""
+HAVE = "(count) => [...followed, ...elements].every(({ data }) => data.length === count)"
+
+
+def test_browsers_outlast_an_outage_of_everything(hosts: list[Host], deployed: Database, browser: Browser) -> None:
+    """While no host answers, an EventSource gets 200 and nothing else, comes back by itself, and misses nothing.
+
+    The element knows such an answer for an outage: it is not `open` meanwhile.
+    """
+    streams = [f"outage:{number}" for number in range(3)]
+    paths = [f"{sign(hosts[0], stream)}?since=all" for stream in streams]
+    fronts = [Front(name, hosts) for name in ("nginx", "haproxy")]
+    try:
+        with browser.new_context(ignore_https_errors=True) as context:
+            context.set_default_timeout(TIMEOUT_MS)
+            pages = [context.new_page() for _ in fronts]
+            for page, front in zip(pages, fronts, strict=True):
+                page.goto(f"https://127.0.0.1:{front.tls_port}/healthz")
+                page.add_script_tag(content=(STATIC / "headrace.js").read_text(), type="module")
+                page.evaluate("customElements.whenDefined('headrace-stream')")
+                page.evaluate(FOLLOW, paths)
+            for stream in streams:
+                deployed.publish(stream, "before")
+            for page in pages:
+                page.wait_for_function(HAVE, arg=1)
+            with without(ROUTER, hosts), without(SHARD, hosts):
+                for stream in streams:
+                    deployed.publish(stream, "meanwhile")
+                for page in pages:
+                    page.wait_for_function("followed.every(({ opened }) => opened >= 3)")
+                    page.wait_for_function("elements.every(({ refused }) => refused >= 1)")
+                    assert page.evaluate("elements.map(({ states }) => states.length)") == [1] * len(paths)
+            for page in pages:
+                page.wait_for_function(HAVE, arg=2)
+            for stream in streams:
+                deployed.publish(stream, "after")
+            for page in pages:
+                page.wait_for_function(HAVE, arg=3)
+                seen = page.evaluate("[...followed, ...elements].map(({ data }) => data)")
+                assert seen == [["before", "meanwhile", "after"]] * 2 * len(paths)
+    finally:
+        for front in fronts:
+            front.remove()

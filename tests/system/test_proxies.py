@@ -1,16 +1,19 @@
 """deploy/nginx.conf and deploy/haproxy.cfg, in the real programs, in front of two hosts."""
 
+import http.client
 import random
 import re
 import string
 import time
+from contextlib import closing
 
+import headrace
 from headrace.stream import slot
 from tests.fixtures.client import Client, wait_all
-from tests.fixtures.deployment import ROUTER, Host, get, sign
+from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign, without
 from tests.fixtures.front import Front
 from tests.fixtures.shard import Database
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
 def rooms(front: Front) -> list[str]:
@@ -94,6 +97,56 @@ def test_the_longest_address_passes(hosts: list[Host], front: Front, clients: li
     clients.append(client)
     client.wait(lambda: client.last_id, "the cursor")
     assert len(client.cursor) == 64
+
+
+def ask(front: Front, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """One request through the proxy: status, headers, and a body that has an end."""
+    connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=DEADLINE_S)
+    with closing(connection):
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        named = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, named, response.read() if "content-length" in named else b""
+
+
+def assert_away(front: Front, path: str) -> None:
+    """A stream gets 200 and `retry:`, spread over some seconds, history and monitors get what is."""
+    answers = [ask(front, f"{path}?since=7") for _ in range(12)]
+    assert {status for status, _, _ in answers} == {200}
+    assert {headers["content-type"] for _, headers, _ in answers} == {"text/event-stream; charset=utf-8"}
+    assert {headers["cache-control"] for _, headers, _ in answers} == {"no-store"}
+    waits = [int(body.removeprefix(b"retry: ").removesuffix(b"\n")) for _, _, body in answers]
+    assert all(1000 <= wait <= 4500 for wait in waits)
+    assert len(set(waits)) > 1
+    _, headers, _ = ask(front, path, Origin="http://elsewhere.example")
+    assert headers["access-control-allow-origin"] == "http://elsewhere.example"
+    assert headers["access-control-allow-credentials"] == "true"
+    assert ask(front, f"{path}/events")[0] in {502, 503}
+    assert ask(front, "/readyz")[0] in {502, 503}
+
+
+def test_an_outage_is_no_end_for_an_event_source(hosts: list[Host]) -> None:
+    """While no host has an answer for a stream it is 200 with `retry:`; refusals of headrace stay what they are."""
+    fronts = [Front(name, hosts) for name in ("nginx", "haproxy")]
+    path = sign(hosts[0], "away")
+    try:
+        expired = headrace.sign("away", secrets=[hosts[0].environ["HEADRACE_SECRET"]], ttl_s=1e-9)
+        for front in fronts:
+            refusals = {f"{path}x": 404, f"{path}?since=x": 400, expired: 403}
+            assert {each: ask(front, each)[0] for each in refusals} == refusals
+        with without(SHARD, hosts):
+            for front in fronts:
+                wait_until(lambda front=front: ask(front, "/readyz")[0] == 503, "the routers know it")  # type: ignore[misc]
+                assert_away(front, path)
+            with without(ROUTER, hosts):
+                for front in fronts:
+                    assert_away(front, path)
+                    assert ask(front, path, "HEAD")[0] == 503
+        for host in hosts:
+            wait_until(host.serves, "the host serves again")
+    finally:
+        for front in fronts:
+            front.remove()
 
 
 def test_tokens_are_not_logged(hosts: list[Host], front: Front, clients: list[Client]) -> None:
