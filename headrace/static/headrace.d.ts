@@ -36,7 +36,7 @@ export interface HeadraceGoodbye {
 
 /** The connection is gone, or was refused. */
 export interface HeadraceError {
-  /** The HTTP status; 0 if there was none, 200 if the connection was open. */
+  /** The HTTP status; 0 if there was none, 200 if the connection was open, 503 for a proxy's word that no server is. */
   status: number;
   /** Milliseconds until the next try; null if there is none. */
   wait: number | null;
@@ -61,6 +61,25 @@ export interface HeadraceStreamEventMap {
 
 /**
  * `<headrace-stream src="…">`: a durable, ordered event stream as a DOM element.
+ *
+ * Where it begins, so that the page's content and the cursor speak of the same moment:
+ *
+ * - At the attribute `cursor`, which is set to each id when the page has handled the event, so it goes wherever the
+ *   content goes: the back/forward cache, a clone (page snapshots of Turbo and htmx), another place in the document.
+ * - Else at an id in src's `since`, as of which the content was rendered. Reloaded, restored, duplicated or from an HTTP
+ *   cache it is that again. What the tab had seen is no matter: begun ahead of the content, events would be lost, behind
+ *   it, repeated. `all` asks for the content itself.
+ * - With `now` or nothing the content shows nothing of the stream, so only here the tab's past counts: reloaded or
+ *   restored, it goes on at its cursor in sessionStorage; come by a link, or after a removal, at the head.
+ * - A new src, or `cursor` taken away (a morph into newly rendered HTML), is a new beginning.
+ *
+ * It works in Chrome and Edge 90, Firefox 90, Safari 15 (all of 2021) and later. What is missing there costs this much:
+ * without Web Locks or BroadcastChannel (Safari before 15.4, Firefox before 96) `share` has no effect; without
+ * DecompressionStream (Safari before 16.4, Firefox before 113) the names in a token of many streams are not known, so
+ * `stream` is an index unless `streams` is given, and `share` needs a value.
+ *
+ * The module can be imported where there is no DOM (on a server, in a worker); it then defines nothing. Where a page
+ * has several copies of it, the first one is the element.
  *
  * Attributes that a page sets:
  *

@@ -1,22 +1,13 @@
 /**
- * <headrace-stream src="/streams/…?since=17">: a durable, ordered event stream as a DOM element; headrace.d.ts describes
- * its attributes and events.
- *
- * Where it begins. Nothing is lost or repeated while the page's content and the cursor speak of the same moment:
- *
- * - The attribute `cursor` is set to each id when the page has handled the event, so it goes wherever the content goes:
- *   the back/forward cache, a clone (page snapshots of Turbo and htmx), another place in the document.
- * - Else an id in src's `since` is what the content was rendered as of. Reloaded, restored, duplicated or from an HTTP
- *   cache it is that again. What the tab had seen is no matter: begun ahead of the content, events would be lost, behind
- *   it, repeated. `all` asks for the content itself.
- * - With `now` or nothing the content shows nothing of the stream, so only here the tab's past counts: reloaded or
- *   restored, it goes on at its cursor in sessionStorage; come by a link, or after a removal, at the head.
- * - A new src, or `cursor` taken away (a morph into newly rendered HTML), is a new beginning.
+ * <headrace-stream src="/streams/…?since=17">: a durable, ordered event stream as a DOM element. headrace.d.ts describes
+ * its attributes, its events, the oldest browsers, and where it begins.
  */
 
-const WAIT_MS = 1_000; // the first wait is below this, until the server's `retry:` says otherwise
-const MAX_WAIT_MS = 30_000;
+const WAIT_MS = 1_000; // the first wait is below this, until there is a `retry:`
+const MAX_WAIT_MS = 8_000; // unless the server's `retry:` is longer
+const MAX_RETRY_AFTER_MS = 3_600_000;
 const STABLE_MS = 5_000; // a connection that lived this long ends a run of failures
+const TAG = "headrace-stream";
 const RESERVED = "headrace:";
 const SHOWN = ["gap", "reset", "goodbye", "error"]; // also as attributes
 const OWN_EVENTS = ["event", "cursor", "open", ...SHOWN];
@@ -33,7 +24,7 @@ function parser(onFrame, onRetry) {
       if (field === "data") frame.data = frame.data === undefined ? value : `${frame.data}\n${value}`;
       else if (field === "event") frame.type = value;
       else if (field === "id" && !value.includes("\0")) frame.id = value;
-      else if (field === "retry" && /^\d+$/.test(value)) onRetry(Number(value));
+      else if (field === "retry" && /^\d+$/.test(value)) onRetry(Number(value) || 1);
       else if (!line) {
         const whole = frame;
         frame = {};
@@ -89,18 +80,18 @@ function renderTurbo(html) {
 function retryAfterMs(response) {
   const text = response.headers.get("Retry-After");
   const ms = /^\d+$/.test(text) ? text * 1_000 : Date.parse(text) - Date.now();
-  return ms > 0 ? ms : 0;
+  return ms > 0 ? Math.min(ms, MAX_RETRY_AFTER_MS) : 0;
 }
 
 /**
  * Each stay in the document is one #run: a loop of connections until the stay's signal aborts. The cursor outlives it.
  *
  * Sharing: all tabs connect, and ask for one Web Lock. Its holder leads: it says on a BroadcastChannel what it
- * receives, each frame with its cursor before it. A tab whose cursor covers that one closes its connection and follows:
- * it takes frames while it has been told all before them; otherwise, or after a silence, it connects from its own
- * cursor. When the leader goes, the browser gives the lock to the next. A lost message costs a connection, no event.
+ * receives, each frame with its cursor before it. A tab whose cursor covers that one closes its connection and follows
+ * while it is told all; otherwise, or after a silence, it connects from its own cursor. When the leader goes, the
+ * browser gives the lock to the next. A lost message costs a connection, no event.
  */
-export class HeadraceStream extends HTMLElement {
+class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
   static observedAttributes = ["src", "cursor"];
 
   #src; // the attribute, or what refresh gave in its place
@@ -167,17 +158,23 @@ export class HeadraceStream extends HTMLElement {
     const { signal } = this.#stay;
     const on = (name, listener) => addEventListener(name, listener, { signal });
     on("offline", () => this.#attempt?.abort());
-    on("online", () => {
+    const again = () => {
       this.#failures = 0;
       this.#wake();
-    });
+    };
+    on("online", again);
+    on("visibilitychange", () => document.hidden || again());
     // Connections, locks and channels keep a page out of the back/forward cache.
     on("pagehide", () => {
       this.#stop();
       addEventListener("pageshow", () => this.#start(), { once: true });
     });
     this.#setState("connecting");
-    this.#run(signal);
+    this.#run(signal).catch((error) => {
+      if (signal.aborted) return;
+      this.#stop();
+      this.#emit("error", { status: 0, wait: null, error }); // rather than no word
+    });
   }
 
   #stop() {
@@ -224,7 +221,7 @@ export class HeadraceStream extends HTMLElement {
       // 204 asks to stay away (WHATWG HTML, 9.2.3); other refusals do not get better by asking again.
       const final = status === 204 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
       // Full jitter: clients cut off together come back spread out.
-      const longest = Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** this.#failures++);
+      const longest = Math.max(this.#retryMs, Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** this.#failures++));
       const wait = final ? null : after + Math.random() * longest;
       this.#setState(final ? "closed" : "waiting");
       this.#emit("error", { status, wait, error });
@@ -237,24 +234,27 @@ export class HeadraceStream extends HTMLElement {
   /** One connection until it ends. Returns its HTTP status; 0 if it never had one. */
   async #connect(signal) {
     const attempt = (this.#attempt = new AbortController());
-    const both = AbortSignal.any([signal, attempt.signal]);
-    const url = this.#url();
-    const since = this.#cursor ?? this.#since;
-    if (since) url.searchParams.set("since", since);
+    signal.addEventListener("abort", () => attempt.abort(), { signal: attempt.signal });
     let status = 0;
     this.#setState("connecting");
     this.#heard();
     try {
       // The cursor is in the URL, as a Last-Event-ID header would cost other origins a preflight.
-      const response = await fetch(url, { ...this.#fetchOptions("text/event-stream"), signal: both });
+      const url = this.#url();
+      const since = this.#cursor ?? this.#since;
+      if (since) url.searchParams.set("since", since);
+      const response = await fetch(url, { ...this.#fetchOptions("text/event-stream"), signal: attempt.signal });
       if (response.status !== 200) return { status: response.status, after: retryAfterMs(response) };
-      if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+      const { headers } = response;
+      if (!headers.get("Content-Type")?.startsWith("text/event-stream")) {
         throw new TypeError("not an event stream"); // such as a café's login page: it passes
       }
+      // A stream has no length. This is a proxy that has no server: 503 would end a plain EventSource.
+      if (headers.has("Content-Length")) return { status: 503 };
       status = 200;
       this.#setState("open");
       const parse = parser(
-        (frame) => !both.aborted && this.#received(frame),
+        (frame) => !attempt.signal.aborted && this.#received(frame),
         (ms) => (this.#retryMs = ms),
       );
       const reader = response.body.getReader();
@@ -306,7 +306,7 @@ export class HeadraceStream extends HTMLElement {
 
   #received(frame) {
     // Before the page's handlers, which may remove this element.
-    if (frame.type !== RESERVED + "goodbye") this.#tell(frame);
+    this.#tell(frame.type === RESERVED + "goodbye" ? { id: frame.id } : frame);
     this.#take(frame);
   }
 
@@ -314,6 +314,8 @@ export class HeadraceStream extends HTMLElement {
     type ||= "message";
     const at = parseCursor(id);
     const before = this.#cursor;
+    const sentinel = type.startsWith(RESERVED) && type.slice(RESERVED.length);
+    if (sentinel === "reset") this.#rewind = true;
     const repeated = !this.#rewind && delivered(before, id);
     if (id !== undefined) {
       this.#cursor = advance(this.#rewind ? null : before, id);
@@ -321,15 +323,13 @@ export class HeadraceStream extends HTMLElement {
     }
     const cursor = this.#cursor;
     if (cursor !== before) this.#emit("cursor", { id: cursor });
-    if (data !== undefined && !repeated) {
-      if (type.startsWith(RESERVED)) this.#sentinel(type.slice(RESERVED.length), data);
-      else {
-        const stream = this.#names[at?.index ?? 0] ?? at?.index;
-        const detail = { data, id: at ? String(at.ids[at.index ?? 0]) : cursor, type, stream };
-        this.#emit("event", detail);
-        if (!OWN_EVENTS.includes(type)) this.#emit(type, detail);
-        if (this.hasAttribute("turbo") && /^\s*<turbo-stream\b/.test(data)) renderTurbo(data);
-      }
+    if (SHOWN.includes(sentinel)) this.#emit(sentinel, JSON.parse(data));
+    else if (sentinel === false && data !== undefined && !repeated) {
+      const stream = this.#names[at?.index ?? 0] ?? at?.index;
+      const detail = { data, id: at ? String(at.ids[at.index ?? 0]) : cursor, type, stream };
+      this.#emit("event", detail);
+      if (!OWN_EVENTS.includes(type)) this.#emit(type, detail);
+      if (this.hasAttribute("turbo") && /^\s*<turbo-stream\b/.test(data)) renderTurbo(data);
     }
     // After the handlers, lest a crash between lose the event. They may have set src.
     if (cursor && cursor === this.#cursor) {
@@ -338,17 +338,11 @@ export class HeadraceStream extends HTMLElement {
     }
   }
 
-  #sentinel(kind, data) {
-    if (!SHOWN.includes(kind)) return;
-    if (kind === "reset") this.#rewind = true;
-    this.#emit(kind, JSON.parse(data));
-  }
-
   #share(signal, { s, u, a }) {
     const given = this.getAttribute("share");
     const name = RESERVED + (given || JSON.stringify([this.#url().origin, s, u, a]));
-    // Web Locks exist on https and localhost only; elsewhere each tab has its own connection.
-    if (given === null || !(given || s) || !navigator.locks) return;
+    // Web Locks exist on https and localhost only; without them each tab has its own connection.
+    if (given === null || !(given || s) || !navigator.locks || !globalThis.BroadcastChannel) return;
     const channel = (this.#channel = new BroadcastChannel(name));
     channel.onmessage = ({ data }) => this.#hear(data);
     signal.addEventListener("abort", () => channel.close());
@@ -421,7 +415,7 @@ export class HeadraceStream extends HTMLElement {
     this.#place = RESERVED + (given || this.#names + this.#url().pathname.split(".")[0]);
     const kept = this.#stored("getItem");
     const [visit] = performance.getEntriesByType("navigation");
-    if (!this.#cursor && parseCursor(kept) && (given !== null || visit.type !== "navigate")) {
+    if (!this.#cursor && parseCursor(kept) && (given !== null || visit?.type !== "navigate")) {
       this.#cursor = kept;
       this.#emit("cursor", { id: kept });
     }
@@ -441,4 +435,8 @@ export class HeadraceStream extends HTMLElement {
   }
 }
 
-customElements.define("headrace-stream", HeadraceStream);
+// Importing it needs no DOM; of several copies in a page the first is the element.
+const registry = globalThis.customElements;
+const first = registry?.get(TAG) ?? HeadraceStream;
+if (first === HeadraceStream) registry?.define(TAG, first);
+export { first as HeadraceStream };

@@ -23,7 +23,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 TIMEOUT_MS = 60_000
-"""Of all waiting. The element itself waits up to 30 s between two tries, and a busy machine takes its time."""
+"""Of all waiting. The element itself waits up to 8 s between two tries, and a busy machine takes its time."""
 # One for all files: each that sets its own sets it for the others of the process.
 expect.set_options(timeout=TIMEOUT_MS)
 STATIC = Path(__file__).parents[2] / "headrace" / "static"

@@ -59,6 +59,19 @@ def test_the_package_can_be_installed_and_imported(node: None, tmp_path: Path):
     assert installed.read_bytes() == MODULE.read_bytes()
 
 
+def test_it_can_be_imported_without_a_dom(node: None):
+    """A program of Node, as one that renders pages on the server, imports the module twice, and nothing is defined."""
+    module = MODULE.as_uri()
+    program = f"""
+        const copies = [await import("{module}"), await import("{module}?copy")];
+        console.log(...copies.map(({{ HeadraceStream }}) => typeof HeadraceStream), typeof globalThis.customElements);
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", program], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert (done.stdout, done.stderr) == ("function function undefined\n", "")
+
+
 def test_the_server_serves_the_packaged_file(running_up: Up):
     """`/headrace.js` is the packaged module."""
     with urllib.request.urlopen(f"{running_up.ready()}/headrace.js", timeout=DEADLINE_S) as response:
