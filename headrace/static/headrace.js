@@ -6,6 +6,7 @@
 const WAIT_MS = 1_000; // the first wait is below this, until there is a `retry:`
 const MAX_WAIT_MS = 8_000; // unless the server's `retry:` is longer
 const MAX_RETRY_AFTER_MS = 3_600_000;
+const ANSWER_S = 15; // an answer begins within this; the silence of a stream may be longer
 const STABLE_MS = 5_000; // a connection that lived this long ends a run of failures
 const TAG = "headrace-stream";
 const RESERVED = "headrace:";
@@ -237,7 +238,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     signal.addEventListener("abort", () => attempt.abort(), { signal: attempt.signal });
     let status = 0;
     this.#setState("connecting");
-    this.#heard();
+    this.#heard(ANSWER_S);
     try {
       // The cursor is in the URL, as a Last-Event-ID header would cost other origins a preflight.
       const url = this.#url();
@@ -295,9 +296,9 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
   }
 
   /** The connection, or the leader, is alive. */
-  #heard() {
+  #heard(most = Infinity) {
     clearTimeout(this.#silenceTimer);
-    const silence = Number(this.getAttribute("silence")) || 45;
+    const silence = Math.min(Number(this.getAttribute("silence")) || 45, most);
     this.#silenceTimer = setTimeout(() => {
       if (this.#following) this.#unfollow();
       else this.#attempt?.abort(new Error(`silent for ${silence} s`));

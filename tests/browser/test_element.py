@@ -458,29 +458,6 @@ def test_tabs_that_name_no_share_share_what_their_tokens_allow(server: ScriptedS
     assert not server.next_request(his).gone.is_set()
 
 
-def test_offline_is_told_at_once_and_online_ends_the_wait(server: ScriptedServer, listen: Listen):
-    """Offline the element says so and keeps trying; when the network is back it connects at once and misses nothing."""
-    feed = Feed("one")
-    server.script(S, *[feed.script] * 9)
-    listener = listen(src=f"{S}?since=all")
-    listener.wait_for("event")
-    listener.page.context.set_offline(True)
-    listener.wait("element.state === 'waiting' && element.matches('[error]')")
-    feed.publish("two")
-    listener.page.context.set_offline(False)
-    listener.wait_for("event", 2)
-    assert listener.data() == ["one", "two"]
-
-
-def test_online_ends_a_long_wait(server: ScriptedServer, listen: Listen):
-    """A wait of minutes, asked for by Retry-After, ends when the network comes back, perhaps another one."""
-    server.script(S, refuses(503, Retry_After="600"), plays(b"id: 1\ndata: x\n\n"))
-    listener = listen(src=S)
-    listener.wait_for("error")
-    listener.page.evaluate("void dispatchEvent(new Event('online'))")
-    listener.wait_for("event")
-
-
 def test_turbo_stream_elements_wait_in_the_document_for_turbo(server: ScriptedServer, listen: Listen):
     """With `turbo`, what begins as a `<turbo-stream>` goes into the document in order, and nothing else does."""
     payload = '<turbo-stream action="append" target="t"><template>{}</template></turbo-stream>'

@@ -8,6 +8,7 @@ from playwright.sync_api import BrowserContext
 from tests.browser.conftest import Listen, Listener
 from tests.browser.feed import RETRY, Feed
 from tests.fixtures.scripted_sse import Connection, ScriptedServer, plays, refuses
+from tests.fixtures.waiting import DEADLINE_S
 
 S = "/streams/7.token"
 # What Chrome and Edge 90, Firefox 90 and Safari 15 do not all have, as far as the element or its like might use it.
@@ -51,7 +52,7 @@ def test_tries_never_lie_far_apart(server: ScriptedServer, context: BrowserConte
     context.add_init_script(
         """Math.random = () => 1;
         const later = setTimeout;
-        globalThis.setTimeout = (then, ms) => later(then, ms < 40_000 ? 1 : ms);"""
+        globalThis.setTimeout = (then, ms) => later(then, ms <= 8_000 ? 1 : ms);"""
     )
     server.script(S, *[refuses(502)] * 12, plays(b"id: 1\ndata: x\n\n"))
     listener = Listener(context.new_page(), server.url, {"src": S})
@@ -86,6 +87,46 @@ def test_a_page_that_is_shown_again_tries_at_once(server: ScriptedServer, listen
     listener.wait_for("error")
     listener.page.evaluate("void document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))")
     listener.wait_for("event")
+
+
+def test_offline_is_told_at_once_and_online_ends_the_wait(server: ScriptedServer, listen: Listen):
+    """Offline the element says so and keeps trying; when the network is back it connects at once and misses nothing."""
+    feed = Feed("one")
+    server.script(S, *[feed.script] * 9)
+    listener = listen(src=f"{S}?since=all")
+    listener.wait_for("event")
+    listener.page.context.set_offline(True)
+    listener.page.evaluate(
+        "void dispatchEvent(new Event('offline'))"
+    )  # not every Chromium says so when it is made offline
+    listener.wait("element.state === 'waiting' && element.matches('[error]')")
+    feed.publish("two")
+    listener.page.context.set_offline(False)
+    listener.page.evaluate("void dispatchEvent(new Event('online'))")
+    listener.wait_for("event", 2)
+    assert listener.data() == ["one", "two"]
+
+
+def test_online_ends_a_long_wait(server: ScriptedServer, listen: Listen):
+    """A wait of minutes, asked for by Retry-After, ends when the network comes back, perhaps another one."""
+    server.script(S, refuses(503, Retry_After="600"), plays(b"id: 1\ndata: x\n\n"))
+    listener = listen(src=S)
+    listener.wait_for("error")
+    listener.page.evaluate("void dispatchEvent(new Event('online'))")
+    listener.wait_for("event")
+
+
+def test_an_answer_that_does_not_begin_is_given_up(server: ScriptedServer, context: BrowserContext):
+    """A server that takes a request and says nothing costs 15 s, not the time that a stream may be silent."""
+    context.add_init_script(
+        """const later = setTimeout;
+        globalThis.setTimeout = (then, ms) => later(then, ms === 15_000 ? 100 : ms);"""
+    )
+    server.script(S, lambda connection: connection.hold(), *[plays(b"id: 1\ndata: x\n\n")] * 9)
+    listener = Listener(context.new_page(), server.url, {"src": S})
+    listener.wait_for("event")
+    assert listener.named("error")[0]["status"] == 0
+    assert server.next_request(S).gone.wait(DEADLINE_S)
 
 
 def test_an_address_that_is_none_is_told(server: ScriptedServer, listen: Listen):
