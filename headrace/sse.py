@@ -119,6 +119,8 @@ def follow(
                 type_ = response.headers.get_content_type()
                 if response.status != 200 or type_ != "text/event-stream":
                     raise http.client.HTTPException(f"the answer was {response.status} {type_}, no event stream")
+                if is_proxys_word(response):
+                    raise http.client.HTTPException("a proxy answered that no server is there")
                 if lost:
                     tell("connected again")
                     lost = False
@@ -144,6 +146,11 @@ def follow(
         tell(f"{why}; connecting again in {pause_s:.1f} s")
         lost = True
         time.sleep(pause_s)
+
+
+def is_proxys_word(response: http.client.HTTPResponse) -> bool:
+    """Whether this is what the files in deploy/ let a proxy say while no server answers: a stream has no length."""
+    return response.headers.get("Content-Length") is not None
 
 
 def check_reachable(url: str, timeout_s: float = 5.0) -> None:

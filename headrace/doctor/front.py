@@ -39,6 +39,10 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
             return fail(_CHECK, f"{public_url}: {distrust.found}", distrust.advice)
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
     with response:
+        if sse.is_proxys_word(response):
+            return fail(
+                _CHECK, f"the proxy at {public_url} reaches no router that is ready", "see the router's /readyz"
+            )
         took_s = [_measure(response, stream, publish, number) for number in range(EVENTS)]
     if None in took_s:
         return fail(_CHECK, f"an event did not arrive within {PATIENCE_S:g} s through {public_url}", _BUFFERS)

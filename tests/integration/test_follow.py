@@ -70,6 +70,7 @@ ODD_ANSWERS = {
     "more headers than anybody reads": sends(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 200, b"\r\n"),
     "a page": lambda connection: connection.respond(200, b"<h1>log in</h1>", Content_Type="text/html"),
     "a refusal that breaks off": sends(b"HTTP/1.1 502 Bad\r\nContent-Length: 50\r\n\r\nno"),
+    "a proxy's word": lambda connection: connection.respond(200, b"retry: 9\n", Content_Type="text/event-stream"),
     "no room": refuses(503, Retry_After="0"),
     "no room until a day": refuses(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"),
     "no room until nobody knows": refuses(503, Retry_After="soon"),
@@ -112,6 +113,8 @@ def test_the_doctor_survives_a_body_that_breaks(server: ScriptedServer, monkeypa
     server.script(S, sends(CHUNKED, chunk(b"id: 7\n\n"), b"5\r\nid"))
     finding = front.delivery(server.url, ["secret"], lambda stream, data: None)
     assert "did not arrive" in finding.found
+    server.script(S, lambda connection: connection.respond(200, b"retry: 9\n", Content_Type="text/event-stream"))
+    assert "reaches no router" in front.delivery(server.url, ["secret"], lambda stream, data: None).found
     server.script(S, sends(b"SSH-2.0-OpenSSH_9\r\n"))
     assert front.delivery(server.url, ["secret"], lambda stream, data: None).advice.startswith("start the router")
 
