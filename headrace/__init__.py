@@ -1,7 +1,11 @@
 """headrace: durable, ordered event streams from PostgreSQL to many browsers.
 
 What an application imports: publish inside its own transaction, sign the URLs of its pages, disconnect.
+`headrace.asyncio`, `headrace.django`, `headrace.jinja` and `headrace.sqlalchemy` are imported by their own names, as
+they are for libraries that not every application has.
 """
+
+from typing import Final
 
 from headrace.disconnect import disconnect
 from headrace.predicates import predicate
@@ -26,3 +30,12 @@ __all__ = [
     "sign_publisher",
     "snapshot",
 ]
+
+_BY_NAME: Final = ("asyncio", "django", "jinja", "sqlalchemy")
+
+
+def __getattr__(name: str) -> object:
+    """Called for what is not here: says which import is missing."""
+    if name in _BY_NAME:
+        raise AttributeError(f"headrace.{name} is not imported; write `import headrace.{name}` first")
+    raise AttributeError(f"module 'headrace' has no attribute {name!r}")

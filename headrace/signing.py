@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from headrace import cursor, publisher, tokens
-from headrace.errors import StreamNameError
+from headrace.errors import SettingsError, StreamNameError, TokenError
 from headrace.settings import Settings, environ_with_file
 from headrace.stream import RESERVED_PREFIX, check_names
 
@@ -56,7 +56,14 @@ def sign_publisher(
 
 
 def _own(secrets: Sequence[str] | None) -> Sequence[str]:
-    return Settings.from_environ(environ_with_file(os.environ)).secret if secrets is None else secrets
+    """Those that are given, else those of the environment. Raises TokenError, with how to set them, without any."""
+    if secrets is not None:
+        return secrets
+    settings = Settings.from_environ(environ_with_file(os.environ))
+    try:
+        return settings.require("secret").secret
+    except SettingsError as error:
+        raise TokenError(str(error)) from error
 
 
 def origin() -> str:

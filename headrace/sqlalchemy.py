@@ -35,7 +35,9 @@ def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[
     block, and an event that commits before the page's queries may arrive though the page shows it already.
 
     The block begins with flushing the session and expiring what it holds, since an object loaded earlier would show
-    the page a state older than its stream.
+    the page a state older than its stream. Objects MUST be used inside of the block, unless the session is made with
+    `expire_on_commit=False`: with the block's transaction SQLAlchemy expires them, and an object that has lost its
+    session, or whose session is asynchronous, raises when it is used.
     """
     connection: Session | Connection = session() if isinstance(session, scoped_session) else session
     if not isinstance(connection, Session | Connection):
@@ -83,7 +85,7 @@ class AsyncSnapshot:
 async def async_snapshot(
     session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
 ) -> AsyncIterator[AsyncSnapshot]:
-    """`snapshot` for asynchronous sessions and connections.
+    """`snapshot` for asynchronous sessions and connections; use objects inside of the block, as there.
 
     Objects that the session has loaded before are expired too: refresh those that are still needed.
     """

@@ -43,7 +43,8 @@ settings.configure(
 )
 django.setup()
 
-from headrace.django import publish, snapshot  # noqa: E402  # Django is set up by now
+# Django is set up by now.
+from headrace.django import publish, snapshot
 
 
 class Note(models.Model):

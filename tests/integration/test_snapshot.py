@@ -9,9 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import psycopg2
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 import headrace.django
 import headrace.sqlalchemy
@@ -119,6 +120,19 @@ class Notes:
             with self.connection.transaction():
                 self.connection.execute("insert into public.note (text) values (%s)", [each])
                 headrace.publish(self.connection, "notes", each)
+
+
+class Base(DeclarativeBase):
+    """Where SQLAlchemy keeps the tables."""
+
+
+class Note(Base):
+    """A row of theirs."""
+
+    __tablename__ = "note"
+    __table_args__ = {"schema": "public"}  # noqa: RUF012
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str]
 
 
 @pytest.fixture(autouse=True)
@@ -246,16 +260,6 @@ def test_an_asynchronous_session(database_url: str, notes: Notes) -> None:
 
 def test_objects_that_a_session_holds_are_not_older_than_the_head(database_url: str, notes: Notes) -> None:
     """What a session loaded before the block is loaded anew in it, and its own changes are not lost."""
-
-    class Base(DeclarativeBase):
-        pass
-
-    class Note(Base):
-        __tablename__ = "note"
-        __table_args__ = {"schema": "public"}  # noqa: RUF012
-        id: Mapped[int] = mapped_column(primary_key=True)
-        text: Mapped[str]
-
     notes.add("a", "b")
     engine = create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
     with Session(engine, expire_on_commit=False) as session:
@@ -269,6 +273,25 @@ def test_objects_that_a_session_holds_are_not_older_than_the_head(database_url: 
         with headrace.sqlalchemy.snapshot(session):
             assert (first.text, second.text) == ("again", "again")
     engine.dispose()
+
+
+def test_objects_that_are_used_behind_an_asynchronous_block(database_url: str, notes: Notes) -> None:
+    """They raise, as the README says, unless the session keeps what they hold; inside of the block they never do."""
+    notes.add("a", "b")
+
+    async def show(keep: bool) -> list[str]:
+        engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
+        async with AsyncSession(engine, expire_on_commit=not keep) as session:
+            async with headrace.sqlalchemy.async_snapshot(session) as page:
+                found = (await session.scalars(select(Note).order_by(Note.id))).all()
+                assert [note.text for note in found] == ["a", "b"]
+                assert await page.head("notes") == 2
+        await engine.dispose()
+        return [note.text for note in found]
+
+    assert asyncio.run(show(keep=True)) == ["a", "b"]
+    with pytest.raises(DetachedInstanceError):
+        asyncio.run(show(keep=False))
 
 
 def test_urls_and_elements(database_url: str, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
