@@ -281,11 +281,13 @@ def test_objects_that_are_used_behind_an_asynchronous_block(database_url: str, n
 
     async def show(keep: bool) -> list[str]:
         engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
-        async with AsyncSession(engine, expire_on_commit=not keep) as session:
-            async with headrace.sqlalchemy.async_snapshot(session) as page:
-                found = (await session.scalars(select(Note).order_by(Note.id))).all()
-                assert [note.text for note in found] == ["a", "b"]
-                assert await page.head("notes") == 2
+        async with (
+            AsyncSession(engine, expire_on_commit=not keep) as session,
+            headrace.sqlalchemy.async_snapshot(session) as page,
+        ):
+            found = (await session.scalars(select(Note).order_by(Note.id))).all()
+            assert [note.text for note in found] == ["a", "b"]
+            assert await page.head("notes") == 2
         await engine.dispose()
         return [note.text for note in found]
 
