@@ -106,7 +106,9 @@ class SchemaError(UsageError):
 
 
 class OwnershipError(SchemaError):
-    """something in the schema headrace belongs to a stranger; connect as its owner, or have it dropped."""
+    """Something in the schema is a stranger's."""
+
+    sentence = "something in the schema headrace belongs to a stranger; connect as its owner, or have it dropped."
 
 
 class MigrationBlockedError(UnavailableError):
@@ -131,13 +133,19 @@ class DirectoryUnavailableError(UnavailableError):
 
 
 class DirectoryReadOnlyError(DirectoryUnavailableError):
-    """Redis refuses writes, so that the entries of living shards expire; see what it says."""
+    """Redis refuses writes, so that the entries of living shards expire."""
+
+    sentence = "Redis refuses writes; see what it says, and give it memory, or a primary, that takes them."
 
     condition = "read-only"
 
 
 class DirectoryForeignError(DirectoryUnavailableError):
-    """this Redis database holds the directory of another deployment; set HEADRACE_REDIS_PREFIX or use another one."""
+    """Another deployment's directory."""
+
+    sentence = (
+        "this Redis database holds the directory of another deployment; set HEADRACE_REDIS_PREFIX or use another one."
+    )
 
     condition = "foreign"
 

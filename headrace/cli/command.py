@@ -27,13 +27,18 @@ class Group(click.Group):
             context.exit(2 if isinstance(error, UsageError) else 1)
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="headrace")
-def main() -> None:
-    """Durable, ordered event streams from PostgreSQL to browsers.
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+    Durable, ordered event streams from PostgreSQL to browsers.
 
     Commands read HEADRACE_* variables, and in the directory of a running `headrace up` the file .headrace/env.
-    """
+    """,
+)
+@click.version_option(package_name="headrace")
+def main() -> None:
+    """`headrace`."""
 
 
 def read_settings(*required: str) -> Settings:

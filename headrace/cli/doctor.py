@@ -16,14 +16,16 @@ from headrace.logs import Redaction
 @main.command(
     short_help="Look for what is wrong, and say what to do.",
     epilog="Example: headrace doctor    or, in a script: headrace doctor --json | jq '.[].level'",
-)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def doctor(as_json: bool) -> None:
-    """Look at PostgreSQL, Redis, the shards, this machine and the front door, and say what to do.
+    help="""
+    Look at PostgreSQL, Redis, the shards, this machine and the front door, and say what to do.
 
     Publishes a few events to a stream of its own and waits for them at HEADRACE_PUBLIC_URL. Exits with 1 if something
     has failed; a warning alone leaves 0.
-    """
+    """,
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(as_json: bool) -> None:
+    """`headrace doctor`."""
     settings = read_settings()
     redacted = Redaction.of(settings)
     findings = [

@@ -12,13 +12,17 @@ from headrace.errors import DatabaseUnavailableError, EventError
 from headrace.stream import check_name
 
 
-@main.command(epilog="Example: HEADRACE_DATABASE_URL=postgresql://… headrace migrate")
-def migrate() -> None:
-    """Create or upgrade the SQL schema. Safe to repeat, to run twice at once, and beside publishers and shards.
+@main.command(
+    epilog="Example: HEADRACE_DATABASE_URL=postgresql://… headrace migrate",
+    help="""
+    Create or upgrade the SQL schema. Safe to repeat, to run twice at once, and beside publishers and shards.
 
     In an upgrade it comes first, before processes are replaced: those of the version before go on working. A lock that
     open transactions hold up is tried for again and again for a minute; publishers never wait longer than 0.5 s for it.
-    """
+    """,
+)
+def migrate() -> None:
+    """`headrace migrate`."""
     applied = schema.migrate(read_settings("database_url").database_url, say=progress)
     click.echo(f"applied {', '.join(map(str, applied))}" if applied else "the schema is up to date")
 
@@ -27,27 +31,32 @@ def migrate() -> None:
     "new-block",
     short_help="After a disk was restored: ids go on above all seen.",
     epilog="Example: headrace new-block    or, for a copy beside its original: headrace new-block --new-identity",
-)
-@click.option("--new-identity", is_flag=True, help="This database is a copy that runs beside its original.")
-def new_block(new_identity: bool) -> None:
-    """Give out ids from now on that no client can have seen, as after a disk or a snapshot of one was restored.
+    help="""
+    Give out ids from now on that no client can have seen, as after a disk or a snapshot of one was restored.
 
     A restored dump, a clone and a promoted standby are noticed without it. Clients that have seen events which are lost
     get headrace:reset. With --new-identity this is another deployment than its original from now on: restart its
     processes.
-    """
+    """,
+)
+@click.option("--new-identity", is_flag=True, help="This database is a copy that runs beside its original.")
+def new_block(new_identity: bool) -> None:
+    """`headrace new-block`."""
     with connect() as connection:
         connection.execute("select headrace.begin_block(%s)", [new_identity])
         click.echo(f"ids go on in a new block; the deployment is {deployment.identity(connection)}")
 
 
-@main.command(epilog="Example: headrace publish room:1 'hello'    or: seq 3 | headrace publish room:1 -")
+@main.command(
+    epilog="Example: headrace publish room:1 'hello'    or: seq 3 | headrace publish room:1 -",
+    help="Publish DATA to STREAM and print its id. DATA `-` publishes each line of stdin as an event of its own.",
+)
 @click.argument("stream")
 @click.argument("data")
 @click.option("--event", default="message", show_default=True, help="The event's type.")
 @click.option("--visible-to", default=None, help="Audience label; without it everybody sees the event.")
 def publish(stream: str, data: str, event: str, visible_to: str | None) -> None:
-    """Publish DATA to STREAM and print its id. DATA `-` publishes each line of stdin as an event of its own."""
+    """`headrace publish`."""
     check_name(stream)
     lines = (line.rstrip("\n") for line in sys.stdin) if data == "-" else iter((data,))
     with connect() as connection:

