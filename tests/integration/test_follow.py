@@ -41,7 +41,6 @@ BREAKS = {
     "a chunk that is cut": sends(CHUNKED, chunk(FIRST), b"1a\r\nid: 2\nda"),
     "a chunk's length that is none": sends(CHUNKED, chunk(FIRST), b"zz\r\n"),
     "a chunk's length without end": sends(CHUNKED, chunk(FIRST), b"1" * 70_000),
-    "a body shorter than it says": sends(HEAD, b"Content-Length: 999\r\n\r\n", FIRST),
     "a frame that is cut": sends(HEAD, b"\r\n", FIRST, b"id: 2\ndata: t"),
 }
 
@@ -71,6 +70,7 @@ ODD_ANSWERS = {
     "a page": lambda connection: connection.respond(200, b"<h1>log in</h1>", Content_Type="text/html"),
     "a refusal that breaks off": sends(b"HTTP/1.1 502 Bad\r\nContent-Length: 50\r\n\r\nno"),
     "a proxy's word": lambda connection: connection.respond(200, b"retry: 9\n", Content_Type="text/event-stream"),
+    "a proxy's word that breaks off": sends(HEAD, b"Content-Length: 999\r\n\r\n", RETRY),
     "no room": refuses(503, Retry_After="0"),
     "no room until a day": refuses(503, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"),
     "no room until nobody knows": refuses(503, Retry_After="soon"),
