@@ -14,6 +14,7 @@ does something else meanwhile. `start` is both for those who wait.
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 _LOG_BYTES = 8 << 20
 _LEFTOVER_DEADLINE_S = 20.0
 _POLL_INTERVAL_S = 0.02
+_WRONG = re.compile(r"error\b|fatal\b|panic\b|could not|cannot|can't", re.IGNORECASE)
 
 
 class EmbeddedServer(ABC):
@@ -177,13 +179,15 @@ class EmbeddedServer(ABC):
         self._stopping = True
 
     def last_words(self) -> str:
-        """What it last told who asked it, its log's name and last line, for an error's message."""
+        """What it last told who asked it, its log's name, and its last lines with an error, for an error's message."""
         asked = f"who asks it is told: {self._refusal!r}; " if self._refusal else ""
         line = ""
         with contextlib.suppress(OSError), self.log.open("rb") as file:
             file.seek(max(0, self.log.stat().st_size - 4096))
             lines = file.read().decode(errors="replace").strip().splitlines()
-            line = lines[-1] if lines else ""
+            # After the reason a server may say what followed from it, and that it cleans up.
+            wrong = [line for line in lines if _WRONG.search(line)]
+            line = " … ".join(wrong[-2:] or lines[-1:])
         return asked + (f"its log {str(self.log)!r} ends: {line!r}" if line else f"its log {str(self.log)!r} is empty")
 
     @abstractmethod

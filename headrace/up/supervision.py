@@ -105,7 +105,9 @@ class Supervision:
             for _, unit in self._units:
                 if unit.failures >= _PATIENCE:
                     self._drain_output()
-                    raise UnavailableError(f"{unit.name} {unit.failure}; {unit.program.last_words()}")
+                    words = unit.program.last_words()
+                    told = words in unit.failure
+                    raise UnavailableError(f"{unit.name} {unit.failure}" + ("" if told else f"; {words}"))
             self._wait()
         return False
 

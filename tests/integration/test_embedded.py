@@ -201,6 +201,17 @@ def test_a_redis_that_is_too_old_is_passed_over(directory: Path) -> None:
         server.start()
 
 
+def test_the_reason_is_found_in_the_log(directory: Path) -> None:
+    """Of a server that says why it ends, then what follows, then that it cleans up, the message has the reason."""
+    server = make("postgres", directory)
+    server.directory.mkdir()
+    server.log.write_text(
+        "running bootstrap script\nFATAL:  could not extend file: No space left on device\nHINT:  Check free disk space.\n"
+        "PANIC:  cannot abort transaction 1\nAborted\ninitdb: removing contents of data directory\n"
+    )
+    assert "No space left on device … PANIC" in server.last_words()
+
+
 def test_software_of_the_data_is_taken(directory: Path) -> None:
     """Data of a major version that is not installed are refused, not touched, and the message names both versions."""
     server = make("postgres", directory)
