@@ -206,7 +206,7 @@ def test_the_reason_is_found_in_the_log(directory: Path) -> None:
     server = make("postgres", directory)
     server.directory.mkdir()
     server.log.write_text(
-        "running bootstrap script\nFATAL:  could not extend file: No space left on device\nHINT:  Check free disk space.\n"
+        "running bootstrap script\nFATAL:  could not extend file: No space left on device\nHINT:  Check the disk.\n"
         "PANIC:  cannot abort transaction 1\nAborted\ninitdb: removing contents of data directory\n"
     )
     assert "No space left on device … PANIC" in server.last_words()
