@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_the_connections_of_a_shard_are_counted_once() -> None:
         )
     (example,) = re.findall(r"; (\d+) shards need (\d+)$", README, re.MULTILINE)
     assert int(example[1]) == int(example[0]) * (Settings().readers + CONNECTIONS_BESIDE_READERS) + 1
+
+
+@pytest.mark.parametrize("path", ["README.md", "deploy/README.md", "deploy/RUNBOOK.md", "loadtests/README.md"])
+def test_settings_and_commands_are_those_that_there_are(path: str) -> None:
+    """Every setting that a document names is one, with the default that it says; every command is one."""
+    document = (ROOT / path).read_text()
+    settings = {f"HEADRACE_{field.name.upper()}": field for field in fields(Settings)}
+    assert set(re.findall(r"HEADRACE_[A-Z_]+", document)) <= settings.keys()
+    for name, number, unit in re.findall(r"`(HEADRACE_[A-Z_]+)` \(([\d,]+(?:\.\d+)?)( ms)?\b", document):
+        assert float(number.replace(",", "")) / (1000 if unit else 1) == settings[name].default, name
+    commands = re.findall(r"(?:`|^\$ |^    |\$\()headrace ([a-z-]+)", document, re.MULTILINE)
+    assert set(commands) <= main.commands.keys()
 
 
 @pytest.mark.parametrize("document", [README, RUNBOOK, CliRunner().invoke(main, ["up", "--help"]).output])
