@@ -110,9 +110,16 @@ class Redaction:
 
     def __call__(self, text: str) -> str:
         """The text without what must not be in a log."""
-        if _ENCODED.search(text):
-            text = _WORD.sub(self._decoded, text)
-        return self._plain(text)
+        text = self._plain(text)
+        decoded = text
+        for _ in range(_DECODINGS):
+            if not _ENCODED.search(decoded):
+                break
+            decoded = unquote(decoded)
+            if self._plain(decoded) != decoded:
+                # Whose letters are encoded is not looked for: it would take long for a text of many words.
+                return _WORD.sub(lambda word: _HIDDEN if "%" in word[0] else word[0], text)
+        return text
 
     def shortened(self, text: str) -> str:
         """The text if it is short, else its beginning and its end, without the secrets that the cut has halved."""
@@ -121,17 +128,6 @@ class Redaction:
         half = MOST_CHARS // 2
         begin, end = self(text[:half])[: -self._margin], self(text[-half:])[self._margin :]
         return f"{begin} … {len(text) - MOST_CHARS} characters are left out … {end}"
-
-    def _decoded(self, word: re.Match[str]) -> str:
-        """The word as it is, or nothing of it where what it stands for must not be in a log."""
-        text = word[0]
-        for _ in range(_DECODINGS):
-            if "%" not in text:
-                break
-            text = unquote(text)
-            if self._plain(text) != text:
-                return _HIDDEN
-        return word[0]
 
     def _plain(self, text: str) -> str:
         if self._known is not None:

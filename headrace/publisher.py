@@ -18,7 +18,7 @@ import itsdangerous
 
 from headrace.errors import TokenError, TokenExpiredError
 from headrace.stream import PRESENCE_PREFIX, RESERVED_PREFIX, check_name, check_names
-from headrace.tokens import MAX_TOKEN_CHARS, check_ttl, serializer
+from headrace.tokens import MAX_TOKEN_CHARS, check_ttl, opened, serializer
 
 SALT: Final = "headrace.publisher"
 MAX_PATTERNS: Final = 64
@@ -73,7 +73,7 @@ def verify_publisher(token: str, *, secrets: Sequence[str], now: float | None = 
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenError()
     try:
-        claims = serializer(secrets, SALT).loads(token)
+        claims = opened(token, secrets, SALT)
         publisher, expires_ms = Publisher(tuple(map(check_name, claims["p"]))), claims.get("x")
     except (itsdangerous.BadData, LookupError, TypeError, AttributeError) as error:
         raise TokenError("the publisher token is unknown or was changed; ask the application for another") from error

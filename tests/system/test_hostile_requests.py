@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from headrace.passing import MAX_CHANNELS
 from tests.fixtures.client import Client
+from tests.fixtures.forgery import Forger
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import Router
 from tests.fixtures.shard import LOCAL, Database, tcp_sockets
@@ -120,6 +121,20 @@ class Attacked:
                     received += part
         return [line[9:12] for line in bytes(received).split(b"\r\n") if line.startswith(b"HTTP/1.")]
 
+    def check_cost(self, data: bytes, what: str) -> None:
+        """A request costs the router's worker less than MOST_S of processor time.
+
+        One that costs much by itself does so each time; one that the machine has disturbed does not.
+        """
+        (_, worker) = self.pids
+        clock = (~worker << 3) | 2  # clock_getcpuclockid(3)
+        took_s: list[float] = []
+        while not took_s or (min(took_s) > MOST_S and len(took_s) < 10):
+            began = time.clock_gettime(clock)
+            self.send(data, finished=True)
+            took_s.append(time.clock_gettime(clock) - began)
+        assert min(took_s) <= MOST_S, f"{min(took_s):.3f} s for {what}"
+
     def check(self) -> None:
         """Nothing crashed, nothing was kept, and the bystander has all its events."""
         wait_until(lambda: self.clients() == self.usual_clients, f"no socket beyond {self.usual_clients} is left")
@@ -154,6 +169,7 @@ def attacked(module_database_url: str, shared_redis: RedisServer) -> Iterator[At
         1,
         node="attacked",
         demo="on",
+        ops_token="a-token-that-only-tests-use",
         request_deadline_s=REQUEST_DEADLINE_S,
     )
     try:
@@ -336,6 +352,61 @@ def test_random_requests(attacked: Attacked, drawn: bytes | list[tuple[float, st
     data = attacked.request(drawn if isinstance(drawn, bytes) else mutated(STREAM, drawn))
     assert b"500" not in attacked.send(data, finished=True)
     assert attacked.router.pids() == attacked.pids
+
+
+POSTED = b"POST %s HTTP/1.1\r\nHost: h\r\nX-Headrace-Ops: 1\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 200_000
+WORDS = b"." + b"b" * 43 + b"/" + b"a-" * 7000
+COSTLY = {
+    # What took seconds, or could. nginx passes on a path with a byte above 127, HAProxy an expectation.
+    "words in a path": b"GET /" + WORDS + b"a-" * 20_000 + b"\x80 HTTP/1.1\r\n\r\n",
+    "an expectation": HEALTH[:-2] + b"Expect: " + WORDS + b"\r\n\r\n",
+    "a header of a MB": HEALTH[:-2] + b"Expect: " + WORDS * 70 + b"\r\n\r\n",
+    "a name of a MB": HEALTH[:-2] + b"a-" * 500_000 + b"\r\n\r\n",
+    "URLs in a header without a colon": HEALTH[:-2] + b"a//b@" + b"x://" * 3500 + b"\r\n\r\n",
+    "an encoded path": b"GET /%73treams/" + b"%2e" * 18_000 + b"\x80 HTTP/1.1\r\n\r\n",
+    "encoded words": b"GET /x " + b"%2e " * 13_000 + b"HTTP/1.1\r\n\r\n",
+    "encoded words and a token": b"GET /%73treams/1.eyJz " + b"%2e " * 13_000 + b"HTTP/1.1\r\n\r\n",
+    "many headers": HEALTH[:-2] + b"X: 1\r\n" * 60_000 + b"\r\n",
+    "small chunks": POSTED % b"/ops/session" + CHUNKED,
+    "small chunks that nobody reads": POSTED % b"/nothing" + CHUNKED,
+    "small chunks for the demo": POSTED % b"/demo/publish" + CHUNKED,
+    "a query of percent signs": b"GET PATH?since=" + b"%39" * 16_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    "proxies without end": STREAM[:-2] + b"X-Forwarded-For: " + b"[::1]:1, " * 1700 + b"\r\n\r\n",
+    "a token of 48 KiB": b"GET /streams/1." + b"x" * 49_000 + b"." + b"A" * 43 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    "nested JSON": POSTED % b"/demo/publish" + b"Content-Length: 60000\r\n\r\n" + b"[" * 60_000,
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_costly_requests(attacked: Attacked, name: str) -> None:
+    """What parsers and patterns like least costs a worker little, and is logged in a few lines."""
+    lines = len(attacked.router.log.read_text())
+    attacked.check_cost(attacked.request(COSTLY[name]), name)
+    assert len(attacked.router.log.read_text()) - lines < 500_000
+    attacked.check()
+
+
+FORGED = int(os.environ.get("FORGED_REQUESTS", "1500"))
+MOST_S = 0.05
+
+
+@pytest.mark.parametrize("number", [FORGED, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_forged_requests(attacked: Attacked, number: int) -> None:
+    """Whoever is entitled to nothing gets in nowhere, and no request costs a worker 50 ms of processor time."""
+    seed = int.from_bytes(os.urandom(4)) if number > FORGED else 15
+    forger = Forger(seed)
+    lines = len(attacked.router.log.read_text())
+    for count_ in range(number):
+        data = forger.request()
+        about = f"request {count_} of seed {seed}: {data[:300]!r}"
+        answers = attacked.send(data, finished=True)
+        assert not [status for status in answers if status[:1] == b"5" and status != b"501"], about
+        attacked.check_cost(data, about)
+    text = attacked.router.log.read_text()[lines:]
+    assert "outcome=accepted" not in text.replace("headrace:canary", "")
+    assert "Traceback" not in text
+    attacked.check()
 
 
 def test_after_random_requests(attacked: Attacked) -> None:

@@ -12,6 +12,7 @@ import pytest
 from headrace import calls
 from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError, UsageError
 from headrace.predicates import predicate
+from headrace.publisher import sign_publisher, verify_publisher
 from headrace.stream import slot
 from headrace.tokens import Context, serializer, sign, verify
 
@@ -65,6 +66,27 @@ def test_garbage(segment: str) -> None:
     """Garbage is an unknown token."""
     with pytest.raises(TokenError):
         verify(segment, secrets=[NEW])
+
+
+def test_a_token_has_one_spelling() -> None:
+    """Nothing but the very text that was signed is a token, though other texts have the same bytes in base64."""
+    segment = sign("a", secrets=[NEW])
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    last = letters.index(segment[-1])
+    assert last % 4 == 0
+    for other in (
+        *(segment[:-1] + letters[last + unused] for unused in (1, 2, 3)),
+        *(f"{segment}{padding}" for padding in ("=", "!", " ", "\n", "é")),
+        *(f"{segment[:-20]}{ignored}{segment[-20:]}" for ignored in ("!", " ", "%", "=", "\n")),
+    ):
+        with pytest.raises(TokenError):
+            verify(other, secrets=[NEW])
+        with pytest.raises(TokenError):
+            verify_publisher(other, secrets=[NEW])
+    publisher = sign_publisher("*", secrets=[NEW])
+    assert verify_publisher(publisher, secrets=[NEW]).may_publish_to("a")
+    with pytest.raises(TokenError):
+        verify_publisher(f"{publisher[:-20]}!{publisher[-20:]}", secrets=[NEW])
 
 
 def test_wrong_slot() -> None:
