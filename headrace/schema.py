@@ -179,6 +179,15 @@ def require_current(connection: psycopg.Connection[Any]) -> None:
         )
 
 
+def require_whole(connection: psycopg.Connection[Any]) -> bool:
+    """Raise SchemaError unless the schema is its owner's alone and has all parts; whether its rights are right, too."""
+    require_owned(connection)
+    known = migrations()
+    if not _require_whole(connection, known):
+        raise SchemaError("the database has no schema of headrace; run `headrace migrate`")
+    return Inventory.of(migration.sql for migration in known).has_rights(connection)
+
+
 def _require_usable(applied: dict[int, int], known: set[int]) -> None:
     """Raise SchemaError if what a newer headrace has applied leaves nothing for one that knows these versions."""
     if max(applied.values(), default=0) > max(known):

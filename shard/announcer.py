@@ -15,6 +15,11 @@ and why no wake is lost, is written at the head of headrace/sql/0009_announce.sq
     idle ──(headrace_rate often)──► standing by ──(office free)──► in office ──(few commits)──► leaving ──► idle
 
 A shard that is idle has no connection and no timer here.
+
+The office is an advisory lock, which any role that may connect can take (`headrace/locks.py`). A stranger who has it
+notifies nobody, and publishing transactions leave it to that stranger. So a shard whose sweep finds events that nobody
+has notified of looks who is there. While it is a stranger, one shard rings as if it was in office; once that is to be
+had the shard keeps it, for WARY_S after a stranger was seen last, since who is in office cannot be pushed out.
 """
 
 import logging
@@ -29,6 +34,7 @@ import gevent
 import psycopg
 from gevent.event import Event
 
+from headrace import locks
 from headrace.session import connect
 from headrace.settings import Settings
 from shard.backoff import Backoff
@@ -59,6 +65,8 @@ REST_S: Final = 60.0
 """Out of office, when one of the tables has grown so large."""
 LEAVING_S: Final = 10.0
 """For transactions that have seen us in office to end; those that stay open longer are left to the sweep."""
+WARY_S: Final = 60.0
+"""For which a shard stays in office, however few commits there are, after a stranger was at its lock."""
 ENDING_S: Final = 1.0
 """The same where the process ends."""
 
@@ -66,6 +74,14 @@ REST_PER_RING: Final = 10.0
 """How many times as long as it took to ring the announcer rests, if that is longer than the interval."""
 LONGEST_REST_S: Final = 0.03
 """The longest rest that is because of it. Each ring sets off a read and a burst of writes: few large ones cost less."""
+
+ELDEST: Final = """
+    select pg_backend_pid() = (
+        select a.pid from pg_stat_activity a
+         where a.usename = current_user and a.datname = current_database()
+           and a.application_name ~ '^headrace .* announcer$'
+         order by a.backend_start, a.pid limit 1)"""
+"""Whether this session is the one of all announcers' that rings while a stranger is in office."""
 
 RING: Final = "select transactions, bytes, seen::text from headrace.announce_since(%s::text::pg_snapshot)"
 
@@ -75,16 +91,20 @@ SESSION: Final = "set synchronous_commit = off; set idle_session_timeout = '2s'"
 class Announcer:
     """Takes and leaves the office of the announcer, and announces while in it.
 
-    Owned by its own greenlet; `heard` only counts and wakes it.
+    Owned by its own greenlet; `heard` and `missed` only count and wake it. stranger is who was found at the lock of the
+    office and should not be, "" if nobody was.
     """
 
     def __init__(self, settings: Settings, shard_id: str) -> None:
         self.in_office = False
+        self.stranger = ""
         self.announced = 0
         self._settings = settings
         self._name = f"headrace {shard_id} announcer"
         self._load = Load(settings.announce_above_per_s)
         self._wanted = Event()
+        self._called = False
+        self._wary_until = 0.0
         self._ending = Event()
         self._memory = Memory()
         self._taken = 0
@@ -112,7 +132,12 @@ class Announcer:
         reason to stand by.
         """
         if payload or self._load.heard(time.monotonic()):
+            self._called = True
             self._wanted.set()
+
+    def missed(self) -> None:
+        """The sweep has found events that nobody had notified of, or not yet. Never switches greenlets."""
+        self._wanted.set()
 
     def _run(self) -> None:
         backoff = Backoff()
@@ -122,6 +147,7 @@ class Announcer:
                 with closing(self._connect()) as connection:
                     self._serve(connection)
                 self._wanted.clear()
+                self.stranger = ""
                 failing = False
                 backoff.reset()
             except (psycopg.Error, gevent.Timeout) as error:
@@ -140,14 +166,18 @@ class Announcer:
     def _serve(self, connection: psycopg.Connection[Any]) -> None:
         """Wait for the office, hold it until commits are few, and leave it. Yields."""
         self._memory = Memory()
+        called, self._called = self._called, False
         self._ask(connection, SESSION)
         if self._ask(connection, "select pg_relation_size('headrace.stage')") > LARGEST_STAGE:
             logger.warning("rows of headrace.stage cannot be removed, an old transaction may see them")
             self._rest_until = time.monotonic() + REST_S
             return
+        if not self._look_for_strangers(connection) and not called:
+            self._ring(connection, back=True)
+            return
         while not self._ask(connection, "select headrace.take_office()"):
             self._ring(connection, back=True)
-            if self._ending.wait(STAND_BY_S * random.uniform(0.5, 1.0)):
+            if not self._stand_by(connection):
                 return
         self.in_office = True
         logger.info("this shard announces for all publishing transactions")
@@ -165,12 +195,37 @@ class Announcer:
                 self._rest_until = now + REST_S
                 break
             if now - began >= WINDOW_S:
-                if self._load.few(count, now - began):
+                self._look_for_strangers(connection)
+                if self._load.few(count, now - began) and now >= self._wary_until:
                     break
                 began, count, back = now, 0, True
                 # For shards that have started since then, and have heard no transaction.
                 self._ask(connection, "notify headrace_rate, 'office'")
         self._leave(connection)
+
+    def _stand_by(self, connection: psycopg.Connection[Any]) -> bool:
+        """Wait a moment until the office may be free, ringing if a stranger has it; False to end. Yields."""
+        until = time.monotonic() + STAND_BY_S * random.uniform(0.5, 1.0)
+        if not self._look_for_strangers(connection) or not self._ask(connection, ELDEST):
+            return not self._ending.wait(until - time.monotonic())
+        while (rang := time.monotonic()) < until:
+            self._ring(connection)
+            if self._ending.wait(rest_after(time.monotonic() - rang, self._settings.announce_interval_s)):
+                return False
+        return True
+
+    def _look_for_strangers(self, connection: psycopg.Connection[Any]) -> bool:
+        """Whether a stranger has the office, or waits for it; the first time the log says who. Yields."""
+        with gevent.Timeout(self._settings.read_deadline_s):
+            found = [who for who in locks.strangers(connection) if who.lock == locks.OFFICE and who.exclusive]
+        if not found:
+            self.stranger = ""
+            return False
+        before, self.stranger = self.stranger, f"{found[0].role} (pid {found[0].pid})"
+        self._wary_until = time.monotonic() + WARY_S
+        if not before:
+            logger.warning("role %s is at the lock of the announcer; shards announce all the same", self.stranger)
+        return True
 
     def _leave(self, connection: psycopg.Connection[Any]) -> None:
         """Let transactions notify by themselves, and announce what others have left to us. Yields."""
@@ -272,5 +327,5 @@ class Load:
         return full and now - self._heard[0] <= WINDOW_S and self._above_per_s > 0
 
     def few(self, count: int, seconds: float) -> bool:
-        """Whether so many transactions in that time are few."""
-        return count < self._above_per_s / 2 * seconds
+        """Whether so many transactions in that time are few; where nobody is to announce for many, all are."""
+        return self._above_per_s <= 0 or count < self._above_per_s / 2 * seconds

@@ -86,6 +86,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         pause: Callable[[], None] = lambda: None,
+        missed: Callable[[], None] = lambda: None,
     ) -> None:
         self.registry = Registry(
             settings.ring_bytes,
@@ -117,6 +118,7 @@ class Dispatcher:
         self._clock = clock
         self._wall_clock = wall_clock
         self._pause = pause
+        self._missed = missed
         self._rings = RingBudget(settings.ring_total_bytes)
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
         self._resting = False
@@ -406,6 +408,8 @@ class Dispatcher:
             elif read.kind is ReadKind.CATCH_UP:
                 self._log_page(stream, after, page)
             elif page.head != stream.head:
+                if stream not in self.delivery.dirty:
+                    self._missed()
                 self.delivery.dirty[stream] = None
         self.delivery.counters.written(message.asked_at, message.ages)
 

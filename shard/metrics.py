@@ -192,6 +192,8 @@ class Numbers(Collector):
         yield _gauge("announcer_in_office", in_office, announcer.in_office)
         announced = "Publishing transactions that this shard has notified for."
         yield _counter("announced_transactions", announced, announcer.announced)
+        stranger = "1 while this shard has found a stranger at the lock of the announcer."
+        yield _gauge("announcer_lock_stranger", stranger, bool(announcer.stranger))
 
     def _access(self) -> Iterator[Metric]:
         revocations = self._parts.revocations

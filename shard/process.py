@@ -113,6 +113,7 @@ class Process:
             self._presence,
             self._revocations,
             pause=lambda: gevent.sleep(0),
+            missed=self._announcer.missed,
         )
         self._history = History(settings, shard_id, self._filters.decide, self._revocations)
         self._heartbeat = Heartbeat(settings, self._inbox)

@@ -8,10 +8,11 @@ import redis
 
 from headrace import redis_failures
 from headrace.directory import Directory, ShardEntry
-from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
+from headrace.doctor import front, listening, machine, postgresql, redis_server, rights, secret, shards
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
 from headrace.own_deployment import OwnDeployment
+from headrace.ownership import require_owned
 from headrace.publish import publish_now
 from headrace.session import connect
 from headrace.settings import Settings
@@ -84,6 +85,10 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
         advice = "see the server's log"
         for name, check in (
             ("schema", postgresql.schema_version),
+            ("schema parts", rights.parts),
+            ("publishers", rights.publishers),
+            ("locks", rights.strangers),
+            ("pruning", rights.pruning),
             ("notification queue", postgresql.notification_queue),
             ("open transactions", postgresql.open_transactions),
             ("clocks", postgresql.clock),
@@ -100,6 +105,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
 
 def _front(settings: Settings) -> Finding:
     with connect(settings.database_url, NAME, limit_s=LIMIT_S) as connection:
+        require_owned(connection)
         return front.delivery(
             settings.public_url, settings.secret, lambda stream, data: publish_now(connection, stream, data)
         )

@@ -56,7 +56,7 @@ def schema_version(connection: Connection) -> Finding:
     try:
         schema.require_current(connection)
     except UsageError as error:
-        return fail("schema", "not this version's", str(error))
+        return fail("schema", "not this version's, or a stranger's", str(error))
     return ok("schema", f"version {max(migration.version for migration in schema.migrations())}")
 
 

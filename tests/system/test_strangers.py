@@ -1,0 +1,112 @@
+"""Roles that may connect and nothing else, at the locks that headrace takes: events go on, and they are named."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from headrace import exposition, locks
+from headrace.doctor import rights
+from headrace.doctor.finding import Level
+from headrace.embedded.postgres import EmbeddedPostgres
+from tests.fixtures.postgres import Connection, execute
+from tests.fixtures.shard import Database, StartShard
+from tests.fixtures.waiting import DEADLINE_S, wait_until
+
+OFFICE = "x'6865616472616361'::bigint"
+DEFERRING = "x'6865616472616364'::bigint"
+PRUNING = "x'6865616472616365'::bigint"
+MIGRATION = "x'686561647261636d'::bigint"
+
+
+@pytest.fixture(scope="module")
+def stranger(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A role that may connect to every database, and nothing else."""
+    execute(postgres, "create role loitering login password 'x'")
+    yield "loitering"
+    execute(postgres, "drop role loitering")
+
+
+@contextmanager
+def connected(url: str, role: str) -> Iterator[Connection]:
+    url = psycopg.conninfo.make_conninfo(url, user=role, password="x")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def rows_left(database: Database) -> int:
+    """Rows that publishing transactions have left to an announcer."""
+    return int(
+        database.one("select (select count(*) from headrace.unannounced) + (select count(*) from headrace.stage)")
+    )
+
+
+def test_a_stranger_in_the_announcer_s_office(start_shard: StartShard, database: Database, stranger: str) -> None:
+    """A role that has taken the announcer's lock is noticed and logged; shards ring beside it, then keep it out."""
+    shard = start_shard(sweep_interval_s=0.5, log_level="info")
+    client = shard.live("s")
+    with connected(database.url, stranger) as c:
+        c.execute(f"select pg_advisory_lock({OFFICE})".encode())
+        database.publish("s", "1")
+        client.wait_for_data("1")
+        wait_until(lambda: f"role {stranger} (pid {c.info.backend_pid}) is at the lock" in shard.log, "it is logged")
+        told = exposition.ask(shard.path.with_suffix(exposition.SUFFIX), DEADLINE_S).decode()
+        assert re.search(r"^headrace_announcer_lock_stranger\{[^}]*\} 1\.0$", told, re.MULTILINE)
+        for number in range(2, 12):
+            database.publish("s", str(number))
+            # Nobody else takes these rows: the pruner would in ten minutes.
+            wait_until(lambda: rows_left(database) == 0, "a shard announces")
+        client.wait_for(11)
+        queueing = psycopg.connect(c.info.dsn, password="x", autocommit=True)
+        queueing.pgconn.send_query(f"select pg_advisory_lock({OFFICE})".encode())
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = 1918985057"
+        wait_until(lambda: database.one(waiting) == 1, "another waits for it")
+        assert [who.role for who in locks.strangers(database.connection)] == [stranger, stranger]
+        database.connection.execute("select pg_terminate_backend(%s)", [queueing.info.backend_pid])
+        queueing.close()
+    wait_until(lambda: "this shard announces for all" in shard.log, "the shard has the office")
+    with connected(database.url, stranger) as c:
+        assert c.execute(f"select pg_try_advisory_lock({OFFICE})".encode()).fetchone() == (False,)
+    database.publish("s", "last")
+    client.wait_for_data("last")
+
+
+def test_strangers_at_the_other_locks(start_shard: StartShard, database: Database, stranger: str) -> None:
+    """Whoever holds the lock of releases before keeps nobody from pruning; the one of publishers costs no event."""
+    shard = start_shard(prune_interval_s=0.2)
+    client = shard.live("s")
+    with connected(database.url, stranger) as c:
+        for lock in (PRUNING, MIGRATION, DEFERRING):
+            c.execute(f"select pg_advisory_lock({lock})".encode())
+        database.one("select headrace.set_retention('*', interval '1 millisecond')")
+        database.publish("s", "1", "2")
+        client.wait_for(2)
+        wait_until(lambda: database.one("select count(*) from headrace.event") == 0, "events are pruned")
+        finding = rights.strangers(database.connection)
+        assert (finding.level, f"role {stranger} (pid {c.info.backend_pid})" in finding.found) == (Level.WARN, True)
+        assert f"pg_terminate_backend({c.info.backend_pid})" in finding.advice
+        assert rights.pruning(database.connection).level is Level.OK
+    wait_until(lambda: rights.strangers(database.connection).level is Level.OK, "it is gone")
+
+
+def test_a_prepared_transaction_at_a_lock(database: Database, stranger: str) -> None:
+    """A lock that is held by a transaction which was prepared, and by no session, is named with its role."""
+    with connected(database.url, stranger) as c:
+        c.execute("begin")
+        c.execute(f"select pg_advisory_xact_lock({OFFICE})".encode())
+        c.execute("prepare transaction 'loitering'")
+    assert [(who.role, who.pid, who.lock) for who in locks.strangers(database.connection)] == [
+        (stranger, 0, locks.OFFICE)
+    ]
+    database.connection.execute("rollback prepared 'loitering'")
+    assert locks.strangers(database.connection) == []
+
+
+def test_nobody_who_belongs_there_is_a_stranger(database: Database) -> None:
+    """The owner's own announcer, and publishers that hold their lock in share, are not named."""
+    database.connection.execute("select headrace.take_office()")
+    with psycopg.connect(database.url) as publisher:
+        publisher.execute("select headrace.publish_now('s', 'x')")
+        assert rights.strangers(database.connection).level is Level.OK
