@@ -8,7 +8,7 @@ undo it.
 """
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -45,7 +45,7 @@ class Attendance:
     """The pairs of this shard.
 
     Owned by the presence greenlet; `appear` and `disappear` are the dispatcher's. Nothing here yields. One report may
-    be outstanding: `confirmed`, `failed` or `lost` MUST follow it before the next is made.
+    be outstanding: `confirmed`, `refused`, `failed` or `lost` MUST follow it before the next is made.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -99,17 +99,19 @@ class Attendance:
 
     # -- what PostgreSQL is told
 
-    def due_s(self, now: float) -> float | None:
-        """How soon a report has something to tell, None while nothing is in sight."""
-        if self._unsettled:
+    def due_s(self, now: float, without: Container[str] = ()) -> float | None:
+        """How soon a report has something to tell of other streams than these, None while nothing is in sight."""
+        if any(stream not in without for stream, _ in self._unsettled):
             return 0.0
         for since in self._lingering.values():
             return max(0.0, since + self._grace_s - now)
         return None
 
-    def report(self, now: float) -> Report | None:
+    def report(self, now: float, without: Container[str] = (), only: str | None = None) -> Report | None:
         """The next report: what is unsettled, at most MAX_PAIRS of it, or only that we live. MUST be followed by what
         became of it. None if PostgreSQL has nothing of us and need not hear from us.
+
+        It tells of no stream in without, and if only is given, of no other.
         """
         for pair, since in list(self._lingering.items()):
             # In the order in which they began to linger.
@@ -119,7 +121,8 @@ class Attendance:
             self._forget(pair)
         here: list[Pair] = []
         gone: list[Pair] = []
-        for pair in list(islice(self._unsettled, MAX_PAIRS)):
+        told = (pair for pair in self._unsettled if pair[0] not in without and only in (None, pair[0]))
+        for pair in list(islice(told, MAX_PAIRS)):
             del self._unsettled[pair]
             if self._wanted(pair):
                 here.append(pair)
@@ -151,6 +154,10 @@ class Attendance:
                     self._unsettled.pop(pair, None)
                     self._lingering[pair] = now
         self._lingering = dict.fromkeys(self._lingering, now)
+
+    def refused(self, report: Report) -> None:
+        """PostgreSQL has not taken the report, for certain, and can be reached: it is told again."""
+        self._unsettled.update(dict.fromkeys((*report.here, *report.gone)))
 
     def lost(self) -> None:
         """PostgreSQL does not know our session (any more): tell everything again, as another."""

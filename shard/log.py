@@ -5,7 +5,7 @@ The statements are those functions of the schema that nobody but its owner may c
 
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import psycopg
 
 from headrace.event import DEFAULT_TYPE, Frame
 from headrace.session import block
+from headrace.stream import PRESENCE_PREFIX, presence_stream
 from shard.attendance import Report
 from shard.messages import Page
 
@@ -32,6 +33,12 @@ READ_REVOCATIONS: Final = """
     select floor::text, revocation_id, user_name, stream, reason, issued_to_ms, age_ms
       from headrace.read_revocations(%s::text::xid8)"""
 FIRST_FLOOR: Final = "0"
+HELD_COMPANIONS: Final = """
+    with free as materialized (
+        select s.name from headrace.stream s where s.name = any (%s::text[]) for no key update skip locked)
+    select s.name from headrace.stream s where s.name = any (%s::text[]) except select f.name from free f"""
+LOCK_PATIENCE: Final = "set local lock_timeout = '3s'"
+"""What a presence report waits for others, while it keeps all its rooms from them: longer than LOCK_LIFE."""
 LOCK_LIFE: Final = "set local idle_in_transaction_session_timeout = '2s'"
 """A process that is stopped, or cut off, in the middle of a transaction loses its locks before others lose patience."""
 
@@ -104,15 +111,26 @@ def prune(connection: psycopg.Connection[Any], batch: int) -> int:
 def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: Report) -> dict[uuid.UUID, int]:
     """Tell who is here and who is gone; all sessions with their serials, without the own if it was not taken. Yields.
 
-    The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
+    The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error, of which LockNotAvailable means that
+    nothing was told, since a transaction holds one of the streams or its companion for longer than LOCK_PATIENCE.
     """
     pairs = [[pair[i] for pair in some] for some in (report.here, report.gone) for i in (0, 1)]
-    with block(connection, LOCK_LIFE):
+    with block(connection, LOCK_LIFE, LOCK_PATIENCE):
         return _sessions(
             connection.execute(
                 REPORT_PRESENCE, (report.session, shard_id, report.serial, report.after, report.opens, *pairs)
             )
         )
+
+
+def held_rooms(connection: psycopg.Connection[Any], streams: Collection[str]) -> set[str]:
+    """Those of the streams on whose companion a transaction has published that is still open. Yields.
+
+    A companion that such a transaction has made is not seen. Raises psycopg.Error.
+    """
+    companions = [presence_stream(stream) for stream in streams]
+    found = connection.execute(HELD_COMPANIONS, (companions, companions)).fetchall()
+    return {name.removeprefix(PRESENCE_PREFIX) for (name,) in found}
 
 
 def presence_sessions(connection: psycopg.Connection[Any]) -> dict[uuid.UUID, int]:
@@ -125,7 +143,7 @@ def expire_presence(connection: psycopg.Connection[Any], session: uuid.UUID, ser
 
     The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error.
     """
-    with block(connection, LOCK_LIFE):
+    with block(connection, LOCK_LIFE, LOCK_PATIENCE):
         row = connection.execute("select headrace.presence_expire(%s, %s)", (session, serial)).fetchone()
     assert row is not None
     return None if row[0] is None else int(row[0])

@@ -23,6 +23,10 @@ asked, and after a time in which nobody could report, the observation begins ane
 its session gone when it wakes, and tells everything again under a new name; so does one whose reports a fail-over
 lost.
 
+Who can hold it up. A transaction that has published to a companion at once and stays open keeps that companion. A
+report waits for a few seconds, in which it keeps others from all its streams; then the others are told without that
+one, whose users are told when the transaction has ended.
+
 What can be missed: a shard that runs but cannot reach PostgreSQL while others can is given up like a dead one; its
 users leave, and join when it is back. With no shard running at all, nobody notices anything, and the members stay as
 they are. Connections without a user, and those whose token asks for no presence, cost nothing here.
@@ -48,6 +52,8 @@ from shard.connection import Connection
 logger = logging.getLogger(__name__)
 
 BEATS_AN_EXPIRY: Final = 5
+HELD_LOOK_S: Final = 1.0
+"""Between two looks at whether a stream that an open transaction holds can be told of."""
 SILENT_BEATS: Final = 3
 """After so many without a new number a session is given up; the rest of the expiry is for noticing late."""
 
@@ -69,6 +75,8 @@ class Presence:
         self._attendance = Attendance(settings.presence_grace_s)
         self._beat_s = settings.presence_expiry_s / BEATS_AN_EXPIRY
         self._watch = Watch(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
+        self._held: set[str] = set()
+        self._look_at = 0.0
         self._stirred = Event()
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
@@ -114,9 +122,13 @@ class Presence:
                 try:
                     if connection is None:
                         connection = connect(self._settings.database_url, self._name)
-                    report = self._attendance.report(self._clock())
                     with gevent.Timeout(self._settings.read_deadline_s):
-                        self._exchange(connection, report)
+                        self._look_at_held(connection)
+                    report = self._attendance.report(self._clock(), without=self._held)
+                    with gevent.Timeout(self._settings.read_deadline_s):
+                        refused = self._exchange(connection, report)
+                    if refused is not None:
+                        self._tell_around(connection, refused)
                 except (psycopg.Error, gevent.Timeout) as error:
                     if connection is not None:
                         connection.close()
@@ -137,13 +149,40 @@ class Presence:
             if connection is not None:
                 connection.close()
 
-    def _exchange(self, connection: psycopg.Connection[Any], report: Report | None) -> None:
-        """Report, or only look; then end the sessions that have fallen silent. Yields."""
+    def _look_at_held(self, connection: psycopg.Connection[Any]) -> None:
+        """Now and then, see which of the streams that are left out of reports are held no longer. Yields."""
+        if self._held and self._clock() >= self._look_at:
+            self._held = log.held_rooms(connection, self._held)
+            self._look_at = self._clock() + HELD_LOOK_S
+
+    def _tell_around(self, connection: psycopg.Connection[Any], refused: Report) -> None:
+        """Tell what a refused report was to tell, but for the streams that an open transaction holds. Yields."""
+        rooms = sorted({stream for stream, _ in (*refused.here, *refused.gone)})
+        with gevent.Timeout(self._settings.read_deadline_s):
+            held = log.held_rooms(connection, rooms)
+        if not held:
+            # It has ended; or it has made the companion, which shows only by being waited for.
+            for room in rooms:
+                report = self._attendance.report(self._clock(), only=room)
+                with gevent.Timeout(self._settings.read_deadline_s):
+                    if self._exchange(connection, report) is not None:
+                        held.add(room)
+        if held - self._held:
+            logger.warning("an open transaction has published to presence:%s; it is told later", sorted(held)[0])
+        self._held |= held
+        self._look_at = self._clock() + HELD_LOOK_S
+
+    def _exchange(self, connection: psycopg.Connection[Any], report: Report | None) -> Report | None:
+        """Report, or only look; then end the sessions that have fallen silent. The report if it was refused. Yields."""
         attendance = self._attendance
         if report is None:
             sessions = log.presence_sessions(connection)
         else:
-            sessions = log.report_presence(connection, self._shard_id, report)
+            try:
+                sessions = log.report_presence(connection, self._shard_id, report)
+            except psycopg.errors.LockNotAvailable:
+                attendance.refused(report)
+                return report
             self.reports += 1
             if report.session in sessions:
                 attendance.confirmed(report)
@@ -153,12 +192,16 @@ class Presence:
                 attendance.lost()
         others = {session: serial for session, serial in sessions.items() if session != attendance.session}
         for session, serial in self._watch.look(others, self._clock()):
-            left = log.expire_presence(connection, session, serial)
+            try:
+                left = log.expire_presence(connection, session, serial)
+            except psycopg.errors.LockNotAvailable:
+                continue  # with the next look
             if left is not None:
                 self.expired += 1
                 # A shard without members lets its session fall silent; that is no news.
                 level = logging.WARNING if left else logging.DEBUG
                 logger.log(level, "session %s has fallen silent; %d users have left with it", session, left)
+        return None
 
     def _rest(self) -> None:
         """Until there is something to tell, or a beat is due; at least the interval, in which more gathers. Yields."""
@@ -169,7 +212,9 @@ class Presence:
         while True:
             self._stirred.clear()
             now = self._clock()
-            due_s = self._attendance.due_s(now)
+            due_s = self._attendance.due_s(now, without=self._held)
+            if self._held:
+                until = min(until, self._look_at)
             wait_s = min(until - now, until if due_s is None else due_s)
             if wait_s <= 0:
                 return

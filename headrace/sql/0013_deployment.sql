@@ -20,7 +20,8 @@
 -- second for long, and ids stay below 2^53, so that JavaScript's numbers hold them. In case the clock is behind, never
 -- less than MARGIN = 2^20 ids above what a stream has; more than that a fail-over does not lose.
 --
--- A database in which nobody has ever published is as good as a new one: a copy of it begins at 1.
+-- Where file and writer are null, nobody has published yet, or asked for the identity. Whoever does so first writes them
+-- down, in passing: nobody waits for that. A copy that was made before is as good as a new database and begins at 1.
 --
 -- The identity tells deployments apart that share a Redis. A copy has another identity, except for a promoted standby
 -- and a restored disk, which stand for their original. One that runs beside its original is given another by
@@ -32,8 +33,8 @@ create table headrace.deployment (
     incarnation bigint not null,
     start bigint not null,
     timeline bigint not null,
-    file text not null,
-    writer xid not null
+    file text,
+    writer xid
 );
 comment on table headrace.deployment is
     'The identity of this deployment, and the incarnation of its tables; one row, written by headrace.begin_block.';
@@ -41,13 +42,17 @@ comment on column headrace.deployment.single is 'Always true: there is one row.'
 comment on column headrace.deployment.id is 'The identity: no other deployment has it. Read it by headrace.identity().';
 comment on column headrace.deployment.incarnation is
     'Number of the incarnation; streams with another in headrace.stream.timeline jump ahead when next published to.';
-comment on column headrace.deployment.start is 'In this incarnation new streams, and those that jump, begin above this id.';
+comment on column headrace.deployment.start is
+    'In this incarnation new streams, and those that jump, begin above this id.';
 comment on column headrace.deployment.timeline is 'The server''s timeline when the incarnation began.';
-comment on column headrace.deployment.file is 'The path of this table''s file when the row was written.';
-comment on column headrace.deployment.writer is 'The transaction that wrote the row; the same as its xmin unless it is a copy.';
+comment on column headrace.deployment.file is
+    'The path of this table''s file when the row was written; null until somebody publishes.';
+comment on column headrace.deployment.writer is
+    'The transaction that wrote the row: its xmin, unless it is a copy; null until somebody publishes.';
 comment on column headrace.stream.timeline is
-    'The incarnation in which last_id was given out; the server''s timeline where headrace.deployment was not there yet.';
-comment on table headrace.epoch is 'What headrace.deployment says now; for numberings that were under way when that was made.';
+    'The incarnation in which last_id was given out; the server''s timeline before there was headrace.deployment.';
+comment on table headrace.epoch is
+    'What headrace.deployment says now; for numberings that were under way when that was made.';
 
 -- Begins an incarnation, and returns its number. Unless forced, only if the row was not written by the server's own.
 create function headrace.begin_block(new_identity boolean default false, forced boolean default true) returns bigint
@@ -62,30 +67,32 @@ declare
     wrote xid;
 begin
     select d.* into strict known from headrace.deployment d for update;
-    select d.file <> pg_relation_filepath('headrace.deployment') or d.writer <> d.xmin into strict copied
-        from headrace.deployment d;
-    if not forced and not copied and known.timeline = now_on then
-        return known.incarnation;  -- another transaction has begun it a moment ago
+    select d.file is distinct from pg_relation_filepath('headrace.deployment') or d.writer is distinct from d.xmin
+        into strict copied from headrace.deployment d;
+    if not forced and known.timeline = now_on then
+        if not copied then
+            return known.incarnation;  -- another transaction has begun it a moment ago
+        end if;
+        if known.writer is null then
+            begun := known.incarnation;
+        end if;
     end if;
-    if not forced and copied and known.start = 0 and not exists (select from headrace.stream)
-        and not exists (select from headrace.slot_floor f where f.floor > 0)
-    then
-        begun := 0;
-    else
+    if begun is null then
         begun := greatest(extract(epoch from clock_timestamp()) * 1000000, known.start + 1048576);
+        known.start := begun;
     end if;
     update headrace.deployment d
         set id = case when copied or new_identity then gen_random_uuid() else d.id end,
-            incarnation = case when begun = 0 then d.incarnation else begun end, start = begun, timeline = now_on,
+            incarnation = begun, start = known.start, timeline = now_on,
             file = pg_relation_filepath('headrace.deployment')
         returning d.xmin into wrote;  -- of this subtransaction, if there is one
-    update headrace.deployment d set writer = wrote returning d.incarnation into begun;
+    update headrace.deployment d set writer = wrote;
     return begun;
 end $$;
 comment on function headrace.begin_block(boolean, boolean) is
-    'After a disk was restored: ids go on above all that clients may have seen. With true this is another deployment, too.';
+    'After a disk was restored: ids go on above all that clients have seen. With true it is another deployment, too.';
 
--- The identity of this deployment. Where nothing can be written, as on a standby, that of the original.
+-- The identity of this deployment. Where nothing can be written, as on a standby, that of the original, if it has one.
 create function headrace.identity() returns uuid
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
@@ -95,8 +102,12 @@ declare
     copied boolean;
 begin
     select d.* into strict known from headrace.deployment d;
-    select d.file <> pg_relation_filepath('headrace.deployment') or d.writer <> d.xmin into strict copied
-        from headrace.deployment d;
+    select d.file is distinct from pg_relation_filepath('headrace.deployment') or d.writer is distinct from d.xmin
+        into strict copied from headrace.deployment d;
+    if known.writer is null and current_setting('transaction_read_only') = 'on' then
+        raise exception 'this database has no identity yet, and cannot be written to' using
+            errcode = '25006', hint = 'run `select headrace.identity()` on the primary';
+    end if;
     if copied and current_setting('transaction_read_only') = 'off' then
         perform headrace.begin_block(false, false);
         select d.* into strict known from headrace.deployment d;
@@ -121,10 +132,19 @@ begin
     select d.incarnation into now_in from headrace.deployment d
         where d.timeline = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint
             and d.file = pg_relation_filepath('headrace.deployment') and d.writer = d.xmin;
-    if not found then
-        now_in := headrace.begin_block(false, false);
+    if found then
+        return now_in;
     end if;
-    return now_in;
+    if not exists (
+        select from headrace.deployment d where d.writer is null and d.timeline = headrace.server_timeline()
+    ) then
+        return headrace.begin_block(false, false);
+    end if;
+    perform from headrace.deployment d for update skip locked;
+    if found then
+        return headrace.begin_block(false, false);
+    end if;
+    return (select d.incarnation from headrace.deployment d);  -- which whoever writes it down keeps
 end $$;
 comment on function headrace.begin_numbering() is
     'Prepares the transaction for numbering; returns the incarnation for headrace.take_one and headrace.take_all.';
@@ -156,7 +176,8 @@ set search_path to pg_catalog, pg_temp
 as $$
     select greatest(d.start, jump_to.last_id + 1048576) from headrace.deployment d
 $$;
-comment on function headrace.jump_to(bigint) is 'The last id of the jump of a stream whose last id is from another incarnation.';
+comment on function headrace.jump_to(bigint) is
+    'The last id of the jump of a stream whose last id is from another incarnation.';
 
 create or replace function headrace.take_one(
     name text, count int, now_on bigint, out stream_id int, out before bigint
@@ -239,7 +260,7 @@ end $$;
 insert into headrace.deployment (id, incarnation, start, timeline, file, writer)
     select gen_random_uuid(), e.timeline, e.block << 40, e.timeline, pg_relation_filepath('headrace.deployment'), '0'
         from headrace.epoch e;
-update headrace.deployment set writer = xmin;
+update headrace.deployment d set writer = case when exists (select from headrace.stream) then d.xmin end;
 
 revoke all on headrace.deployment from public;
 revoke all on function

@@ -144,6 +144,19 @@ def test_a_clone_of_what_was_never_used(new_database: Copy) -> None:
         assert identity(one) != identity(other)
 
 
+def test_nobody_waits_for_who_publishes_first(new_database: Copy) -> None:
+    """Where nobody has published yet, an open transaction that does first holds up no other stream; ids begin at 1."""
+    url = new_database("template headrace_template")
+    with opened(url) as one, opened(url) as other:
+        with one.transaction():
+            assert publish(one, "s") == [1]
+            assert publish(other, "t", 2) == [1, 2]
+        named = identity(other)
+        assert (publish(one, "s"), publish(other, "t"), identity(one)) == ([2], [3], named)
+    with opened(new_database(f"template {psycopg.conninfo.conninfo_to_dict(url)['dbname']}")) as copy:
+        assert (publish(copy, "s")[0] > 2, identity(copy) != named) == (True, True)
+
+
 def test_a_clone_is_noticed_once(new_database: Copy, database_url: str) -> None:
     """However many publish first, and also from within savepoints, a copy begins one incarnation."""
     with opened(database_url) as connection:

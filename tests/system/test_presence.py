@@ -93,6 +93,29 @@ def test_tabs_and_shards(shards: tuple[Shard, Shard], database: Database) -> Non
     assert "eve" not in database.column("select json_extract_path_text(data::json, 'user') from headrace.event")
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_transaction_that_holds_a_companion(shards: tuple[Shard, Shard], database: Database, exists: bool) -> None:
+    """An open transaction that has published to a companion keeps back who is on that stream, and nobody else."""
+    here, there = shards
+    if exists:
+        database.publish(COMPANION, "by hand")
+    with psycopg.connect(database.url) as holder:
+        holder.execute("select headrace.publish_now(%s, 'by hand')", [COMPANION])
+        enter(here, "ada", ROOM, "room:2", "room:3")
+        enter(there, "bob", ROOM, "room:3")
+        for room, users in (("room:2", ["ada"]), ("room:3", ["ada", "bob"])):
+            wait_until(lambda room=room, users=users: members(database, room) == users, f"{users} are in {room}")  # type: ignore[misc]
+        enter(here, "cid", "room:2")
+        wait_until(lambda: members(database, "room:2") == ["ada", "cid"], "cid is in another room")
+        assert members(database, ROOM) == []
+    wait_until(lambda: members(database, ROOM) == ["ada", "bob"], "the held room is told of")
+    assert (here.running, there.running) == (True, True)
+
+
+def members(database: Database, room: str) -> list[str]:
+    return sorted(headrace.members(database.connection, room))
+
+
 def test_a_killed_shard(shards: tuple[Shard, Shard], database: Database) -> None:
     """Who was on a killed shard alone leaves within the expiry, once; who is elsewhere too, or comes back, does not."""
     here, there = shards
