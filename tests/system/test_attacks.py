@@ -27,11 +27,9 @@ def test_a_hostile_role(stack: Stack, database: Database, role: str) -> None:
     client = stack.subscribe("s")
     attack = attacks.Attack(database.url, role)
     with attack:
-        wait_until(
-            lambda: any("is at the lock of the announcer" in shard.log for shard in stack.shards), "it is noticed"
-        )
         with Writers(database.url) as writers:
             wait_until(lambda: writers.published > 100 and attack.statements > 20, "both are at work")
+            wait_until(lambda: any("is at the lock of the announcer" in s.log for s in stack.shards), "it is noticed")
         assert not writers.faults
         head = database.head("s")
         client.wait_for(head)
