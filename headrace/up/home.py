@@ -3,8 +3,8 @@
     .gitignore      keeps all of this out of a repository
     lock            holds the process id; locked (flock) while that `up` runs, removed when it ends
     secret          made once, when HEADRACE_SECRET is not set
-    env             variables, `NAME=value` one a line, for other commands run beside this directory; first what `up`
-                    has made itself, then, below a line that says so, what it was given
+    env             variables, `NAME=value` one a line, for other commands run beside this directory
+    made            those of them that `up` has made itself, and was not given: so it knows them again
     run/            the shards' sockets, mode 0700
     run.location    where the sockets are instead, when their paths would be too long here
     postgres*, redis*    the embedded servers (see headrace/embedded/server.py)
@@ -23,9 +23,6 @@ from pathlib import Path
 
 from headrace import private_file, runtime_directory
 from headrace.errors import AlreadyRunningError, UsageError
-
-_MADE = "# Made by `headrace up`, which knows them again:\n"
-_GIVEN = "# Given to it:\n"
 
 
 class Home:
@@ -68,12 +65,10 @@ class Home:
 
     def write_environ(self, made: Mapping[str, str], given: Mapping[str, str]) -> None:
         """Write the file `env`: variables that this `up` has made, and those that it was given."""
-        sections = ((_MADE, made), (_GIVEN, given))
-        text = "".join(
-            heading + "".join(f"{name}={value}\n" for name, value in values.items()) for heading, values in sections
-        )
         with self._usable():
-            private_file.write(self.path / "env", text)
+            for name, values in (("made", made), ("env", {**made, **given})):
+                text = "".join(f"{variable}={value}\n" for variable, value in values.items())
+                private_file.write(self.path / name, text)
             # Secrets and data below have no business in the repository of whoever runs `up` inside one.
             if not (ignore := self.path / ".gitignore").exists():
                 private_file.write(ignore, "*\n")
@@ -81,8 +76,7 @@ class Home:
     def without_made(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The environment less what an earlier `up` here made and wrote into `env`, which a shell may have read."""
         with self._usable():
-            text = private_file.read(self.path / "env") or ""
-        made = text.partition(_GIVEN)[0].splitlines() if text.startswith(_MADE.strip()) else []
+            made = (private_file.read(self.path / "made") or "").splitlines()
         return {name: value for name, value in environ.items() if f"{name}={value}" not in made}
 
     def runtime_dir(self, longest_process: str, chosen: str = "") -> Path:
