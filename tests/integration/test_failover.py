@@ -12,7 +12,7 @@ import pytest
 from headrace.deployment import identity
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema import migrate
-from tests.fixtures.postgres import scratch_postgres
+from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.waiting import wait_until
 
 MICROSECONDS_IN_2020 = 1_577_836_800_000_000
@@ -44,14 +44,15 @@ def copy_as_standby(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> Non
     data = standby.home / "data"
     shutil.rmtree(data)
     subprocess.run(["cp", "-a", primary.home / "data", data], check=True)
-    shutil.copy(primary.directory / "postgres.password", standby.directory / "postgres.password")
+    for kept in ("postgres.password", "postgres.owner"):
+        shutil.copy(primary.directory / kept, standby.directory / kept)
     signal = data / "standby.signal"
     signal.touch()
     owner = data.stat()
     os.chown(signal, owner.st_uid, owner.st_gid)
     primary.start()
     with (data / "postgresql.auto.conf").open("a") as settings:
-        settings.write(f"primary_conninfo = '{primary.url}'\n")
+        settings.write(f"primary_conninfo = '{primary.database_url('postgres')}'\n")
     standby.start()
 
 
@@ -90,7 +91,7 @@ def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: Embedde
 
     standby.start()
     with connect(standby) as connection:
-        connection.execute("select pg_promote()")
+        execute(standby, "select pg_promote()")
         wait_until(lambda: connection.execute("select not pg_is_in_recovery()").fetchone() == (True,), "promotion")
         assert read_after(connection, "s", 3) == (3, None, [])
         start = publish(connection, "s") - 1

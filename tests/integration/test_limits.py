@@ -4,8 +4,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema import Migration, migrate, migrations
-from tests.fixtures.postgres import Connection
+from tests.fixtures.postgres import Connection, superuser_url
 
 BEFORE_LIMITS = [migration for migration in migrations() if migration.version < 14]
 
@@ -71,14 +72,14 @@ def test_a_publisher_cannot_raise_the_limit(connection: Connection) -> None:
     ("setting", "taken"), [("2000", 2000), ("'2MB'", 2 << 20), ("3", 1000), ("'1 TB'", 1 << 20), ("'x'", 1 << 20)]
 )
 def test_an_upgrade_takes_the_setting_over(
-    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, setting: str, taken: int
+    postgres: EmbeddedPostgres, empty_database_url: str, monkeypatch: pytest.MonkeyPatch, setting: str, taken: int
 ) -> None:
     """A database whose limit was a setting keeps it, as far as it is one that can be."""
     before: list[Migration] = BEFORE_LIMITS
     monkeypatch.setattr("headrace.schema.migrations", lambda: before)
     migrate(empty_database_url)
     monkeypatch.undo()
-    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+    with psycopg.connect(superuser_url(postgres, empty_database_url), autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f"alter database {name} set headrace.max_payload_bytes = {setting}".encode())
     migrate(empty_database_url)

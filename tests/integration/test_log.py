@@ -223,9 +223,9 @@ def test_publishing_from_a_trigger_at_commit(connect: Connect, observer: Connect
     assert log(observer, "orders") == [(1, "first"), (2, "7"), (3, "8")]
 
 
-def test_publishing_where_ordinary_triggers_do_not_fire(connect: Connect, observer: Connection) -> None:
+def test_publishing_where_ordinary_triggers_do_not_fire(superuser: Connection, observer: Connection) -> None:
     """A logical replication worker's session (session_replication_role = replica) publishes like any other."""
-    connection = connect()
+    connection = superuser
     connection.execute("set session_replication_role = replica")
     publish(connection, "s", "x")
     connection.commit()
@@ -307,9 +307,9 @@ def test_many_publishes_in_one_transaction_are_linear(connect: Connect, streams:
     assert value(connection, "select count(*) from headrace.event") == 5000
 
 
-def test_numbering_joins_without_a_nested_loop(connect: Connect) -> None:
+def test_numbering_joins_without_a_nested_loop(superuser: Connection) -> None:
     """The statement that numbers joins streams to events by hash or merge: a loop would not show in row counts."""
-    connection = connect()
+    connection = superuser
     plans: list[str] = []
     connection.add_notice_handler(lambda notice: plans.append(notice.message_primary or ""))
     try:

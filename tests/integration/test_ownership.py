@@ -9,7 +9,7 @@ import pytest
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import MigrationBlockedError, OwnershipError, UsageError
 from headrace.schema import check, migrate, migrations
-from tests.fixtures.postgres import Connection, execute
+from tests.fixtures.postgres import Connection, execute, superuser_url
 
 VERSIONS = [migration.version for migration in migrations()]
 SPY = """
@@ -34,13 +34,14 @@ def roles(postgres: EmbeddedPostgres) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture
-def url(roles: dict[str, str], empty_database_url: str) -> str:
-    """An empty database of own_app's in which own_mallory may create schemas, and anything in public."""
-    with psycopg.connect(empty_database_url, autocommit=True) as c:
+def url(postgres: EmbeddedPostgres, roles: dict[str, str], empty_database_url: str) -> str:
+    """An empty database of own_app's in which own_mallory may create schemas, and anything in public; as superuser."""
+    url = superuser_url(postgres, empty_database_url)
+    with psycopg.connect(url, autocommit=True) as c:
         c.execute(f"alter database {c.info.dbname} owner to own_app".encode())
         c.execute(f"grant create on database {c.info.dbname} to own_mallory".encode())
         c.execute("grant create on schema public to own_mallory")
-    return empty_database_url
+    return url
 
 
 def as_role(url: str, name: str) -> str:
@@ -149,8 +150,10 @@ def test_owners_who_are_trusted(url: str) -> None:
         migrate(as_role(url, "dba"))
 
 
-def test_a_superuser_s_own_schema(postgres: EmbeddedPostgres, database_url: str, roles: dict[str, str]) -> None:
+def test_a_superuser_s_own_schema(url: str) -> None:
     """What one superuser has made another one migrates, and a plain user may ask of it what its rights allow."""
+    database_url = url
+    migrate(url)
     assert migrate(as_role(database_url, "dba")) == []
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         check(as_role(database_url, "app"))

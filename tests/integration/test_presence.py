@@ -308,8 +308,10 @@ def test_members_and_head_make_one_whole(here: Node, there: Node, database_url: 
             thread.join(DEADLINE_S)
 
 
-def test_only_who_may_publish_may_ask(observer: Link) -> None:
+def test_only_who_may_publish_may_ask(superuser: Link) -> None:
     """The role of applications may ask who is there, and may not say who is."""
+    observer = superuser
+    observer.autocommit = True
     observer.execute("create role asking login in role headrace_publisher")
     try:
         observer.execute("set role asking")

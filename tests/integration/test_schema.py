@@ -61,6 +61,7 @@ def test_two_databases_of_a_new_server_at_once(monkeypatch: pytest.MonkeyPatch) 
     # Else they wait for a moment at a time, and all three at once only by chance.
     monkeypatch.setattr("headrace.schema.LOCK_TIMEOUT_S", DEADLINE_S)
     with scratch_postgres() as server:
+        execute(server, "drop role headrace_publisher")
         names = ["a", "b", "c"]
         for name in names:
             execute(server, f"create database {name}")
@@ -126,6 +127,7 @@ def test_a_user_without_rights(postgres: EmbeddedPostgres, empty_database_url: s
 def test_a_user_who_may_not_create_roles() -> None:
     """Where the role is missing and may not be created, the message names the statement for a superuser."""
     with scratch_postgres() as server:
+        execute(server, "drop role headrace_publisher")
         execute(server, "create role app login password 'x'")
         execute(server, "create database app owner app")
         url = as_user(server.database_url("app"), "app")

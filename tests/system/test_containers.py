@@ -17,14 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
 import headrace
+from headrace.schema import migrate
 from headrace.settings import Settings
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, get
 from tests.fixtures.ports import free_port
+from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.programs import tool
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET
@@ -86,6 +89,38 @@ def test_what_the_files_set_are_settings() -> None:
         settings.require("database_url", "redis_url", "secret")
         assert "HEADRACE_OPS_TOKEN" in given
         assert settings.ops_token == ""
+
+
+def test_headrace_connects_as_an_owner_who_is_no_superuser() -> None:
+    """What PostgreSQL's image runs for the compose file makes the role of its URL, which can migrate and publish."""
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    url = services["router"]["environment"]["HEADRACE_DATABASE_URL"]
+    assert url.startswith("postgresql://headrace:${OWNER_PASSWORD") and url.endswith("/headrace")
+    assert "./owner.sh:/docker-entrypoint-initdb.d/owner.sh:ro" in services["postgres"]["volumes"]
+    assert "./owner.sql:/owner.sql:ro" in services["postgres"]["volumes"]
+    with scratch_postgres() as server:
+        execute(server, "drop database headrace")
+        execute(server, "drop role headrace_publisher")
+        execute(server, "create role postgres superuser login password 'x'")
+        image = psycopg.conninfo.conninfo_to_dict(server.database_url("postgres")) | {
+            "user": "postgres",
+            "password": "x",
+        }
+        with psycopg.connect(**image, autocommit=True) as connection:  # type: ignore[arg-type]
+            connection.execute("alter role headrace rename to another")  # who would be in the way
+        script = (DEPLOY / "owner.sh").read_text().replace("=/owner.sql", f"={DEPLOY / 'owner.sql'}")
+        libpq = {"PGHOST": image["host"], "PGPORT": image["port"], "PGPASSWORD": "x", "PGDATABASE": "postgres"}
+        environ = {name: str(value) for name, value in libpq.items()} | {"OWNER_PASSWORD": "it's"}
+        programs = f"{tool('psql').rpartition('/')[0]}:/usr/bin:/bin"
+        subprocess.run(["sh", "-c", script], env=environ | {"PATH": programs}, check=True, timeout=60)
+        owner = psycopg.conninfo.make_conninfo(
+            host=image["host"], port=image["port"], user="headrace", password="it's", dbname="headrace"
+        )
+        assert migrate(owner)
+        with psycopg.connect(owner, autocommit=True) as connection:
+            connection.execute("select headrace.publish('s', 'x'), headrace.prune(1)")
+            asked = "select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = current_user"
+            assert connection.execute(asked).fetchone() == (False,)
 
 
 def test_selectors_and_names_meet() -> None:

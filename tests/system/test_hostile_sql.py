@@ -17,17 +17,16 @@ from headrace.publisher import sign_publisher
 from headrace.schema import migrate
 from tests.fixtures.hostile import Hostile
 from tests.fixtures.ports import free_port
+from tests.fixtures.postgres import superuser_url
 from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
 from tests.system.test_announcer import Writers, in_office
 
-PLAIN = "-c search_path=pg_catalog"
-
 
 def hostile_in(postgres: EmbeddedPostgres, url: str) -> Hostile:
-    return Hostile(postgres.database_url(psycopg.conninfo.conninfo_to_dict(url)["dbname"]))
+    return Hostile(superuser_url(postgres, url))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.embedded.postgres import OWNER, EmbeddedPostgres
 from headrace.sse import Message
 from loadtests.connection import Connection, EndedError, Place, RefusedError
 from loadtests.payload import Writer
@@ -32,8 +32,8 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 
 @pytest.fixture(scope="module")
 def log(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    execute(postgres, f"create database loaded template {TEMPLATE}")
-    made = Database(postgres.database_url("loaded"))
+    execute(postgres, f"create database loaded template {TEMPLATE} owner {OWNER}")
+    made = Database(postgres.owned_url("loaded"))
     yield made
     made.close()
 
