@@ -7,6 +7,14 @@ The base class says whose fault it is: `UsageError` is the caller's and becomes 
 from typing import ClassVar
 
 
+def one_line(error: object) -> str:
+    """The text of an error, or what it is if it has none, in one line: for a log, a table or a field.
+
+    libpq's own have several lines.
+    """
+    return " ".join(str(error).split()) or repr(error)
+
+
 class HeadraceError(Exception):
     """headrace could not do what was asked.
 

@@ -110,6 +110,11 @@ def gap_frame(stream: str, missed_from: int, missed_to: int) -> bytes:
     return _sentinel("gap", {"stream": stream, "missed_from": missed_from, "missed_to": missed_to})
 
 
+def gap_event(stream: str, id_: int) -> tuple[str, str]:
+    """Type and data that stand in the place of an event which cannot be sent; its frame has the event's id."""
+    return f"{RESERVED_PREFIX}gap", _json({"stream": stream, "missed_from": id_, "missed_to": id_})
+
+
 def reset_frame(stream: str, head: int) -> bytes:
     """Tells that the client's cursor is not of this log and that the stream goes on after id head."""
     return _sentinel("reset", {"stream": stream, "head": head})
@@ -124,7 +129,11 @@ HEARTBEAT: Final = b": heartbeat\n"
 
 
 def _sentinel(kind: str, value: dict[str, Any]) -> bytes:
-    return _fields(RESERVED_PREFIX + kind, json.dumps(value, ensure_ascii=False, separators=(",", ":"))).encode()
+    return _fields(RESERVED_PREFIX + kind, _json(value)).encode()
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _fields(type_: str, data: str) -> str:

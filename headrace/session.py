@@ -42,11 +42,19 @@ class Session(psycopg.Connection[Any]):
     stated_count: int = 0
 
 
-def connect(url: str, application: str, *, timeout_s: float = CONNECT_TIMEOUT_S, limit_s: float = 0.0) -> Session:
+def connect(
+    url: str,
+    application: str,
+    *,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+    limit_s: float = 0.0,
+    lasting: bool = False,
+) -> Session:
     """Open a session whose name says which part of which process holds it. Yields.
 
-    The server is given up after timeout_s. limit_s bounds each statement by the server's clock; 0 is for no bound.
-    Raises psycopg.OperationalError, and psycopg.ProgrammingError for what is no URL.
+    The server is given up after timeout_s. limit_s bounds each statement by the server's clock; 0 is for no bound. A
+    lasting one is not ended for being idle: it MUST lead to PostgreSQL itself, since its setting stays. Raises
+    psycopg.OperationalError, and psycopg.ProgrammingError for what is no URL.
     """
     session = Session.connect(
         url,
@@ -65,6 +73,8 @@ def connect(url: str, application: str, *, timeout_s: float = CONNECT_TIMEOUT_S,
     statements = ["set transaction isolation level read committed", *_settings(session, limit_s)]
     session.stated = "".join(f"{statement}; " for statement in statements).encode()
     session.stated_count = len(statements)
+    if lasting:
+        psycopg.Cursor(session).execute("set idle_session_timeout = 0")
     return session
 
 

@@ -10,7 +10,9 @@ import psycopg
 from gevent.lock import BoundedSemaphore
 
 from headrace.errors import DatabaseUnavailableError
+from headrace.kept import died
 from headrace.session import connect
+from headrace.sqlstate import meaning, said
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +42,12 @@ class Database:
         psycopg.Error where PostgreSQL refuses, when it was not.
         """
         deadline = time.monotonic() + self._deadline_s
-        with gevent.Timeout(self._deadline_s, DatabaseUnavailableError()), self._places:
+        with (
+            gevent.Timeout(self._deadline_s, DatabaseUnavailableError("PostgreSQL did not answer in time")),
+            self._places,
+        ):
             if deadline - time.monotonic() < self._deadline_s / 4:
-                raise DatabaseUnavailableError()  # too late to begin
+                raise DatabaseUnavailableError("too much is being published at once")  # too late to begin
             connection = self._begin()
             kept = False
             try:
@@ -57,13 +62,13 @@ class Database:
                     kept = True
                 except psycopg.OperationalError:
                     raise
-                except psycopg.Error:
+                except psycopg.Error as error:
                     connection.execute("rollback")
-                    kept = True
+                    kept = not died(error)
                     raise
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                logger.warning("PostgreSQL did not take a transaction: %s", str(error).strip())
-                raise DatabaseUnavailableError() from error
+                logger.warning("PostgreSQL did not take a transaction: %s", said(error))
+                raise DatabaseUnavailableError(meaning(error).sentence) from error
             finally:
                 # One that a deadline has cut short is in an unknown state.
                 if kept:
@@ -99,5 +104,6 @@ class Database:
             connection = connect(self._url, "headrace router", timeout_s=self._deadline_s)
             connection.execute(begin)
             return connection
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailableError() from error
+        except psycopg.Error as error:
+            logger.warning("PostgreSQL did not take a transaction: %s", said(error))
+            raise DatabaseUnavailableError(meaning(error).sentence) from error

@@ -15,6 +15,7 @@ import psycopg
 from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.publish import publish
 from headrace.session import connect
+from headrace.sqlstate import meaning, said
 from headrace.tokens import sign
 from router.request import BodyTooLargeError, BodyTooSlowError, Request
 from router.response import Headers, Response, as_error, as_json
@@ -63,8 +64,8 @@ class Demo:
         except UsageError as error:
             return as_error(400, error)
         except psycopg.Error as error:
-            logger.error("the demo could not publish: %s", error)
-            return as_error(503, DatabaseUnavailableError(), (("Retry-After", "2"),))
+            logger.error("the demo could not publish: %s", said(error))
+            return as_error(503, DatabaseUnavailableError(meaning(error).sentence), (("Retry-After", "2"),))
         return Response(204)
 
 

@@ -13,6 +13,7 @@ to those whose tokens have the same patterns. Without a key, an answer that did 
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -22,10 +23,13 @@ import psycopg
 from headrace import calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.publisher import Publisher, verify_publisher
+from headrace.sqlstate import meaning, said
 from router.database import Database
 from router.metrics import Metrics
 from router.request import BodyTooLargeError, BodyTooSlowError, Request
 from router.response import Headers, Response, as_error, as_json
+
+logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES: Final = 4 << 20
 MAX_EVENTS: Final = 1000
@@ -73,13 +77,16 @@ class Publish:
             return as_error(408, error)
         except UsageError as error:
             return as_error(400, error)
-        except DatabaseUnavailableError:
-            sentence = "the log cannot be written now; try again after Retry-After, with the same Idempotency-Key"
-            return as_error(503, sentence, (("Retry-After", "2"),))
-        except psycopg.DataError as error:
+        except DatabaseUnavailableError as error:
+            return _unwritten(error)
+        except psycopg.Error as error:
             if error.sqlstate == _KEY_USED:
                 return as_error(422, "the Idempotency-Key was used for other events; take another")
-            return as_error(400, error.diag.message_primary or "the events were refused")
+            found = meaning(error)
+            if found.status != 503:
+                return as_error(found.status, error.diag.message_primary or found.sentence)
+            logger.error("PostgreSQL refused to publish: %s; %s", said(error), found.advice)
+            return _unwritten(found.sentence)
         return as_json(200, {"id": ids[0]} if single else {"ids": ids})
 
     def _publish(self, publisher: Publisher, key: str, events: Sequence[Event]) -> list[int]:
@@ -91,6 +98,11 @@ class Publish:
             (ids,) = self._database.fetch(_ONCE, (stored, _digest(events), *columns))
         self._metrics.published(len(ids))
         return list(ids)
+
+
+def _unwritten(why: object) -> Response:
+    sentence = f"the log cannot be written now: {why}; try again after Retry-After, with the same Idempotency-Key"
+    return as_error(503, sentence, (("Retry-After", "2"),))
 
 
 def read_events(body: bytes) -> tuple[bool, list[Event]]:

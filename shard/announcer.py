@@ -35,6 +35,7 @@ import psycopg
 from gevent.event import Event
 
 from headrace import locks
+from headrace.errors import one_line
 from headrace.session import connect
 from headrace.settings import Settings
 from shard.backoff import Backoff
@@ -153,7 +154,7 @@ class Announcer:
             except (psycopg.Error, gevent.Timeout) as error:
                 # Still wanted: what we may have left unannounced is looked for when there is a connection again.
                 if not failing:
-                    logger.warning("cannot announce, transactions do it: %s", str(error).strip() or repr(error))
+                    logger.warning("cannot announce, transactions do it: %s", one_line(error))
                 failing = True
                 self._ending.wait(backoff.next_s())
             finally:

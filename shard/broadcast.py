@@ -9,16 +9,16 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import gevent
 import psycopg
 
 from headrace.directory import Directory, Snapshot
-from headrace.errors import DirectoryUnavailableError, UsageError
+from headrace.errors import DirectoryUnavailableError, UsageError, one_line
+from headrace.kept import Kept
 from headrace.overview import overview
 from headrace.publish import publish
-from headrace.session import connect
 from headrace.settings import Settings
 from headrace.stream import OPS_AUDIENCE, OPS_STREAM
 
@@ -46,7 +46,7 @@ class Broadcast:
         self._directory = directory
         self._watched = watched
         self._snapshot: Snapshot | None = None
-        self._connection: psycopg.Connection[Any] | None = None
+        self._kept = Kept(settings.database_url, self._name, limit_s=DEADLINE_S)
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -58,7 +58,7 @@ class Broadcast:
         """End. Yields."""
         if self._greenlet is not None:
             self._greenlet.kill()
-        self._close()
+        self._kept.close()
 
     def placed(self, snapshot: Snapshot) -> None:
         """The directory was read."""
@@ -68,7 +68,7 @@ class Broadcast:
         while True:
             gevent.sleep(LOOK_S)
             if not self._watched():
-                self._close()
+                self._kept.close()
             elif self._snapshot is not None:
                 self._take_turn(self._snapshot)
 
@@ -81,11 +81,11 @@ class Broadcast:
             self._note("")
         except gevent.Timeout:
             # It may have been interrupted in the middle of an answer.
-            self._close()
+            self._kept.close()
             self._note(f"not within {DEADLINE_S:g} s")
         except psycopg.Error as error:
-            self._close()
-            self._note(str(error).strip())
+            self._kept.close()
+            self._note(one_line(error))
         except (DirectoryUnavailableError, UsageError) as error:
             self._note(str(error))
 
@@ -99,11 +99,4 @@ class Broadcast:
         for rows in ("hot_streams", "slow_clients", "moves"):
             found[rows] = found[rows][:MOST_ROWS]
         text = json.dumps({"at": time.time_ns() // 1_000_000, **found}, ensure_ascii=False, separators=(",", ":"))
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._settings.database_url, self._name)
-        publish(self._connection, OPS_STREAM, text, event="overview", visible_to=OPS_AUDIENCE)
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._kept.write(lambda session: publish(session, OPS_STREAM, text, event="overview", visible_to=OPS_AUDIENCE))

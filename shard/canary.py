@@ -21,8 +21,9 @@ import psycopg
 
 from headrace import door, sse, trust
 from headrace.directory import Snapshot
+from headrace.errors import one_line
+from headrace.kept import Kept
 from headrace.publish import publish_now
-from headrace.session import connect
 from headrace.settings import Settings
 from headrace.stream import CANARY_PREFIX, SLOTS, slot
 from headrace.tokens import sign
@@ -52,7 +53,7 @@ class Canary:
         self._shard_id = shard_id
         self._here = here
         self._name = f"headrace {shard_id} canary"
-        self._connection: psycopg.Connection[Any] | None = None
+        self._kept = Kept(settings.database_url, self._name, limit_s=DEADLINE_S)
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -66,7 +67,7 @@ class Canary:
         """End. Yields."""
         if self._greenlet is not None:
             self._greenlet.kill()
-        self._close()
+        self._kept.close()
 
     def placed(self, snapshot: Snapshot) -> None:
         """The directory was read: find a stream in a slot of ours. The last one is kept while it is."""
@@ -119,14 +120,14 @@ class Canary:
                     return "ok", ""
         except gevent.Timeout:
             # It may have been interrupted in the middle of an answer.
-            self._close()
+            self._kept.close()
             return stage, f"not within {DEADLINE_S:g} s"
         except urllib.error.HTTPError as error:
             with error:
                 return "refused", f"the answer was {error.code}"
         except psycopg.Error as error:
-            self._close()
-            return "no database", str(error).strip()
+            self._kept.close()
+            return "no database", one_line(error)
         except (OSError, http.client.HTTPException) as error:
             if distrust := trust.fault(error):
                 return stage, f"{base}: {distrust.found}; {distrust.advice}"
@@ -137,14 +138,7 @@ class Canary:
             return stage, repr(error)
 
     def _publish(self, stream: str, text: str) -> None:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._settings.database_url, self._name)
-        publish_now(self._connection, stream, text)
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._kept.write(lambda session: publish_now(session, stream, text))
 
 
 def _read(response: Any, parser: sse.Parser) -> list[sse.Message]:

@@ -33,9 +33,10 @@ from gevent import socket as gsocket
 from gevent.queue import SimpleQueue
 
 from headrace.cursor import Start
+from headrace.errors import one_line
 from headrace.handoff import Handoff
 from headrace.holder import address_holder, user_holder
-from headrace.session import connect
+from headrace.kept import Kept
 from headrace.settings import Settings
 from headrace.tokens import Context
 from shard import log
@@ -44,6 +45,7 @@ from shard.log import Event
 from shard.messages import Page
 from shard.places import Place, Places
 from shard.ports import Revocations
+from shard.unsendable import Unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +105,20 @@ class History:
     with a label on a stream, and may yield.
     """
 
-    def __init__(self, settings: Settings, shard_id: str, decide: Decide, revocations: Revocations) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shard_id: str,
+        decide: Decide,
+        revocations: Revocations,
+        unsendable: Unsendable | None = None,
+    ) -> None:
         self.results = Tally((*_RESULTS.values(), "not taken", "failed"))
         self._settings = settings
         self._shard_id = shard_id
         self._decide = decide
         self._revocations = revocations
+        self._unsendable = unsendable or Unsendable()
         self._queue: SimpleQueue[Request] = SimpleQueue()
         self._readers: list[gevent.Greenlet[..., None]] = []
         self._answering: set[gevent.Greenlet[..., None]] = set()
@@ -137,7 +147,7 @@ class History:
         self._queue.put(Request(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
 
     def _run(self, name: str) -> None:
-        connection: psycopg.Connection[Any] | None = None
+        kept = Kept(self._settings.database_url, name, timeout_s=DEADLINE_S, limit_s=DEADLINE_S)
         try:
             while True:
                 request = self._queue.get()
@@ -145,25 +155,19 @@ class History:
                 try:
                     with gevent.Timeout(max(0.0, request.deadline - time.monotonic())):
                         if self._revocations.current():
-                            if connection is None:
-                                connection = connect(self._settings.database_url, name, timeout_s=DEADLINE_S)
-                            found = self._read(connection, request.handoff)
+                            found = kept.read(partial(self._read, handoff=request.handoff))
                 except (psycopg.Error, gevent.Timeout) as error:
-                    logger.warning("a page for %s could not be read: %s", request.handoff.request_id, error)
-                    if connection is not None:
-                        connection.close()
-                        connection = None
+                    logger.warning("a page for %s could not be read: %s", request.handoff.request_id, one_line(error))
                 greenlet = gevent.spawn(self._answer, request, found)
                 self._answering.add(greenlet)
                 greenlet.link(self._answering.discard)
         finally:
-            if connection is not None:
-                connection.close()
+            kept.close()
 
     def _read(self, connection: psycopg.Connection[Any], handoff: Handoff) -> tuple[Page, list[Event]]:
         ((stream, start),) = handoff.streams
         after = start if isinstance(start, int) else 0
-        return log.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES)
+        return log.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
     def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
         """Filter, write and close, or only close when another is given the place. Yields."""

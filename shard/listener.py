@@ -19,7 +19,7 @@ import psycopg
 from gevent import get_hub
 from gevent.event import Event
 
-from headrace.errors import ListenError
+from headrace.errors import ListenError, one_line
 from headrace.session import connect
 from headrace.settings import Settings
 from shard.backoff import Backoff
@@ -94,14 +94,14 @@ class Listener:
             except (psycopg.Error, gevent.Timeout) as error:
                 # Whatever PostgreSQL says: a standby that is yet to be promoted refuses LISTEN as a mistake of ours.
                 if self.connected or not self.last_error:
-                    logger.warning("LISTEN connection lost, trying again: %s", str(error).strip() or repr(error))
+                    logger.warning("LISTEN connection lost, trying again: %s", one_line(error))
                 self.connected = False
-                self.last_error = str(error).strip() or repr(error)
+                self.last_error = one_line(error)
             gevent.sleep(backoff.next_s())
 
     def _serve(self, backoff: Backoff) -> None:
         """Follow one connection until it fails. Yields."""
-        connection = connect(self._settings.listen_database_url, self._name)
+        connection = connect(self._settings.listen_database_url, self._name, lasting=True)
         watcher = get_hub().loop.io(connection.fileno(), 1)
         try:
             connection.add_notify_handler(lambda notify: self._notified(notify.channel, notify.payload))

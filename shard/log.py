@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 
-from headrace.event import DEFAULT_TYPE, Frame
 from headrace.session import block
 from headrace.stream import PRESENCE_PREFIX, presence_stream
 from shard.attendance import Report
 from shard.messages import Page
+from shard.unsendable import Unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -71,32 +73,43 @@ def read_after(
     after: Sequence[int | None],
     max_events: int,
     max_bytes: int,
+    unsendable: Unsendable | None = None,
 ) -> tuple[tuple[Page, ...], list[float]]:
     """One page per stream, all of one snapshot, in the order asked, and the age of each event. Yields.
 
     after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each stream's
     page; a page has at least one event if there is one. An event's age is for how many seconds it had had its id when
-    the server got the question. Raises psycopg.Error.
+    the server got the question. unsendable is told of events that must be skipped. Raises psycopg.Error.
     """
+    skips = unsendable or Unsendable()
     found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
-    rows = connection.execute(READ_AFTER, (list(streams), list(after), max_events, max_bytes)).fetchall()
+    rows = _rows(connection, (list(streams), list(after), max_events, max_bytes))
     for row in rows:
         found[row[0] - 1].append(row)
-    pages = tuple(_page(stream, start, rows) for stream, start, rows in zip(streams, after, found, strict=True))
+    pages = tuple(_page(stream, start, rows, skips) for stream, start, rows in zip(streams, after, found, strict=True))
     return pages, [row[8] / 1e6 for row in rows if row[8] is not None]
 
 
 def read_events(
-    connection: psycopg.Connection[Any], stream: str, after: int, max_events: int, max_bytes: int
+    connection: psycopg.Connection[Any],
+    stream: str,
+    after: int,
+    max_events: int,
+    max_bytes: int,
+    unsendable: Unsendable | None = None,
 ) -> tuple[Page, list[Event]]:
     """Where one stream stands and its events after an id, with their data as it was published. Yields.
 
-    max_events and max_bytes bound them; there is at least one if there is any. Raises psycopg.Error.
+    max_events and max_bytes bound them; there is at least one if there is any. unsendable is told of events that
+    must be skipped. Raises psycopg.Error.
     """
-    rows = connection.execute(READ_AFTER, ([stream], [after], max_events, max_bytes)).fetchall()
+    skips = unsendable or Unsendable()
+    rows = _rows(connection, ([stream], [after], max_events, max_bytes))
     _, head, trimmed_to, jumps, *_ = rows[0]
     events = [
-        Event(id_, type_ or DEFAULT_TYPE, data, label) for *_, id_, type_, data, label, _ in rows if id_ is not None
+        Event(id_, *skips.checked(stream, id_, type_, data, label))
+        for *_, id_, type_, data, label, _ in rows
+        if id_ is not None
     ]
     return Page(head, trimmed_to, _pairs(jumps)), events
 
@@ -182,11 +195,31 @@ def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
     return tuple(zip(jumps[::2], jumps[1::2], strict=True)) if jumps else ()
 
 
-def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]]) -> Page:
+def _rows(connection: psycopg.Connection[Any], parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    """The rows of a read; text that is not UTF-8 comes as bytes."""
+    try:
+        return connection.execute(READ_AFTER, parameters).fetchall()
+    except UnicodeDecodeError:
+        with connection.cursor() as cursor:
+            cursor.adapters.register_loader("text", _Lenient)
+            return cursor.execute(READ_AFTER, parameters).fetchall()
+
+
+class _Lenient(Loader):
+    """Text as str, or as bytes where it is none. Slower than psycopg's own."""
+
+    def load(self, data: Buffer) -> str | bytes:
+        try:
+            return bytes(data).decode()
+        except UnicodeDecodeError:
+            return bytes(data)
+
+
+def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]], skips: Unsendable) -> Page:
     _, head, trimmed_to, jumps, *_ = rows[0]
     pairs = _pairs(jumps)
     frames = [
-        Frame(id_, data, type_ or DEFAULT_TYPE, visible_to)
+        skips.frame(stream, id_, type_, data, visible_to)
         for _, _, _, _, id_, type_, data, visible_to, _ in rows
         if id_ is not None
     ]

@@ -184,6 +184,8 @@ class Numbers(Collector):
         yield _gauge("listen_connected", "1 while the LISTEN connection stands.", parts.listener.connected)
         yield _counter("listen_reconnects", "LISTEN connections lost and made anew.", parts.listener.reconnects)
         yield _counter("notifications", "Notifications of new events received.", parts.listener.notifications)
+        skipped = "Events that could not be sent, and that clients were told of as a gap."
+        yield _counter("unsendable_events", skipped, parts.readers.unsendable.count)
         yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
 
     def _announcing(self) -> Iterator[Metric]:

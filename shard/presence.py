@@ -42,7 +42,8 @@ import gevent
 import psycopg
 from gevent.event import Event
 
-from headrace.session import connect
+from headrace.errors import one_line
+from headrace.kept import Kept
 from headrace.settings import Settings
 from shard import log
 from shard.attendance import Attendance, Pair, Report, Watch
@@ -113,16 +114,15 @@ class Presence:
     # -- the greenlet
 
     def _run(self) -> None:
-        connection: psycopg.Connection[Any] | None = None
+        kept = Kept(self._settings.database_url, self._name, limit_s=self._settings.read_deadline_s)
         # After an outage all are back within a beat, or the first would take the last for dead.
         backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
         try:
             while True:
                 report: Report | None = None
                 try:
-                    if connection is None:
-                        connection = connect(self._settings.database_url, self._name)
                     with gevent.Timeout(self._settings.read_deadline_s):
+                        connection = kept.proven()
                         self._look_at_held(connection)
                     report = self._attendance.report(self._clock(), without=self._held)
                     with gevent.Timeout(self._settings.read_deadline_s):
@@ -130,14 +130,12 @@ class Presence:
                     if refused is not None:
                         self._tell_around(connection, refused)
                 except (psycopg.Error, gevent.Timeout) as error:
-                    if connection is not None:
-                        connection.close()
-                        connection = None
+                    kept.close()
                     self._attendance.failed(report, self._clock())
                     self._watch.reset()
                     if not self.last_error:
-                        logger.warning("presence cannot be told, trying again: %s", str(error).strip() or repr(error))
-                    self.last_error = str(error).strip() or repr(error)
+                        logger.warning("presence cannot be told, trying again: %s", one_line(error))
+                    self.last_error = one_line(error)
                     gevent.sleep(backoff.next_s())
                 else:
                     if self.last_error:
@@ -146,8 +144,7 @@ class Presence:
                     backoff.reset()
                     self._rest()
         finally:
-            if connection is not None:
-                connection.close()
+            kept.close()
 
     def _look_at_held(self, connection: psycopg.Connection[Any]) -> None:
         """Now and then, see which of the streams that are left out of reports are held no longer. Yields."""

@@ -115,7 +115,7 @@ class Process:
             pause=lambda: gevent.sleep(0),
             missed=self._announcer.missed,
         )
-        self._history = History(settings, shard_id, self._filters.decide, self._revocations)
+        self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._heartbeat = Heartbeat(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
         self._intake = Intake(settings, self.path, self._inbox, self._refusal, self._history.submit)

@@ -8,6 +8,7 @@ from typing import Any
 import gevent
 import psycopg
 
+from headrace.errors import one_line
 from headrace.session import connect
 from headrace.settings import Settings
 from shard import log
@@ -57,7 +58,7 @@ class Pruner:
                         log.announce_left(connection)
             except psycopg.Error as error:
                 # Old events stay a little longer; nobody is hurt.
-                logger.warning("pruning failed, trying again later: %s", str(error).strip())
+                logger.warning("pruning failed, trying again later: %s", one_line(error))
 
     def _round(self, connection: psycopg.Connection[Any]) -> None:
         while (deleted := log.prune(connection, self._settings.prune_batch)) > 0:

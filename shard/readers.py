@@ -7,19 +7,22 @@ until it is back; one that PostgreSQL refuses is reported.
 
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import gevent
 import psycopg
 from gevent.queue import SimpleQueue
 
-from headrace.session import connect
+from headrace.errors import one_line
+from headrace.kept import Kept
 from headrace.settings import Settings
 from shard import log
 from shard.backoff import Backoff
 from shard.counters import SECONDS, SIZES, Histogram
 from shard.inbox import Inbox
 from shard.messages import Message, Read, ReadFailed, ReadKind, Rows
+from shard.unsendable import Unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class Readers:
         self.reconnects = 0
         self.away_since: float | None = None
         self.last_error = ""
+        self.unsendable = Unsendable()
         self._settings = settings
         self._inbox = inbox
         self._shard_id = shard_id
@@ -82,32 +86,27 @@ class Readers:
         (self._live if read.kind is ReadKind.LIVE else self._rest).put(read)
 
     def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
-        connection: psycopg.Connection[Any] | None = None
+        kept = Kept(self._settings.database_url, name, limit_s=self._settings.read_deadline_s)
         backoff = Backoff()
-        lost = False
+        reopened = 0
         try:
             while True:
                 read = lane.get()
                 while True:
                     try:
-                        if connection is None:
-                            connection = connect(self._settings.database_url, name)
-                            self.reconnects += lost
-                        answer = self._answer(connection, read)
+                        answer = kept.read(partial(self._answer, read=read))
                         break
                     except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
-                        if connection is not None:
-                            connection.close()
-                            connection = None
-                            lost = True
+                        kept.close()
                         self._away(error)
                         gevent.sleep(backoff.next_s())
+                self.reconnects += kept.reopened - reopened
+                reopened = kept.reopened
                 backoff.reset()
                 self._back()
                 self._inbox.put(answer)
         finally:
-            if connection is not None:
-                connection.close()
+            kept.close()
 
     def _answer(self, connection: psycopg.Connection[Any], read: Read) -> Rows | ReadFailed:
         """Run one read, under a deadline that also ends the wait for a server gone silent. Yields."""
@@ -117,7 +116,9 @@ class Readers:
         names = [stream.name for stream in read.streams]
         try:
             with gevent.Timeout(settings.read_deadline_s):
-                pages, ages = log.read_after(connection, names, read.after, settings.page_events, share)
+                pages, ages = log.read_after(
+                    connection, names, read.after, settings.page_events, share, self.unsendable
+                )
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise
         except psycopg.Error as error:
@@ -128,7 +129,7 @@ class Readers:
 
     def _away(self, error: BaseException) -> None:
         # The last try's, which tells why it is still away; the first only told that it went.
-        self.last_error = str(error).strip() or repr(error)
+        self.last_error = one_line(error)
         if self.away_since is None:
             self.away_since = time.monotonic()
             logger.warning("PostgreSQL is away, reads wait for it: %s", self.last_error)

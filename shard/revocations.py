@@ -28,6 +28,7 @@ import gevent
 import psycopg
 from gevent.event import Event
 
+from headrace.errors import one_line
 from headrace.session import connect
 from headrace.settings import Settings
 from headrace.tokens import Context
@@ -149,12 +150,12 @@ class Revocations:
         while True:
             connection: psycopg.Connection[Any] | None = None
             try:
-                connection = connect(self._settings.listen_database_url, self._name)
+                connection = connect(self._settings.listen_database_url, self._name, lasting=True)
                 self._follow(connection, backoff)
             except (psycopg.Error, gevent.Timeout) as error:
                 if not self.last_error:
-                    logger.warning("revocations cannot be read, trying again: %s", str(error).strip() or repr(error))
-                self.last_error = str(error).strip() or repr(error)
+                    logger.warning("revocations cannot be read, trying again: %s", one_line(error))
+                self.last_error = one_line(error)
             finally:
                 if connection is not None:
                     connection.close()

@@ -9,22 +9,27 @@ import psycopg
 
 from headrace import schema, session
 from headrace.directory import Directory
-from headrace.errors import DatabaseUnavailableError, HeadraceError, UsageError
+from headrace.errors import HeadraceError, UsageError, one_line
 from headrace.operations import Operations
 from headrace.own_deployment import OwnDeployment
 from headrace.settings import Settings, environ_with_file
+from headrace.sqlstate import meaning, said
 
 
 class Group(click.Group):
-    """Turns headrace's errors into one sentence and an exit status: 2 for the user's, 1 for the world's."""
+    """Turns headrace's and PostgreSQL's errors into a sentence and a status: 2 for the user's, 1 for the world's."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the subcommand; an error of headrace's ends the program with its sentence on standard error."""
+        """Run the subcommand; an error ends the program with its sentence on standard error."""
         try:
             return super().invoke(context)
         except HeadraceError as error:
-            click.echo(f"headrace: {' '.join(str(error).split())}", err=True)
+            click.echo(f"headrace: {one_line(error)}", err=True)
             context.exit(2 if isinstance(error, UsageError) else 1)
+        except psycopg.Error as error:
+            found = meaning(error)
+            click.echo(f"headrace: {said(error)}; {found.advice}", err=True)
+            context.exit(1 if found.status == 503 else 2)
 
 
 @click.group(
@@ -49,13 +54,10 @@ def read_settings(*required: str) -> Settings:
 def connect() -> psycopg.Connection[Any]:
     """An autocommitting connection to a database whose schema is this version's.
 
-    Raises DatabaseUnavailableError, SchemaError and SettingsError.
+    Raises psycopg.Error, SchemaError and SettingsError.
     """
     url_ = read_settings("database_url").database_url
-    try:
-        connection = session.connect(url_, "headrace command")
-    except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(f"PostgreSQL cannot be reached: {str(error).strip()}") from error
+    connection = session.connect(url_, "headrace command")
     schema.require_current(connection)
     return connection
 
@@ -80,7 +82,8 @@ def progress(line: str) -> None:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """The rows of a table as lines, each column as wide as its widest cell."""
+    """The rows of a table as lines, each column as wide as its widest cell. No cell breaks its line."""
+    rows = [tuple(" ".join(cell.split()) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

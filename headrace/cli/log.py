@@ -8,7 +8,7 @@ import psycopg
 import headrace
 from headrace import deployment, schema
 from headrace.cli.command import connect, main, progress, read_settings
-from headrace.errors import DatabaseUnavailableError, EventError
+from headrace.errors import EventError
 from headrace.stream import check_name
 
 
@@ -68,5 +68,3 @@ def publish(stream: str, data: str, event: str, visible_to: str | None) -> None:
             raise EventError(f"the input is not UTF-8 ({error}); events are text") from error
         except psycopg.DataError as error:
             raise EventError(f"the event was refused: {error.diag.message_primary}") from error
-        except psycopg.OperationalError as error:
-            raise DatabaseUnavailableError(f"PostgreSQL went away: {str(error).strip()}") from error

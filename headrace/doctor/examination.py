@@ -16,6 +16,7 @@ from headrace.ownership import require_owned
 from headrace.publish import publish_now
 from headrace.session import connect
 from headrace.settings import Settings
+from headrace.sqlstate import meaning, said
 
 NAME = "headrace doctor"
 CONNECT_TIMEOUT_S = 5
@@ -78,7 +79,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
         # The server itself, not a pooler, which would tell of its own connections.
         connection = connect(settings.listen_database_url, NAME, limit_s=LIMIT_S)
     except psycopg.Error as error:
-        yield fail("postgresql", str(error).strip(), "start it, or correct HEADRACE_LISTEN_DATABASE_URL")
+        yield fail("postgresql", said(error), f"{meaning(error).advice} (HEADRACE_LISTEN_DATABASE_URL)")
         return
     with connection:
         yield postgresql.version(connection)
@@ -114,5 +115,7 @@ def _front(settings: Settings) -> Finding:
 def _guarded(name: str, advice: str, check: Callable[[], Finding]) -> Iterator[Finding]:
     try:
         yield check()
-    except (psycopg.Error, HeadraceError, OSError) as error:
-        yield fail(name, " ".join(str(error).split()), advice)
+    except psycopg.Error as error:
+        yield fail(name, said(error), meaning(error).advice)
+    except (HeadraceError, OSError) as error:
+        yield fail(name, str(error), advice)

@@ -14,12 +14,17 @@ class Level(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The answer to one question. found is what is; advice is what to do, empty where all is well."""
+    """The answer to one question. found is what is; advice is what to do, empty where all is well. Each is a line."""
 
     check: str
     level: Level
     found: str
     advice: str = ""
+
+    def __post_init__(self) -> None:
+        # Much of it is what others have said: libpq's errors have several lines, a query may.
+        object.__setattr__(self, "found", " ".join(self.found.split()))
+        object.__setattr__(self, "advice", " ".join(self.advice.split()))
 
 
 def ok(check: str, found: str) -> Finding:

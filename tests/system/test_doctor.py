@@ -22,6 +22,7 @@ from headrace.doctor import front, listening, machine, postgresql, redis_server,
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.publish import publish_now
+from tests.fixtures.pooler import pooler
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgres import execute
 from tests.fixtures.programs import tool
@@ -35,46 +36,9 @@ def connect(url: str) -> psycopg.Connection[Any]:
     return psycopg.connect(url, autocommit=True)
 
 
-@contextmanager
-def pooler(postgres: EmbeddedPostgres, url: str) -> Iterator[str]:
-    """A PgBouncer in transaction mode; yields the URL of the same database behind it."""
-    program = tool("pgbouncer")
-    info = psycopg.conninfo.conninfo_to_dict(url)
-    port = free_port()
-    directory = Path(tempfile.mkdtemp(prefix="headrace-pooler-"))
-    directory.chmod(0o777)
-    (directory / "users").write_text(f'"{info["user"]}" "{info.get("password", "")}"\n')
-    (directory / "ini").write_text(
-        f"[databases]\n* = host={info['host']} port={info.get('port', 5432)} user={info['user']}"
-        f" password={info.get('password', '')}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = transaction\n"
-        f"auth_type = any\nauth_file = {directory}/users\nignore_startup_parameters = extra_float_digits\n"
-    )
-    for file in directory.iterdir():
-        file.chmod(0o644)
-    as_user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([program, *as_user, str(directory / "ini")], stdout=log, stderr=log)
-    behind = f"postgresql://{info['user']}@127.0.0.1:{port}/{info['dbname']}"
-    try:
-        wait_until(lambda: _answers(behind), f"the pooler answers; see {directory}/log")
-        yield behind
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_S)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with connect(url):
-            return True
-    except psycopg.OperationalError:
-        return False
-
-
-def test_a_pooler_in_transaction_mode_is_found_out(postgres: EmbeddedPostgres, database_url: str) -> None:
+def test_a_pooler_in_transaction_mode_is_found_out(database_url: str) -> None:
     """Behind it LISTEN is accepted and nothing arrives, which is said; publishing through it is fine."""
-    with pooler(postgres, database_url) as behind:
+    with pooler(database_url) as behind:
         assert listening.listen(database_url, behind, DEADLINE_S).level is Level.OK
         finding = listening.listen(behind, behind, 0.5)
         assert finding.level is Level.FAIL
