@@ -199,20 +199,30 @@ def test_rights(postgres: EmbeddedPostgres, database_url: str) -> None:
                 "create function shop.who(shop.money) returns json language sql as 'select to_json(current_user)'"
             )
             c.execute("create cast (shop.money as json) with function shop.who(shop.money)")
-            c.execute("create table shop.orders (id int, price shop.money)")
+            c.execute("create table shop.orders (id int, price shop.money, note text)")
             c.execute("grant usage on schema shop to changes_writer, changes_stranger")
             c.execute("grant insert, select on shop.orders to changes_writer, changes_stranger")
             c.execute("select headrace.publish_changes('shop.orders', 'orders')")
         with connect(writer) as c:
             c.execute("insert into shop.orders values (1, 'cheap')")
+            c.execute("insert into shop.orders values (2, 'cheap', repeat('x', 1 << 20))")
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table orders"):
                 c.execute("select headrace.publish_changes('shop.orders', 'mine')")
+        with connect(owner) as c:
+            c.execute("select headrace.publish_changes('shop.orders', 'orders', columns => '{id}')")
+            c.execute("alter table shop.orders rename column id to number")
+        with connect(writer) as c:
+            c.execute("insert into shop.orders values (3, 'cheap')")
         with connect(stranger) as c:
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="headrace"):
                 c.execute("insert into shop.orders values (2, null)")
             with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for schema headrace"):
                 c.execute("select headrace.publish_changes('shop.orders', 'mine')")
-        assert [payload["row"] for _, _, payload in changes(database_url)] == [{"id": 1, "price": "changes_writer"}]
+        assert [payload["row"] for _, _, payload in changes(database_url)] == [
+            {"id": 1, "price": "changes_writer", "note": None},
+            {},
+            {"number": 3},
+        ]
     finally:
         with connect(superuser_url(postgres, database_url)) as c:
             c.execute("drop schema if exists shop cascade")
