@@ -313,6 +313,14 @@ class Directory:
         """Whether it is the caller's turn to do something that one of all does; then nobody else's for hold_s."""
         return bool(self._call("turn", what, str(int(hold_s * 1000))))
 
+    def end_session(self, id_: str, life_s: float) -> None:
+        """An operator's session has ended, which is remembered for as long as it would have lived."""
+        self._call("end_session", id_, str(int(life_s * 1000)))
+
+    def session_ended(self, id_: str) -> bool:
+        """Whether an operator has ended this session."""
+        return bool(self._call("session_ended", id_))
+
     def read(self, known: Snapshot | None = None) -> Snapshot:
         """The whole directory in one atomic read, shards sorted by id.
 

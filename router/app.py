@@ -43,6 +43,7 @@ from router.publish import Publish
 from router.request import Request
 from router.response import SAFE, Headers, Response, as_error
 from router.scrape import Scrape
+from router.sessions import EndedSessions
 from router.static import PAGE_HEADERS, StaticFile
 from router.streams import Streams
 from router.worker import HeadraceWorker
@@ -206,7 +207,7 @@ def create_application() -> Application:
 
     database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
 
-    operators = Operators(settings.ops_token) if settings.ops_token else None
+    operators = Operators(settings.ops_token, EndedSessions(directory, placement)) if settings.ops_token else None
 
     def may_see_all(request: Request) -> bool:
         return request.is_local or (operators is not None and operators.is_token(request.bearer or ""))

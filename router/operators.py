@@ -11,6 +11,7 @@ refused.
 
 import hmac
 import math
+import secrets
 from collections import OrderedDict
 from typing import Final
 
@@ -20,6 +21,7 @@ from headrace.holder import network
 from headrace.tokens import serializer
 from router.request import Request
 from router.response import Headers, Response, as_error
+from router.sessions import EndedSessions
 
 SESSION_S: Final = 12 * 3600
 COOKIE: Final = "headrace_ops"
@@ -51,19 +53,20 @@ class Guesses:
 
 
 class Operators:
-    """Tells operators from everybody else. Called by any request greenlet; never yields.
+    """Tells operators from everybody else. Called by any request greenlet.
 
     now is in seconds since the epoch, host the client's address.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, ended: EndedSessions) -> None:
         self._token = token
+        self._ended = ended
         self._guesses = Guesses()
         # With another token all sessions end.
         self._sessions = serializer([token], _SALT)
 
     def refusal(self, request: Request, host: str, now: float) -> Response | None:
-        """Why a request is not an operator's, as the answer; None if it is."""
+        """Why a request is not an operator's, as the answer; None if it is. Yields."""
         if stranger := _stranger(request):
             return stranger
         if (given := request.bearer) is not None:
@@ -97,18 +100,29 @@ class Operators:
         """Open a session for who has the token, or say why not."""
         if refusal := _stranger(request) or self.try_token(token, host, now):
             return refusal
-        session = self._sessions.dumps({"x": int(now) + SESSION_S})
+        session = self._sessions.dumps({"x": int(now) + SESSION_S, "j": secrets.token_hex(8)})
         return Response(204, headers=_set_cookie(request, str(session), SESSION_S))
 
-    def sign_out(self, request: Request) -> Response:
-        """End the session of this browser."""
-        return _stranger(request) or Response(204, headers=_set_cookie(request, "", 0))
+    def sign_out(self, request: Request, now: float) -> Response:
+        """End the session, for every copy of its cookie. Yields."""
+        if refusal := _stranger(request):
+            return refusal
+        id_, life_s = self._session(_cookie(request), now)
+        if life_s > 0:
+            self._ended.end(id_, life_s)
+        return Response(204, headers=_set_cookie(request, "", 0))
 
     def _in_session(self, cookie: str, now: float) -> bool:
+        id_, life_s = self._session(cookie, now)
+        return life_s > 0 and not self._ended.has_ended(id_)
+
+    def _session(self, cookie: str, now: float) -> tuple[str, float]:
+        """The id of the session that a cookie is for, and how long it lives yet: not at all if it is for none."""
         try:
-            return now < float(self._sessions.loads(cookie)["x"])
+            claims = self._sessions.loads(cookie)
+            return str(claims["j"]), float(claims["x"]) - now
         except (itsdangerous.BadData, LookupError, TypeError, ValueError):
-            return False
+            return "", 0.0
 
 
 def _stranger(request: Request) -> Response | None:

@@ -71,7 +71,7 @@ class Ops:
     def session(self, request: Request, headers: Headers) -> Response:
         """Sign in, or out. Yields."""
         if request.method == "DELETE":
-            return self._operators.sign_out(request)
+            return self._operators.sign_out(request, time.time())
 
         def sign_in(body: Mapping[str, Any]) -> Response:
             token = body.get("token")

@@ -19,6 +19,8 @@
 --                                             as many as its limit already, else ""
 --   release   request_id who...               it was not taken after all
 --   turn      what hold_ms                    returns 1 if it is the caller's turn, and nobody else's for hold_ms
+--   end_session   id life_ms                  remembers for so long that a session of the operations page was ended
+--   session_ended id                          returns 1 if it was, else 0
 --   occupant                                  returns the other deployment, shards of which live here, "" for none
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
 --                                                      {{node, slot, id...}...}, {drained id...},
@@ -28,6 +30,14 @@
 
 local function turn()
   return redis.call("SET", key("turn", ARGV[6]), "1", "NX", "PX", ARGV[7]) and 1 or 0
+end
+
+local function end_session()
+  redis.call("SET", key("ended", ARGV[6]), "1", "PX", ARGV[7])
+end
+
+local function session_ended()
+  return redis.call("EXISTS", key("ended", ARGV[6]))
 end
 
 local function occupant()
@@ -84,6 +94,8 @@ local commands = {
   release = release,
   assign = assign,
   turn = turn,
+  end_session = end_session,
+  session_ended = session_ended,
   occupant = occupant,
   read = read,
 }

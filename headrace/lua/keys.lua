@@ -35,6 +35,7 @@
 --                             replaced     whose entry another process of their id has overwritten, ever
 --                             Expires with the slots
 --   :turn:<what>      string  "1" while somebody has had the turn to do it. Expires when it is the next one's
+--   :ended:<id>       string  "1" for a session of the operations page that was ended. Expires when the session would
 --   :written          string  "1", written by each reading to see whether Redis takes writes. Expires
 --   :changes:<db>     channel "<generation> <count>" after each change, a hint to read again. Channels are the same in
 --                             all databases of a server, so its number is in the name

@@ -49,6 +49,16 @@ def test_only_a_change_moves_the_epoch(directory: Directory) -> None:
         assert directory.read().epoch == (generation, count)
 
 
+def test_an_ended_session_is_remembered_for_its_time(directory: Directory) -> None:
+    """That a session was ended is known to all, and forgotten when it would have ended by itself."""
+    assert not directory.session_ended("s1")
+    directory.end_session("s1", 60)
+    directory.end_session("s2", 0.05)
+    assert directory.session_ended("s1")
+    wait_until(lambda: not directory.session_ended("s2"), "it is forgotten")
+    assert directory.session_ended("s1")
+
+
 def test_leaving_is_for_the_process_that_registered(directory: Directory) -> None:
     """A process that was replaced cannot remove its successor's entry."""
     directory.register(entry("s1", pid=2))

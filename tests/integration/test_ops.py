@@ -92,6 +92,35 @@ def test_the_page_is_for_operators_and_their_own_pages_only(start_stack: StartSt
     assert cookie.partition("=")[2] not in log
 
 
+def test_a_session_ends_everywhere(own_redis: RedisServer, runtime_dir: Path) -> None:
+    """After signing out at one router the cookie is worth nothing at another; others' sessions outlive Redis."""
+    routers = [Router(redis_url=own_redis.url, runtime_dir=runtime_dir, ops_token=TOKEN) for _ in range(2)]
+    try:
+        right = json.dumps({"token": TOKEN}).encode()
+        for router in routers:
+            wait_until(lambda router=router: router.ready()["redis"]["status"] == "ok", "Redis is there")  # type: ignore[misc]
+        cookies = []
+        for _ in range(2):
+            _, headers, _ = routers[0].get("/ops/session", method="POST", body=right, x_headrace_ops="1")
+            cookies.append(headers["Set-Cookie"].split(";")[0])
+
+        def answers() -> list[list[int]]:
+            return [[router.get("/ops/status", cookie=cookie)[0] for cookie in cookies] for router in routers]
+
+        assert answers() == [[200, 200], [200, 200]]
+        assert routers[0].get("/ops/session", method="DELETE", cookie=cookies[0], x_headrace_ops="1")[0] == 204
+        # A router that finds Redis standing still for a moment lets in whom it does not know to have left.
+        wait_until(lambda: answers() == [[401, 200], [401, 200]], "the session has ended everywhere")
+        own_redis.kill()
+        for router in routers:
+            wait_until(lambda router=router: router.ready()["redis"]["status"] == "away", "Redis is away")  # type: ignore[misc]
+        assert answers()[0] == [401, 200]
+        assert answers()[1][1] == 200
+    finally:
+        for router in routers:
+            router.remove()
+
+
 def reserved(stack: Stack) -> None:
     """Only the router's own URL shows overviews, and one comes every interval, however many watch."""
     with pytest.raises(StreamNameError):
