@@ -64,7 +64,7 @@ _FINDINGS: Final = """
           from home h cross join pg_catalog.aclexplode(h.nspacl) a where a.privilege_type = 'CREATE'
         union all
         select 5, 'TRIGGER on ' || r.name, a.grantee, 'was granted to',
-                'revoke trigger on ' || r.name || ' from '
+                'revoke trigger on all tables in schema headrace from '
                 || case a.grantee when 0 then 'public' else pg_catalog.quote_ident(a.grantee::pg_catalog.regrole::text)
                     end
           from tables r cross join pg_catalog.aclexplode(r.relacl) a where a.privilege_type = 'TRIGGER'

@@ -214,7 +214,9 @@ def test_a_new_block(database_url: str) -> None:
 
 def new_block(url: str, *options: str) -> str:
     """What the command `headrace new-block` prints."""
-    done = CliRunner().invoke(main, ["new-block", *options], env={"HEADRACE_DATABASE_URL": url})
+    done = CliRunner().invoke(
+        main, ["new-block", *options], env={"HEADRACE_DATABASE_URL": url, "HEADRACE_TEST_POSTGRES": None}
+    )
     assert done.exit_code == 0, done.output
     return done.output
 

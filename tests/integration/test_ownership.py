@@ -111,7 +111,8 @@ FOREIGN = {
     "create for all": ("grant create on schema headrace to public", "revoke create on schema headrace from public"),
     "trigger right": (
         "grant all on headrace.event to own_mallory",
-        "TRIGGER on headrace.event was granted to own_mallory, .*; revoke trigger on headrace.event from own_mallory",
+        "TRIGGER on headrace.event was granted to own_mallory, .*; "
+        "revoke trigger on all tables in schema headrace from own_mallory",
     ),
     "event trigger": (
         "set role own_mallory;" + SPY.format(schema="public") + "reset role;"

@@ -40,6 +40,7 @@ def test_a_hostile_role(stack: Stack, database: Database, role: str) -> None:
             main,
             ["doctor"],
             env={
+                "HEADRACE_TEST_POSTGRES": None,
                 "HEADRACE_DATABASE_URL": database.url,
                 "HEADRACE_REDIS_URL": stack.redis.url,
                 "HEADRACE_SECRET": SECRET,
