@@ -66,15 +66,28 @@ class Operations:
             lambda now: f"{shard_id}: {self._shard(now, shard_id).connections} connections left",
         )
 
-    def undrain(self, shard_id: str) -> None:
-        """Let a drained shard serve again, with its share of the slots."""
-        entry = self._shard(self._directory.read(), shard_id)
+    def undrain(self, shard_id: str) -> bool:
+        """Let a drained shard serve again, with its share of the slots.
+
+        Of one that is gone the mark alone is taken away, and False is returned. Its node must not be drained.
+        """
+        snapshot = self._directory.read()
+        if shard_id in snapshot.drained and not any(entry.id == shard_id for entry in snapshot.shards):
+            self._directory.undrain(shard_id)
+            return False
+        entry = self._shard(snapshot, shard_id)
+        if entry.node in snapshot.drained_nodes:
+            node = entry.node
+            raise UsageError(
+                f"{shard_id} would not serve, since its whole node is drained; `headrace undrain --node {node}` first"
+            )
         self._directory.undrain(shard_id)
         self._wait(
             lambda now: self._shard(now, shard_id).state == "up",
             lambda now: f"{shard_id} is {self._shard(now, shard_id).state}",
         )
         self._carry_out([plan for plan in self.plans() if plan.node == entry.node])
+        return True
 
     def drain_node(self, node: str, over_s: float) -> None:
         """Have the clients of a whole node go to others within about over_s seconds, and none come."""
@@ -90,9 +103,16 @@ class Operations:
             deadline_s=self._deadline_s + over_s,
         )
 
-    def undrain_node(self, node: str) -> None:
-        """Let a drained node serve again; shards that are drained by themselves stay so."""
-        self._node(self._directory.read(), node)
+    def undrain_node(self, node: str) -> list[str] | None:
+        """Let a drained node serve again. Returns those of its shards that stay drained, since they are so by name.
+
+        Of a node that is gone the mark alone is taken away, and None is returned.
+        """
+        snapshot = self._directory.read()
+        if node in snapshot.drained_nodes and not any(entry.node == node for entry in snapshot.shards):
+            self._directory.undrain_node(node)
+            return None
+        self._node(snapshot, node)
         self._directory.undrain_node(node)
 
         def down(now: Snapshot) -> list[str]:
@@ -103,6 +123,8 @@ class Operations:
             lambda now: any(entry.node == node for entry in now.shards) and not down(now),
             lambda now: f"waiting for {', '.join(down(now)) or 'any shard of it'}",
         )
+        now = self._directory.read()
+        return [entry.id for entry in now.shards if entry.node == node and entry.id in now.drained]
 
     def move(self, what: str, shard_id: str) -> int:
         """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""
@@ -115,10 +137,17 @@ class Operations:
         self._settle(entry.node)
         return number
 
-    def join(self, shard_ids: list[str]) -> None:
-        """Wait until these shards are registered."""
+    def join(self, shard_ids: list[str], require_them: Callable[[], None] = lambda: None) -> None:
+        """Wait until these shards are registered. require_them is called meanwhile; it raises if they will not come."""
+
+        def joined(now: Snapshot) -> bool:
+            if set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"}:
+                return True
+            require_them()
+            return False
+
         self._wait(
-            lambda now: set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"},
+            joined,
             lambda now: f"waiting for {', '.join(sorted(set(shard_ids) - {entry.id for entry in now.shards}))}",
         )
 

@@ -5,9 +5,9 @@ import sys
 
 import click
 
-from headrace.cli.command import main, open_operations, progress, read_settings
-from headrace.directory import Directory
-from headrace.up import control, supervisor
+from headrace.cli.command import main, open_directory, progress, read_settings
+from headrace.operations import Operations
+from headrace.up import control, scaling, supervisor
 
 
 @main.command(
@@ -64,17 +64,11 @@ def restart(shards: tuple[str, ...]) -> None:
 def scale(count: int) -> None:
     """`headrace scale`."""
     settings = read_settings("redis_url")
-    directory = Directory(settings.redis_url, expiry_s=settings.directory_expiry_s)
-    operations = open_operations()
-    # Nothing is begun while Redis is away.
-    directory.read()
-    shards = control.ask(settings.runtime_dir, {"list": True}, progress)
-    if count > len(shards):
-        added = control.ask(settings.runtime_dir, {"add": count - len(shards)}, progress)
-        operations.join(added)
-        operations.rebalance()
-    for shard in shards[count:]:
-        operations.drain(shard)
-        control.ask(settings.runtime_dir, {"remove": [shard]}, progress)
-        directory.undrain(shard)
+    directory = open_directory()
+    scaling.scale(
+        count,
+        directory,
+        Operations(directory, progress),
+        lambda request: control.ask(settings.runtime_dir, request, progress),
+    )
     click.echo(f"{count} shards")

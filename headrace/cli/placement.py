@@ -38,19 +38,22 @@ def drain(shard: str | None, node: str | None, over_s: float) -> None:
 @main.command(
     short_help="Let a drained shard or node serve again.",
     epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1",
-    help="Let a drained SHARD serve again, and move its share of the slots to it; or a whole node.",
+    help="Let a drained SHARD serve again, and move its share of the slots to it; or a whole node that was drained as such."
+    "\n\nA shard that was drained by its name stays so when its node serves again. The command names those that do.",
 )
 @click.argument("shard", required=False)
-@click.option("--node", default=None, help="Let all shards of this node serve again.")
+@click.option("--node", default=None, help="Let this node serve again.")
 def undrain(shard: str | None, node: str | None) -> None:
     """`headrace undrain`."""
     operations = open_operations()
     if node is not None and shard is None:
-        operations.undrain_node(node)
-        click.echo(f"node {node} is up")
+        left = operations.undrain_node(node)
+        click.echo(f"node {node} is {'no longer drained; none of its shards runs' if left is None else 'up'}")
+        for id_ in left or ():
+            click.echo(f"{id_} stays drained; `headrace undrain {id_}` lets it serve again")
     else:
-        operations.undrain(_one(shard, node))
-        click.echo(f"{shard} is up")
+        serves = operations.undrain(_one(shard, node))
+        click.echo(f"{shard} is {'up' if serves else 'no longer drained; it does not run'}")
 
 
 @main.command(
