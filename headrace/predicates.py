@@ -28,9 +28,9 @@ _registered: dict[str, Predicate] = {}
 def predicate(label: str) -> Callable[[_Function], _Function]:
     """Register a function of (context, stream) for events published with `visible_to=label`.
 
-    It MUST be pure: it is asked once per connection, stream and label, and its answer is kept. Only True shows
-    the event; anything else, an exception and a late answer hide it. Raises SettingsError for a label that no event can
-    have and for one that is taken.
+    It MUST be pure: it is asked once per connection, stream and label, or once for several connections with equal
+    contexts, and its answer is kept. Only True shows the event; anything else, an exception and a late answer hide
+    it. Raises SettingsError for a label that no event can have and for one that is taken.
     """
     check_text("a predicate's label", label, MAX_WORD_BYTES, SettingsError)
 

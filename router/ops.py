@@ -118,7 +118,7 @@ class Ops:
             about = {"request_id": request.id, "peer": self._host(request), "action": action, "shard": shard}
             logger.warning("operator acts", extra=about)
             operations = self._operations()
-            done: Mapping[str, Callable[[], None]] = {
+            done: Mapping[str, Callable[[], object]] = {
                 "drain": lambda: operations.drain(shard),
                 "undrain": lambda: operations.undrain(shard),
                 "rebalance": lambda: operations.rebalance(plans),

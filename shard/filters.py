@@ -1,12 +1,21 @@
-"""Runs audience predicates beside the dispatcher, each under a deadline, and answers with Verdict messages."""
+"""Runs audience predicates beside the dispatcher, each under a deadline, and answers with Verdict messages.
+
+    ask ─► lanes, one a user: [question, question …] ─► WORKERS in turn over the lanes ─► Verdict for each connection
+                                                                                          that waits for the answer
+
+A question is asked once for all connections with equal contexts that wait for it. Users take turns, and one has at most
+MOST_OF_ONE questions under way, so that a predicate that is slow for one of them delays nobody else.
+"""
 
 import logging
+from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import gevent
-from gevent.queue import SimpleQueue
+from gevent.event import Event
 
+from headrace.holder import address_holder, user_holder
 from headrace.predicates import Predicate
 from headrace.tokens import Context
 from shard.connection import Connection
@@ -17,14 +26,24 @@ from shard.messages import Message, Verdict
 logger = logging.getLogger(__name__)
 
 WORKERS: Final = 16
+MOST_OF_ONE: Final = 4
+
+
+class Question(NamedTuple):
+    """What a predicate is asked."""
+
+    context: Context
+    stream: str
+    label: str
 
 
 class Filters:
     """Asks predicates; whatever is not a clear and timely True hides the event.
 
-    The queue is shared; each question is owned by the greenlet that took it. The deadline can end a predicate
-    only where it waits: one that computes without a pause holds the whole shard, which is why predicates
-    are pure and short.
+    The lanes are shared: read and written between two yields. A question under way is owned by the greenlet that took
+    it. A connection waits for one answer a stream, so that no more are waited for than there are subscriptions. The
+    deadline can end a predicate only where it waits: one that computes without a pause holds the whole shard, which is
+    why predicates are pure and short.
     """
 
     def __init__(self, predicates: Mapping[str, Predicate], deadline_s: float, inbox: Inbox[Message]) -> None:
@@ -32,7 +51,10 @@ class Filters:
         self._predicates = predicates
         self._deadline_s = deadline_s
         self._inbox = inbox
-        self._questions: SimpleQueue[tuple[Connection, str, str]] = SimpleQueue()
+        self._waiting: dict[Question, list[Connection]] = {}
+        self._lanes: dict[str, deque[Question]] = {}  # in the order of their turns
+        self._under_way: Counter[str] = Counter()
+        self._news = Event()
         self._unknown: set[str] = set()
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
@@ -50,7 +72,12 @@ class Filters:
         """False for a label that nobody registered; else None, and a Verdict follows. Never switches greenlets."""
         if not self._known(label):
             return False
-        self._questions.put((connection, stream, label))
+        question = Question(connection.context, stream, label)
+        waiting = self._waiting.setdefault(question, [])
+        waiting.append(connection)
+        if len(waiting) == 1:
+            self._lanes.setdefault(_lane(connection), deque()).append(question)
+            self._news.set()
         return None
 
     def decide(self, context: Context, stream: str, label: str) -> bool:
@@ -70,9 +97,34 @@ class Filters:
 
     def _run(self) -> None:
         while True:
-            connection, stream, label = self._questions.get()
-            visible = self.decide(connection.context, stream, label)
-            self._inbox.put(Verdict(connection, stream, label, visible))
+            taken = self._take()
+            if taken is None:
+                self._news.wait()
+                self._news.clear()
+                continue
+            lane, question = taken
+            self._under_way[lane] += 1
+            try:
+                visible = self._wanted(question) and self.decide(*question)
+            finally:
+                self._under_way -= Counter((lane,))
+            for connection in self._waiting.pop(question):
+                self._inbox.put(Verdict(connection, question.stream, question.label, visible))
+
+    def _take(self) -> tuple[str, Question] | None:
+        """The next question of the first lane that may have one more under way; that lane goes to the end."""
+        for lane, questions in self._lanes.items():
+            if self._under_way[lane] < MOST_OF_ONE:
+                question = questions.popleft()
+                del self._lanes[lane]
+                if questions:
+                    self._lanes[lane] = questions
+                return lane, question
+        return None
+
+    def _wanted(self, question: Question) -> bool:
+        """Whether somebody who waits for the answer is still there."""
+        return not all(connection.dead for connection in self._waiting[question])
 
     def _known(self, label: str) -> bool:
         if label in self._predicates:
@@ -81,3 +133,9 @@ class Filters:
             self._unknown.add(label)
             logger.warning("no predicate is registered for the label %r: its events are hidden", label)
         return False
+
+
+def _lane(connection: Connection) -> str:
+    """Who takes turns with others: a user or, without one, an address."""
+    user = connection.context.user
+    return address_holder(connection.peer) if user is None else user_holder(user)

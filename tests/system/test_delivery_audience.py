@@ -6,6 +6,7 @@ import pytest
 
 from headrace.directory import Directory
 from headrace.operations import Operations
+from shard.filters import MOST_OF_ONE, WORKERS
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
 from tests.fixtures.waiting import wait_until
@@ -167,7 +168,7 @@ def test_clients_that_leave_while_a_predicate_runs(start_shard: StartShard, data
     shard = start_shard(predicates=FILTERS, filter_deadline_s=30)
     leaving = [shard.live("s", user="ada") for _ in range(10)]
     database.publish("s", "first", visible_to="slow")
-    wait_until(lambda: len(asked(shard)) == 10, "the predicates run")
+    wait_until(lambda: len(asked(shard)) == 1, "the predicate runs, for all of them")
     for client in leaving:
         client.close()
     wait_until(lambda: all(map(shard.closed, leaving)), "the shard has let them go")
@@ -177,6 +178,40 @@ def test_clients_that_leave_while_a_predicate_runs(start_shard: StartShard, data
     database.publish("s", "end")
     for client in others:
         assert client.wait_for_data("end") == ["end"]
+
+
+def test_connections_with_equal_contexts_share_an_answer(start_shard: StartShard, database: Database) -> None:
+    """However many there are, the predicate is asked once while it has not answered, and each goes by the answer."""
+    shard = start_shard(predicates=FILTERS, filter_deadline_s=30)
+    clients = [shard.live("s", user="ada") for _ in range(40)]
+    database.publish("s", "first", visible_to="slow")
+    wait_until(lambda: asked(shard), "the predicate runs")
+    late = shard.connect(("s", 0), user="ada")
+    database.publish("s", "second")
+    shard.write("answer", "")
+    for client in (*clients, late):
+        assert client.wait_for_data("second") == ["first", "second"]
+    # The late one may have come after the answer.
+    assert len(asked(shard)) <= 2
+
+
+def test_one_users_slow_predicate_delays_nobody_else(start_shard: StartShard, database: Database) -> None:
+    """A user with more questions than there are workers has a few asked at a time; another user's are answered."""
+    shard = start_shard(predicates=FILTERS, filter_deadline_s=30)
+    many = [shard.live("s", user="ada", issued_ms=number) for number in range(2 * WORKERS)]
+    nameless = [shard.live("s", issued_ms=number) for number in range(2 * WORKERS)]
+    owner = shard.live("room:bob", user="bob")
+    database.publish("s", "first", visible_to="slow")
+    database.publish("s", "end")
+    wait_until(lambda: len(asked(shard)) == 2 * MOST_OF_ONE, "as many as may be are under way")
+    database.publish("room:bob", "for bob", visible_to="owner")
+    assert owner.wait_for_data("for bob") == ["for bob"]
+    assert len([question for question in asked(shard) if question[0] == "slow"]) == 2 * MOST_OF_ONE
+    shard.write("answer", "")
+    for client in many:
+        assert client.wait_for_data("end") == ["first", "end"]
+    for client in nameless:
+        assert client.wait_for_data("end")[-1] == "end"
 
 
 def test_a_move_carries_who_a_client_is_and_no_verdict(start_stack: StartStack, database: Database) -> None:
