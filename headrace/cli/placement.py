@@ -38,8 +38,11 @@ def drain(shard: str | None, node: str | None, over_s: float) -> None:
 @main.command(
     short_help="Let a drained shard or node serve again.",
     epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1",
-    help="Let a drained SHARD serve again, and move its share of the slots to it; or a whole node that was drained as such."
-    "\n\nA shard that was drained by its name stays so when its node serves again. The command names those that do.",
+    help="""
+    Let a drained SHARD serve again, and move its share of the slots to it; or a whole node that was drained as such.
+
+    A shard that was drained by its name stays so when its node serves again. The command names those that do.
+    """,
 )
 @click.argument("shard", required=False)
 @click.option("--node", default=None, help="Let this node serve again.")
