@@ -26,6 +26,12 @@ from headrace.errors import EventError
 DEFAULT_TYPE: Final = "message"
 RESERVED_PREFIX: Final = "headrace:"
 CURSOR_TYPE: Final = f"{RESERVED_PREFIX}cursor"
+RESPONSE_HEADERS: Final = (
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-cache, no-transform"),
+    ("X-Accel-Buffering", "no"),
+)
+"""What the response head of every event stream says."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
 """The end of a body in chunks."""
 _CHUNK_END: Final = b"\r\n"

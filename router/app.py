@@ -1,7 +1,7 @@
 """The router's WSGI application and its composition root.
 
-/streams/<slot>.<token>   GET         hand over to a shard
-/streams/….<token>/events GET         the same, for a page of the past
+/streams/<slot>.<token>   GET, HEAD   hand over to a shard; a HEAD is answered here
+/streams/….<token>/events GET, HEAD   the same, for a page of the past
 /healthz /readyz /metrics GET, HEAD   how this process is
 /headrace.js              GET, HEAD   the browser element
 /publish                  POST        events from outside the database, if HEADRACE_DATABASE_URL is set
@@ -134,7 +134,7 @@ class Application:
             return ALREADY_HANDLED  # type: ignore[no-any-return]
         self._metrics.responded(route.counted if route else _OTHER, response.status)
         headers = [*response.headers, *cross_origin, *SAFE, ("X-Request-Id", request.id)]
-        if response.status not in (204, 304):
+        if response.sized and response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
         start_response(response.status_line, headers)
         return [] if request.method == "HEAD" else [response.body]
@@ -228,8 +228,8 @@ def create_application() -> Application:
             database.close()
 
     return Application(
-        stream=Route(streams, ("GET",), counted="streams"),
-        history=Route(History(terms, streams), ("GET",), counted="history"),
+        stream=Route(streams, counted="streams"),
+        history=Route(History(terms, streams), counted="history"),
         routes=routes,
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
@@ -273,8 +273,8 @@ def _ops_routes(ops: Ops) -> dict[str, Route]:
         "/ops.js": file("ops.js"),
         "/ops.css": file("ops.css"),
         "/ops/session": Route(ops.session, ("POST", "DELETE"), private=True, counted="ops"),
-        "/ops/stream": Route(ops.stream, ("GET",), private=True, counted="ops"),
-        "/ops/status": Route(ops.status, ("GET",), private=True, counted="ops"),
+        "/ops/stream": Route(ops.stream, private=True, counted="ops"),
+        "/ops/status": Route(ops.status, private=True, counted="ops"),
         "/ops/plan": Route(ops.plan, ("POST",), private=True, counted="ops"),
         "/ops/act": Route(ops.act, ("POST",), private=True, counted="ops"),
     }

@@ -25,6 +25,8 @@ SUFFIX: Final = "/events"
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 
+_HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
 
 class WrongPageError(UsageError):
     """A page of history that cannot be asked for."""
@@ -72,6 +74,10 @@ class History:
             return as_error(404, error)
         except (WrongPageError, CursorError, HandoffError) as error:
             return as_error(400, error)
+        if request.method == "HEAD":
+            return Response(
+                200, headers=(("Content-Type", "application/json"), ("Cache-Control", "no-store")), sized=False
+            )
         try:
             return self._streams.hand_off(request, slot(page.stream), handoff, message)
         except ClientGoneError:

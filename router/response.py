@@ -13,11 +13,15 @@ SAFE: Final[Headers] = (("X-Content-Type-Options", "nosniff"),)
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole response; Content-Length is added when it is sent."""
+    """A whole response; Content-Length is added when it is sent, unless it is not sized.
+
+    That is the answer to a HEAD, of which nobody knows how long a GET's would be.
+    """
 
     status: int
     body: bytes = b""
     headers: Headers = ()
+    sized: bool = True
 
     @property
     def status_line(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
+from headrace.event import RESPONSE_HEADERS
 from headrace.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.passing import Channels, Outcome
 from headrace.stream import CANARY_PREFIX
@@ -81,6 +82,9 @@ class Streams:
         if refusal:
             _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
             return _later(refusal)
+        if request.method == "HEAD":
+            self._limits.release(request.id, limits)
+            return self._head(admission.slot, handoff)
         try:
             response = self.hand_off(request, admission.slot, handoff, message)
         except ClientGoneError:
@@ -93,6 +97,14 @@ class Streams:
     def deployment(self) -> str:
         """The identity that goes with every client, "" while it is unknown."""
         return self._deployment()
+
+    def _head(self, slot: int, handoff: Handoff) -> Response:
+        """What a GET would be answered, as far as a router knows."""
+        if self._placement.drained:
+            return _later("this node is being drained")
+        if not any(self._placement.order(slot, handoff.streams[0][0], handoff.peer)):
+            return _later("no shard is known")
+        return Response(200, headers=RESPONSE_HEADERS, sized=False)
 
     def peer(self, request: Request) -> str:
         """The client's address, from the header of a proxy that is trusted with it."""

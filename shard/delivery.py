@@ -127,7 +127,8 @@ class Delivery:
             guest=guest,
             chunked=connection.chunked,
         )
-        return Parcel(connection.fd, handoff, connection.unsent)
+        unsent, connection.unsent = connection.unsent, ()
+        return Parcel(connection.fd, handoff, unsent)
 
     def settle(self, subscription: Subscription, page: Page) -> None:
         """A read asked for after the subscription came has answered: its start is known now, or confirmed."""
@@ -182,19 +183,21 @@ class Delivery:
 
     # -- live
 
-    def fan_out(self, stream: Stream, frames: Sequence[Frame], gap: tuple[int, int] | None = None) -> None:
-        """Write new frames, which follow the head and are in the ring by now, to every live subscription.
+    def fan_out(self, stream: Stream, page: Page) -> None:
+        """Write a page, which follows the head and is in the ring by now, to every live subscription.
 
-        gap is the range that retention took before the frames could be read. The stream's head is moved first,
-        so that whoever does not take everything finds itself behind it.
+        Retention may have taken events before they could be read. The stream's head is moved first, so that whoever
+        does not take everything finds itself behind it.
         """
-        if not frames and gap is None:
-            return
-        before, last = stream.head, frames[-1].id if frames else gap[1] if gap else 0
+        before, frames = stream.head, page.frames
         assert before is not None
+        gap = page.trimmed_to > before
+        if not frames and not gap:
+            return
+        last = frames[-1].id if frames else page.trimmed_to
         stream.head = last
         self.counters.events += len(frames)
-        if gap is not None or any(frame.label is not None for frame in frames):
+        if gap or any(frame.label is not None for frame in frames):
             others = stream.live
         else:
             others = list(stream.shared)
@@ -204,9 +207,8 @@ class Delivery:
         for subscription in others:
             stream.end_live(subscription, before)
         for subscription in others:
-            if gap is not None:
-                self._gap(subscription, gap[1])
-            self._advance(subscription, frames)
+            if not gap or self._pass_removed(subscription, page):
+                self._advance(subscription, frames)
 
     def _write_sole(
         self, stream: Stream, sole: dict[int, Subscription], chunked: bool, before: int, frames: Sequence[Frame]
@@ -277,8 +279,8 @@ class Delivery:
                 self.place(subscription)
             elif subscription.position < last:
                 self._leave_log(subscription)
-                if subscription.position < page.trimmed_to:
-                    self._gap(subscription, page.trimmed_to)
+                if subscription.position < page.trimmed_to and not self._pass_removed(subscription, page):
+                    continue
                 index = bisect_left(page.frames, subscription.position + 1, key=lambda frame: frame.id)
                 self._advance(subscription, page.frames[index:])
             elif subscription.position == after:
@@ -372,12 +374,39 @@ class Delivery:
         connection = subscription.connection
         if label in connection.context.audiences:
             return True
-        if connection.verdicts is None:
-            connection.verdicts = {}
         key = subscription.stream.name, label
-        if key not in connection.verdicts:
-            connection.verdicts[key] = self._predicates.ask(connection, *key)
-        return connection.verdicts[key]
+        if connection.verdicts is not None and key in connection.verdicts:
+            return connection.verdicts[key]
+        answer = self._predicates.ask(connection, *key)
+        # What is known at once is not kept: labels that nobody registered may be as many as there are users.
+        if answer is None:
+            connection.verdicts = connection.verdicts or {}
+            connection.verdicts[key] = None
+        return answer
+
+    def _pass_removed(self, subscription: Subscription, page: Page) -> bool:
+        """Bring a subscription past what retention has removed; false if a predicate must answer first.
+
+        A gap is what a client has missed. Of each audience the newest removed event is known, so it is certain whether
+        any was removed above the position that this client would have been shown; if none was, there is no gap. Where
+        more is known of what was removed than of who may see it, the predicate is asked, and the page read again.
+        """
+        audiences = page.missed_by(subscription.position)
+        missed: bool | None = "" in audiences
+        for audience in audiences if not missed else ():
+            visible = self._visible(subscription, audience)
+            if visible or (visible is None and not missed):
+                missed = visible
+            if missed:
+                break
+        if missed is None:
+            subscription.state = State.VERDICT
+            return False
+        if missed:
+            self._gap(subscription, page.trimmed_to)
+        else:
+            subscription.position, subscription.hidden = page.trimmed_to, True
+        return True
 
     def _gap(self, subscription: Subscription, missed_to: int) -> None:
         self.counters.gaps += 1

@@ -12,7 +12,7 @@ The first read of a stream is asked for after LISTEN on its slot is committed, s
 ring that is missed is made good by the sweep, and one LISTEN connection lost by the sweep right after the next.
 
 The live lane has one read outstanding and the catch-up lane another, so that clients catching up, however many,
-never stand between an event and those who are live.
+never stand between an event and those who are live; see `shard/lanes.py`.
 """
 
 import heapq
@@ -27,6 +27,7 @@ from shard.delivery import Delivery
 from shard.dismissal import Dismissal
 from shard.holdings import Holdings
 from shard.inbox import Inbox
+from shard.lanes import Lanes
 from shard.messages import (
     Assign,
     Connect,
@@ -35,7 +36,6 @@ from shard.messages import (
     Listening,
     Message,
     Page,
-    Read,
     ReadFailed,
     ReadKind,
     Ready,
@@ -56,7 +56,6 @@ from shard.ring import RingBudget
 
 logger = logging.getLogger(__name__)
 
-MAX_STREAMS_A_READ: Final = 1000
 WORK_BUDGET_S: Final = 0.005
 """How long clients behind are served before the messages are looked at again."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
@@ -111,7 +110,6 @@ class Dispatcher:
         self.last_error = ""
         self._settings = settings
         self._inbox = inbox
-        self._readers = readers
         self._listener = listener
         self._poller = poller
         self._revocations = revocations
@@ -120,9 +118,7 @@ class Dispatcher:
         self._pause = pause
         self._missed = missed
         self._rings = RingBudget(settings.ring_total_bytes)
-        self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
-        self._resting = False
-        self._suspects: set[Stream] = set()
+        self._lanes = Lanes(self.delivery, readers, listener)
         self._dismissal: Dismissal | None = None
         self._expiries: list[tuple[int, int, Connection]] = []
         self._beats = 0
@@ -168,7 +164,7 @@ class Dispatcher:
             if isinstance(message, Delivered) and message.given_back is not None:
                 self._drop(message.given_back.fd)
             if isinstance(message, Rows | ReadFailed):
-                self._give_back(message.read)
+                self._lanes.give_back(message.read)
                 for stream in message.read.streams:
                     self.delivery.mend(stream)
 
@@ -187,11 +183,10 @@ class Dispatcher:
         self.delivery.work(WORK_BUDGET_S)
         for stream in self.outlet.emptied:
             self._rings.forget(stream.ring)
-            self._suspects.discard(stream)
+            self._lanes.forget(stream)
         self.outlet.emptied.clear()
         if self._revocations.current():
-            self._read_live()
-            self._read_catch_up()
+            self._lanes.ask()
 
     # -- clients
 
@@ -334,77 +329,30 @@ class Dispatcher:
 
     def _sweep(self, _: Sweep) -> None:
         self._listener.stop_listening(self.registry.take_idle_slots(self._clock() - self._settings.unlisten_after_s))
-        self._resting = False
         opened = []
         for stream in self.registry.streams:
             if stream.head is None or stream.opening:
                 self.delivery.dirty[stream] = None
             else:
                 opened.append(stream)
-        if opened and not self._busy[ReadKind.SWEEP]:
-            self._ask(ReadKind.SWEEP, opened, [None] * len(opened))
+        self._lanes.sweep(opened)
 
     # -- reads and what they find
-
-    def _read_live(self) -> None:
-        """One query for the dirty streams whose slot is listened to, each after the shard's own head."""
-        if self._busy[ReadKind.LIVE]:
-            return
-        streams: list[Stream] = []
-        after: list[int | None] = []
-        for stream in list(self.delivery.dirty):
-            if stream.dropped:
-                del self.delivery.dirty[stream]
-                continue
-            if len(streams) == MAX_STREAMS_A_READ or (self._suspects and not self._suspects.isdisjoint(streams)):
-                break
-            if streams and stream in self._suspects:
-                continue
-            del self.delivery.dirty[stream]
-            # Not yet: the Listening message makes the stream dirty again.
-            if stream.head is None and not self._listener.ensure_listening(stream.slot):
-                continue
-            stream.settling, stream.opening = stream.opening, []
-            streams.append(stream)
-            after.append(_first_position(stream) if stream.head is None else stream.head)
-        if streams:
-            self._ask(ReadKind.LIVE, streams, after)
-
-    def _read_catch_up(self) -> None:
-        """One query for the streams on which clients need the log, each after the position furthest behind."""
-        if self._busy[ReadKind.CATCH_UP] or self._resting:
-            return
-        streams: list[Stream] = []
-        after: list[int | None] = []
-        for stream in list(self.delivery.wanting_log):
-            if len(streams) == MAX_STREAMS_A_READ or (self._suspects and not self._suspects.isdisjoint(streams)):
-                break
-            if streams and stream in self._suspects:
-                continue
-            del self.delivery.wanting_log[stream]
-            if stream.log and not stream.dropped:
-                streams.append(stream)
-                after.append(min(subscription.position for subscription in stream.log))
-        if streams:
-            self._ask(ReadKind.CATCH_UP, streams, after)
-
-    def _ask(self, kind: ReadKind, streams: list[Stream], after: list[int | None]) -> None:
-        self._busy[kind] = True
-        self._readers.submit(Read(kind, tuple(streams), tuple(after)))
 
     def _rows(self, message: Rows) -> None:
         read = message.read
         if read.kind is not ReadKind.SWEEP and not self._revocations.current():
-            self._ask_again(read)
+            self._lanes.ask_again(read)
             return
-        self._busy[read.kind] = False
-        self._suspects.difference_update(read.streams)
+        self._lanes.answered(message)
         self.delivery.counters.begin()
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
                 continue
             if read.kind is ReadKind.LIVE:
                 self._live_page(stream, after, page)
+            elif read.kind is ReadKind.CATCH_UP and page.unread:
+                continue
             elif read.kind is ReadKind.CATCH_UP:
                 self._log_page(stream, after, page)
             elif page.head != stream.head:
@@ -421,14 +369,13 @@ class Dispatcher:
             self.delivery.reset(stream, page.head)
             self._rings.settle(stream.ring)
         else:
-            gap = None
-            if page.trimmed_to > stream.head:
-                gap = (stream.head + 1, page.trimmed_to)
+            gap = page.trimmed_to > stream.head
+            if gap:
                 stream.ring.reset(page.trimmed_to)
             if page.frames or gap:
                 stream.ring.append(page.frames)
                 self._rings.settle(stream.ring)
-                self.delivery.fan_out(stream, page.frames, gap)
+                self.delivery.fan_out(stream, page)
         if stream.head is not None and stream.head < page.head:
             self.delivery.dirty[stream] = None
         settling, stream.settling = stream.settling, []
@@ -456,40 +403,5 @@ class Dispatcher:
         self.delivery.feed(stream, after, page)
 
     def _read_failed(self, message: ReadFailed) -> None:
-        """PostgreSQL has refused a read. One stream's fault must not hold up the others: ask for each alone."""
-        read = message.read
         self.last_error = message.error
-        self._give_back(read)
-        if len(read.streams) > 1 and read.kind is not ReadKind.SWEEP:
-            logger.error("a %s read failed, asking for each stream alone: %s", read.kind.value, message.error)
-            self._suspects.update(stream for stream in read.streams if not stream.dropped)
-            self._resting = False
-            if read.kind is ReadKind.LIVE:
-                self.delivery.dirty.update(dict.fromkeys(read.streams))
-        else:
-            logger.error("a %s read failed, the next sweep tries again: %s", read.kind.value, message.error)
-
-    def _ask_again(self, read: Read) -> None:
-        """What a read that was kept waiting shows, somebody may no longer see: repeat it when that is known."""
-        resting = self._resting
-        self._give_back(read)
-        self._resting = resting
-        if read.kind is ReadKind.LIVE:
-            self.delivery.dirty.update(dict.fromkeys(read.streams))
-
-    def _give_back(self, read: Read) -> None:
-        """A read came to nothing: keep what it was for, until the sweep asks again."""
-        self._busy[read.kind] = False
-        for stream in read.streams:
-            if read.kind is ReadKind.LIVE:  # which alone settles anybody; one may be outstanding beside this read
-                stream.opening = stream.settling + stream.opening
-                stream.settling = []
-            elif read.kind is ReadKind.CATCH_UP:
-                self._resting = True
-                if stream.log:
-                    self.delivery.wanting_log[stream] = None
-
-
-def _first_position(stream: Stream) -> int | None:
-    """Where the first read of a stream begins: the position furthest behind, None if no client gave one."""
-    return min((s.position for s in stream.settling if s.start is None and not s.connection.dead), default=None)
+        self._lanes.refused(message)

@@ -197,16 +197,18 @@ class History:
     def _page(self, handoff: Handoff, page: Page, events: Sequence[Event]) -> Answer:
         ((stream, start),) = handoff.streams
         verdicts: dict[str, bool] = {}
-        seen = []
-        for event in events:
-            label = event.visible_to
-            if label is not None and label not in handoff.context.audiences:
-                if label not in verdicts:
-                    verdicts[label] = self._decide(handoff.context, stream, label)
-                if not verdicts[label]:
-                    continue
-            seen.append({"id": event.id, "type": event.type, "data": event.data})
-        return Answer(200, {"stream": stream, "events": seen, **_position(start, page, events)})
+
+        def visible(label: str | None) -> bool:
+            if not label or label in handoff.context.audiences:
+                return True
+            if label not in verdicts:
+                verdicts[label] = self._decide(handoff.context, stream, label)
+            return verdicts[label]
+
+        seen = [
+            {"id": event.id, "type": event.type, "data": event.data} for event in events if visible(event.visible_to)
+        ]
+        return Answer(200, {"stream": stream, "events": seen, **_position(start, page, events, visible)})
 
     def _close(self, place: Place, client: gsocket.socket) -> None:
         self._places.free(place)
@@ -232,12 +234,12 @@ def _socket(fd: int) -> gsocket.socket:
     return gsocket.socket(fileno=fd)
 
 
-def _position(start: Start, page: Page, events: Sequence[Event]) -> dict[str, Any]:
-    """Where the page leads, and what is owed to a client that was somewhere else than it can be."""
+def _position(start: Start, page: Page, events: Sequence[Event], visible: Callable[[str], bool]) -> dict[str, Any]:
+    """Where the page leads, and what is owed to a client that was somewhere else than it can be. May yield."""
     if isinstance(start, int) and page.foreign(start):
         return {"next": page.head, "head": page.head, "more": False, "reset": {"head": page.head}}
     follows = events[-1].id if events else page.head
     value: dict[str, Any] = {"next": follows, "head": page.head, "more": follows < page.head}
-    if isinstance(start, int) and start < page.trimmed_to:
+    if isinstance(start, int) and start < page.trimmed_to and any(map(visible, page.missed_by(start))):
         value["gap"] = {"missed_from": start + 1, "missed_to": page.trimmed_to}
     return value

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
+from headrace.event import Frame
 from headrace.session import block
 from headrace.stream import PRESENCE_PREFIX, presence_stream
 from shard.attendance import Report
@@ -22,9 +23,9 @@ from shard.unsendable import Unsendable
 logger = logging.getLogger(__name__)
 
 READ_AFTER: Final = """
-    select ordinal, head, trimmed_to, jumps, id, type, data, visible_to,
+    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, type, data, visible_to,
            (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
-      from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
+      from headrace.read_after(%s::text[], %s::bigint[], %s, %s, %s)"""
 
 REPORT_PRESENCE: Final = """
     select known, reached
@@ -73,21 +74,23 @@ def read_after(
     after: Sequence[int | None],
     max_events: int,
     max_bytes: int,
+    total_bytes: int,
     unsendable: Unsendable | None = None,
 ) -> tuple[tuple[Page, ...], list[float]]:
     """One page per stream, all of one snapshot, in the order asked, and the age of each event. Yields.
 
     after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each stream's
-    page; a page has at least one event if there is one. An event's age is for how many seconds it had had its id when
+    page, of which the first event counts for nothing, and total_bytes all pages together, but for the first event of
+    all: a page for which nothing was left is `unread`. An event's age is for how many seconds it had had its id when
     the server got the question. unsendable is told of events that must be skipped. Raises psycopg.Error.
     """
     skips = unsendable or Unsendable()
     found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
-    rows = _rows(connection, (list(streams), list(after), max_events, max_bytes))
+    rows = _rows(connection, (list(streams), list(after), max_events, max_bytes, total_bytes))
     for row in rows:
         found[row[0] - 1].append(row)
     pages = tuple(_page(stream, start, rows, skips) for stream, start, rows in zip(streams, after, found, strict=True))
-    return pages, [row[8] / 1e6 for row in rows if row[8] is not None]
+    return pages, [row[11] / 1e6 for row in rows if row[11] is not None]
 
 
 def read_events(
@@ -104,14 +107,13 @@ def read_events(
     must be skipped. Raises psycopg.Error.
     """
     skips = unsendable or Unsendable()
-    rows = _rows(connection, ([stream], [after], max_events, max_bytes))
-    _, head, trimmed_to, jumps, *_ = rows[0]
+    rows = _rows(connection, ([stream], [after], max_events, max_bytes, max_bytes))
     events = [
         Event(id_, *skips.checked(stream, id_, type_, data, label))
         for *_, id_, type_, data, label, _ in rows
         if id_ is not None
     ]
-    return Page(head, trimmed_to, _pairs(jumps)), events
+    return _standing(rows[0], []), events
 
 
 def prune(connection: psycopg.Connection[Any], batch: int) -> int:
@@ -216,16 +218,23 @@ class _Lenient(Loader):
 
 
 def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]], skips: Unsendable) -> Page:
-    _, head, trimmed_to, jumps, *_ = rows[0]
-    pairs = _pairs(jumps)
     frames = [
         skips.frame(stream, id_, type_, data, visible_to)
-        for _, _, _, _, id_, type_, data, visible_to, _ in rows
+        for *_, id_, type_, data, visible_to, _ in rows
         if id_ is not None
     ]
-    page = Page(head, trimmed_to, pairs, frames)
-    if after is not None and not frames and max(after, trimmed_to) < head and not page.foreign(after):
+    page = _standing(rows[0], frames)
+    if after is None or frames or page.unread or page.foreign(after):
+        return page
+    if (last := max(after, page.trimmed_to)) < page.head:
         # Somebody has deleted events by hand: without a mark, clients would wait for them for ever.
-        logger.error("stream %r has a head of %d and no event after %d", stream, head, max(after, trimmed_to))
-        return Page(head, head, pairs)
+        logger.error("stream %r has a head of %d and no event after %d", stream, page.head, last)
+        return Page(page.head, page.head, page.jumps)
     return page
+
+
+def _standing(row: tuple[Any, ...], frames: list[Frame]) -> Page:
+    """The page of these frames, with what each of its rows says of the stream."""
+    _, head, trimmed_to, jumps, audiences, removed_to, unread, *_ = row
+    removed = tuple(zip(audiences, removed_to, strict=True)) if audiences else ()
+    return Page(head, trimmed_to, _pairs(jumps), frames, removed, unread)

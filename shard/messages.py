@@ -64,14 +64,21 @@ class Page:
     """What the log had of one stream in one snapshot.
 
     head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the recorded
-    ranges of ids that never were; the last of a range is where the stream goes on. frames are in order; they reach the
-    head unless the page is full.
+    ranges of ids that never were; the last of a range is where the stream goes on. removed says of each audience whose
+    events retention has removed, "" for everybody's, which was the newest; there is none where that is not known.
+    frames are in order; they reach the head unless the page is full. unread tells that the read had no room for any.
     """
 
     head: int
     trimmed_to: int
     jumps: tuple[tuple[int, int], ...] = ()
     frames: list[Frame] = field(default_factory=list)
+    removed: tuple[tuple[str, int], ...] = ()
+    unread: bool = False
+
+    def missed_by(self, position: int) -> set[str]:
+        """The audiences of the removed events above position, which is below trimmed_to; "" is everybody."""
+        return {audience for audience, newest in self.removed if newest > position} or {""}
 
     def foreign(self, position: int) -> bool:
         """Whether a client that says it has seen position cannot have it from this log."""

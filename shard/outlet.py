@@ -171,6 +171,8 @@ class Outlet:
         if connection.dead:
             return
         self.release(connection)
+        # Who is closed may be on some list for a while, until its next beat.
+        connection.unsent = ()
         self._sockets.close(connection.fd)
         self.counters.closed.add(reason)
         # Clients come and go; that the server ends a connection is news.

@@ -72,9 +72,7 @@ def _head(headers: Iterable[tuple[str, str]], chunked: bool) -> bytes:
     # A body without chunks ends with the connection.
     lines = [
         "HTTP/1.1 200 OK",
-        "Content-Type: text/event-stream; charset=utf-8",
-        "Cache-Control: no-cache, no-transform",
-        "X-Accel-Buffering: no",
+        *(f"{name}: {value}" for name, value in event.RESPONSE_HEADERS),
         "X-Content-Type-Options: nosniff",
         *(["Transfer-Encoding: chunked"] if chunked else []),
         "Connection: close",

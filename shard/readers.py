@@ -117,7 +117,13 @@ class Readers:
         try:
             with gevent.Timeout(settings.read_deadline_s):
                 pages, ages = log.read_after(
-                    connection, names, read.after, settings.page_events, share, self.unsendable
+                    connection,
+                    names,
+                    read.after,
+                    settings.page_events,
+                    share,
+                    settings.page_bytes,
+                    self.unsendable,
                 )
         except (psycopg.OperationalError, psycopg.InterfaceError):
             raise

@@ -18,10 +18,11 @@ STATEMENTS: Final[Mapping[str, str]] = {
     "shard/dispatcher.py": r"self\.delivery\.counters\.\w+\(.*\)",
     "shard/heartbeat.py": r"self\.lag\.observe\(.*\)",
     "shard/listener.py": r"self\.(?:notifications|reconnects) \+= 1",
+    "shard/outlet.py": r"self\.counters\.\w+(?: \+= |\.add\().*",
     "shard/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
 }
 """What counts, by file: whole lines."""
-AGES: Final = "[row[8] / 1e6 for row in rows if row[8] is not None]"
+AGES: Final = "[row[11] / 1e6 for row in rows if row[11] is not None]"
 """In shard/log.py: gathered for the latency alone."""
 
 

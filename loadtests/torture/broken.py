@@ -76,7 +76,8 @@ BREAKS: Final[dict[str, Break]] = {
         "shard/delivery.py",
         "Moved(sum(map(len, connection.unsent)), owed),\n"
         "            guest=guest,\n            chunked=connection.chunked,\n        )\n"
-        "        return Parcel(connection.fd, handoff, connection.unsent)",
+        "        unsent, connection.unsent = connection.unsent, ()\n"
+        "        return Parcel(connection.fd, handoff, unsent)",
         "Moved(0, owed),\n            guest=guest,\n            chunked=connection.chunked,\n        )\n"
         "        return Parcel(connection.fd, handoff, ())",
         seed=1,  # its sockets are small

@@ -330,10 +330,24 @@ def test_a_wrong_request_is_answered_with_its_reason(
 
 
 def test_a_method_that_is_not_answered(router: Router, shards: Shards) -> None:
-    """POST and HEAD on a stream are 405 with what is allowed."""
-    for method in ("POST", "HEAD", "DELETE"):
+    """POST on a stream is 405 with what is allowed."""
+    for method in ("POST", "DELETE"):
         status, headers, _ = router.get(path(), method=method)
-        assert (status, headers["Allow"]) == (405, "GET, OPTIONS")
+        assert (status, headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_a_head_is_answered_as_a_get_would_be(router: Router, shards: Shards, pair: tuple[str, str]) -> None:
+    """HEAD on a stream or a page of its past says what GET would, without a body, and no shard hears of it."""
+    shard = shards.add(pair[0])
+    router.knows(pair[0])
+    status, headers, body = router.get(path(), method="HEAD")
+    assert (status, headers["Content-Type"], body) == (200, "text/event-stream; charset=utf-8", b"")
+    assert "Content-Length" not in headers
+    page = path().partition("?")[0] + "/events"
+    status, headers, body = router.get(page, method="HEAD")
+    assert (status, headers["Content-Type"], body) == (200, "application/json", b"")
+    assert router.get("/streams/1.nonsense", method="HEAD")[0] == 404
+    assert not shard.messages
 
 
 def test_a_get_with_a_body_is_refused(router: Router, shards: Shards, pair: tuple[str, str]) -> None:

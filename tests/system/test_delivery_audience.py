@@ -230,3 +230,31 @@ def test_a_move_carries_who_a_client_is_and_no_verdict(start_stack: StartStack, 
         expected += [f"{number} owner"] * (shard is knowing) + [f"{number} staff", f"{number} None"]
         assert client.wait_for_data(f"{number} None") == expected
     assert not client.ended
+
+
+def test_what_was_hidden_and_is_removed_is_no_gap(start_shard: StartShard, database: Database) -> None:
+    """Where retention has taken only what others may see, nobody is told of a gap who has missed nothing."""
+    shard = start_shard(predicates=FILTERS)
+    database.publish("room:ada", "seen by all")
+    for label in ("staff", "owner", "unknown"):
+        database.publish("room:ada", label, visible_to=label)
+    database.publish("room:ada", "kept", "kept as well", visible_to="unknown")
+    database.publish("room:ada", "seen by all")
+    database.trim("room:ada", 2)
+    eve = shard.connect(("room:ada", 1), user="eve", audiences=frozenset({"guests"}))
+    ada = shard.connect(("room:ada", 1), user="ada")
+    staff = shard.connect(("room:ada", 1), user="eve", audiences=frozenset({"staff"}))
+    several = shard.connect(("room:ada", 1), ("other", 0), user="eve")
+    before = shard.connect(("room:ada", 0), user="eve")
+    told = ("gap", {"stream": "room:ada", "missed_from": 2, "missed_to": 5})
+    for client, sentinels in (
+        (eve, []),
+        (ada, [told]),
+        (staff, [told]),
+        (several, []),
+        (before, [("gap", {"stream": "room:ada", "missed_from": 1, "missed_to": 5})]),
+    ):
+        client.wait_for(1)
+        assert client.data == ["seen by all"]
+        assert client.sentinels == sentinels
+        assert client.cursor[0] == 7

@@ -105,6 +105,11 @@ def test_what_is_not_there_is_told(pages: Pages, database: Database) -> None:
     assert [event["id"] for event in behind["events"]] == [7, 8]
     oldest = pages.page("s")
     assert "gap" not in oldest
+    database.publish("hidden", "1", "2", "3", visible_to="staff")
+    database.publish("hidden", "4")
+    database.trim("hidden", 1)
+    assert "gap" not in pages.page("hidden", query={"after": 1}, user="eve")
+    assert pages.page("hidden", query={"after": 1}, audiences=["staff"])["gap"]["missed_to"] == 3
     assert [event["id"] for event in oldest["events"]] == [7, 8, 9, 10]
     ahead = pages.page("s", query={"after": 11})
     assert (ahead["reset"], ahead["next"], ahead["events"]) == ({"head": 10}, 10, [])

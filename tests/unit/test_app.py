@@ -85,7 +85,7 @@ def test_an_unexpected_error_shows_nothing(caplog: pytest.LogCaptureFixture) -> 
         ("/post", "POST", 200),
         ("/page/", "GET", 404),
         ("/streams", "GET", 404),
-        ("/streams/1.x", "HEAD", 405),
+        ("/streams/1.x", "POST", 405),
         ("/streams/1.x", "OPTIONS", 204),
         ("/nowhere", "OPTIONS", 404),
     ],

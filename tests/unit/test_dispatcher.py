@@ -6,7 +6,7 @@ import pytest
 
 from headrace.placement import BUCKETS, bucket
 from headrace.stream import slot
-from shard.connection import Subscription
+from shard.connection import Connection, Subscription
 from shard.messages import (
     Assign,
     Delivered,
@@ -23,6 +23,13 @@ from shard.messages import (
     Wake,
 )
 from tests.unit.test_dispatcher_model import DispatcherMachine, unchunked
+
+
+class Unknown:
+    """Predicates of which none is registered."""
+
+    def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
+        return False
 
 
 @pytest.fixture
@@ -412,3 +419,16 @@ def test_stalled_clients_beyond_the_limit_are_closed(machine: DispatcherMachine)
     assert machine.dispatcher.outlet.counters.closed.counts["unsent limit"] == len(closed)
     assert machine.dispatcher.outlet.blocked.pinned <= 60
     assert not machine.clients[10].closed
+
+
+def test_what_is_hidden_from_everybody_is_not_remembered(machine: DispatcherMachine) -> None:
+    """However many labels there are that no predicate answers for, a connection keeps nothing of them."""
+    machine.log.labels["a"] += [f"user:{number}" for number in range(5)]
+    connection = machine.dispatcher.registry.connection(10)
+    assert connection is not None
+    machine.dispatcher.delivery._predicates = Unknown()
+    machine.tell(Wake("a", 5))
+    for _ in range(5):
+        machine.calm()
+    assert connection.subscriptions[0].position == 5
+    assert not connection.verdicts

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -55,6 +56,7 @@ class Log:
     """The model: what is committed, in order, and what retention has removed."""
 
     def __init__(self) -> None:
+        self.noted = True
         self.labels: dict[str, list[str | None]] = {name: [] for name in STREAMS}
         self.trimmed = dict.fromkeys(STREAMS, 0)
 
@@ -66,7 +68,8 @@ class Log:
         first = head if after is None else max(after, trimmed)
         ids = range(first + 1, min(head, first + PAGE) + 1)
         frames = [Frame(i, f"{stream}{i}", label=self.labels[stream][i - 1]) for i in ids]
-        return Page(head, trimmed, (), frames)
+        newest = {label or "": i for i, label in enumerate(self.labels[stream][:trimmed], 1)}
+        return Page(head, trimmed, (), frames, tuple(newest.items()) if self.noted else ())
 
     def visible(self, stream: str, after: int, upto: int) -> list[int]:
         hidden = ("asked-no",)
@@ -137,6 +140,10 @@ class Client:
         # What was hidden from the client before is not missed.
         self._advance(log, told["stream"], positions[number], told["missed_from"] - 1)
         assert told["missed_to"] <= log.trimmed[told["stream"]]
+        if log.noted:
+            assert log.visible(told["stream"], told["missed_from"] - 1, told["missed_to"]), (
+                "told of a gap, missed nothing"
+            )
         positions[number] = told["missed_to"]
         return positions
 
@@ -182,9 +189,11 @@ def state_of(connection: Connection) -> str:
 class DispatcherMachine(RuleBasedStateMachine):
     """Owns the ports that the dispatcher sees."""
 
-    @initialize(ring=st.sampled_from([0, 60, 100_000]))
-    def begin(self, ring: int) -> None:
+    @initialize(ring=st.sampled_from([0, 60, 100_000]), noted=st.booleans())
+    def begin(self, ring: int, noted: bool = True) -> None:
         self.log = Log()
+        self.log.noted = noted
+        self.narrow = False
         self.clients: dict[int, Client] = {}
         self.reads: list[Read] = []
         self.parcels: list[Parcel] = []
@@ -400,7 +409,11 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def pages(self, read: Read) -> tuple[Page, ...]:
         """What the log answers at this moment."""
-        return tuple(self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True))
+        pages = [self.log.page(s.name, after) for s, after in zip(read.streams, read.after, strict=True)]
+        for number, page in enumerate(pages):
+            if self.narrow and page.frames and any(other.frames for other in pages[:number]):
+                pages[number] = replace(page, frames=[], unread=True)
+        return tuple(pages)
 
     def _answer(self, read: Read) -> None:
         self.tell(Rows(read, self.pages(read)))
@@ -469,6 +482,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         if self.clients[parcel.fd].room:
             self.ready.add(parcel.fd)
             self.tell(Ready())
+
+    @rule(narrow=st.booleans())
+    def reads_have_room_for_one_stream(self, narrow: bool) -> None:
+        """Where events are large, a read has room for those of its first stream alone."""
+        self.narrow = narrow
 
     @rule(stream=st.sampled_from(STREAMS), keep=st.integers(0, 4))
     def trim(self, stream: str, keep: int) -> None:

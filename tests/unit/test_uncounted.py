@@ -11,8 +11,9 @@ COUNTING = {
     "shard/dispatcher.py": "delivery.counters.",
     "shard/heartbeat.py": ".observe(",
     "shard/listener.py": "notifications +=",
+    "shard/outlet.py": "self.counters.",
     "shard/readers.py": "self.reads[read.kind]",
-    "shard/log.py": "[row[8]",
+    "shard/log.py": "[row[11]",
 }
 
 
