@@ -37,8 +37,8 @@ class Row:
 def read(text: str) -> dict[str, Row]:
     """The rows by fault. Raises ValueError for a clause that cannot be tried."""
     rows: dict[str, Row] = {}
-    table = text.partition("\n| fault |")[2].partition("\n\n")[0]
-    for line in re.findall(r"^\| `.*\|$", table, re.MULTILINE):
+    _, _, below = f"\n{text}".partition("\n| fault |")
+    for line in re.findall(r"^\| `.*\|$", below.partition("\n\n")[0], re.MULTILINE):
         faults, seen, *_ = (cell.strip() for cell in line.split("|")[1:-1])
         row = _row(seen, faults.endswith("*"))
         rows |= dict.fromkeys(re.findall(r"`([\w-]+)`", faults), row)

@@ -86,7 +86,8 @@ def test_a_row_is_its_clauses() -> None:
     assert rows["a"].alerts == (("HeadraceX", "HeadraceY"),)
     assert rows["a"].marked and rows["a"].asks("metrics") and not rows["a"].asks("doctor")
     with pytest.raises(ValueError, match="nothing that can be seen"):
-        runbook.read("| `a` | the log | why | do |\n")
+        runbook.read("| fault | seen at |\n| `a` | the log | why | do |\n")
+    assert runbook.read("| reason | is |\n| `a` | the log |\n") == {}
 
 
 def test_alerts_are_asked_of_the_real_rules() -> None:
