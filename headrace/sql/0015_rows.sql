@@ -90,7 +90,7 @@ begin
     if list is null then
         return '{}';
     end if;
-    execute 'select to_json(r)::text from (select ' || list || ') r' into told using whole;
+    execute 'select to_json(r.*)::text from (select ' || list || ') r' into told using whole;
     return told;
 end $$;
 comment on function headrace.row_json(record, oid, jsonb, text[]) is
@@ -120,7 +120,7 @@ begin
             using hint = 'call headrace.unpublish_changes for the table, then headrace.publish_changes again';
         return null;
     end if;
-    execute 'select to_jsonb(r) from (select ' || (
+    execute 'select to_jsonb(r.*) from (select ' || (
         select string_agg(c.sql || ' as ' || quote_ident(c.name), ', ') from unnest(names, wanted.expressions) c (name, sql)
     ) || ') r' into shown using whole;
     return headrace.stream_of(pieces, shown);

@@ -66,7 +66,7 @@ begin
             quick := not exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v');
         end if;
         if quick and columns <> 'null' then
-            statement := 'select to_jsonb(r) from (select ';
+            statement := 'select to_jsonb(r.*) from (select ';
             for i in 0 .. jsonb_array_length(columns) - 1 loop
                 statement := statement || comma || '($1).' || quote_ident(columns ->> i);
                 comma := ', ';
