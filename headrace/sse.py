@@ -47,7 +47,7 @@ class Parser:
         self.retry_ms: int | None = None
         self.comments = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
+        self._rest: list[str] = []  # of a line that has not ended: pieces, or a long one would be copied with each
         self._after_cr = False
         self._first = True
         self._id = ""  # becomes last_id with its frame's blank line: a frame that is cut off was not received
@@ -67,7 +67,12 @@ class Parser:
             self._after_cr = True
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        *lines, self._rest = (self._rest + text).split("\n")
+        first, *others = text.split("\n")
+        self._rest.append(first)
+        if not others:
+            return []
+        lines = ["".join(self._rest), *others[:-1]]
+        self._rest = others[-1:]
         messages = []
         for line in lines:
             message = self._line(line)

@@ -15,11 +15,16 @@ const OWN_EVENTS = ["event", "cursor", "open", ...SHOWN];
 
 /** Takes text, cut anywhere, and gives frames (WHATWG HTML, 9.2.6), undefined where they have no such line. */
 function parser(onFrame, onRetry) {
-  let rest = "";
+  let rest = []; // of a line that has not ended: pieces, or a long one would be read again with each
+  let afterCr = false; // a \n that comes now belongs to the \r before
   let frame = {};
   return (text) => {
-    const lines = (rest + text).split(/\r\n|\r(?!$)|\n/); // a last \r may be half of \r\n
-    rest = lines.pop();
+    const [first, ...lines] = (afterCr && text.startsWith("\n") ? text.slice(1) : text).split(/\r\n|\r|\n/);
+    if (text) afterCr = text.endsWith("\r");
+    rest.push(first);
+    if (!lines.length) return;
+    lines.unshift(rest.join(""));
+    rest = [lines.pop()];
     for (const line of lines) {
       const [, field, value] = /^([^:]*)(?:: ?)?([^]*)/.exec(line);
       if (field === "data") frame.data = frame.data === undefined ? value : `${frame.data}\n${value}`;

@@ -3,6 +3,7 @@
 import pytest
 
 from headrace.sse import Message, Parser
+from tests.fixtures.growth import grows_in_proportion
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,18 @@ def test_a_frame_that_is_cut_off_does_not_move_the_cursor() -> None:
     assert parser.last_id == "7"
     assert parser.feed(b"\n") == [Message("8", "message", "b")]
     assert parser.last_id == "8"
+
+
+def test_a_long_line_costs_its_length() -> None:
+    """An event that comes in small pieces takes twice as long when it is twice as long."""
+
+    def parse(pieces: list[bytes]) -> None:
+        parser = Parser()
+        messages = [message for piece in pieces for message in parser.feed(piece)]
+        assert len(messages[0].data) == sum(map(len, pieces)) - 8
+
+    def make(n: int) -> list[bytes]:
+        data = b"data: " + b"x" * n + b"\n\n"
+        return [data[at : at + 16] for at in range(0, len(data), 16)]
+
+    grows_in_proportion(parse, make, 1 << 17)
