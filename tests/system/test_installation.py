@@ -40,6 +40,18 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+EVERY_MODULE = """
+import importlib, pkgutil
+for package in map(importlib.import_module, ("headrace", "router", "shard")):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print(module.name, error.name)
+"""
+FRAMEWORKS = {"django", "sqlalchemy"}
+
+
 FOUND = {version: found for version in SUPPORTED if (found := interpreter(version))}
 
 
@@ -82,6 +94,12 @@ def test_a_clean_environment_installs_and_serves(version: str, wheel: Path, dire
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     succeeds(python, "-m", "pip", "install", "--quiet", f"headrace[embedded] @ {wheel.as_uri()}", environ=outside)
     assert succeeds(python, "--version").startswith(f"Python {version}.")
+
+    # What is imported late, or by a rare path, is there as well; frameworks come with the applications that use them.
+    settings = {"HEADRACE_SECRET": "s" * 32, "HEADRACE_REDIS_URL": "redis://127.0.0.1:1"}
+    settings |= {"HEADRACE_RUNTIME_DIR": str(directory / "run")}
+    missing = succeeds(python, "-P", "-c", EVERY_MODULE, environ=settings, cwd=directory).splitlines()
+    assert {line.split()[1] for line in missing} <= FRAMEWORKS, missing
 
     # Without the system's servers, so that the wheels' are tried.
     nowhere = {"PATH": str(directory / "none"), "HOME": str(directory)}
