@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fixtures.stack",
     "tests.fixtures.up",
     "tests.browser.npm_packages",
+    "tests.clients.packages",
     "tests.fixtures.deployment",
     "tests.fixtures.front",
     "tests.fixtures.directory",

@@ -9,6 +9,7 @@ import asyncio
 import importlib.util
 import io
 import json
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -222,6 +223,17 @@ def pycurl_lines(at: str) -> None:
         curl.close()
 
 
+def program(*command: str) -> Callable[[str], None]:
+    """A program that writes a body to its standard output as it comes."""
+
+    def connect(at: str) -> None:
+        with subprocess.Popen([*command, at], stdout=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            Lines().follow(line.rstrip("\n") for line in running.stdout)
+
+    return connect
+
+
 async def tornado_lines(at: str) -> None:
     parser, rest = Lines(), [b""]
 
@@ -248,6 +260,8 @@ CLIENTS: dict[str, Callable[[], None]] = {
     "aiohttp-sse-client2": lambda: async_loop(aiohttp_sse_client(aiohttp_sse_2)),
     "aiosseclient": lambda: async_loop(aiosseclient_events),
     "pycurl": lambda: loop(pycurl_lines),
+    "curl": lambda: loop(program("curl", "-sfN")),
+    "wget": lambda: loop(program("wget", "-qO-", "--tries=1")),
     "tornado": lambda: async_loop(tornado_lines),
 }
 
