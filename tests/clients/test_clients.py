@@ -10,6 +10,9 @@ import headrace
 from headrace.directory import Directory
 from headrace.operations import Operations
 from tests.clients.follower import Follower
+from tests.fixtures.deployment import ROUTER, SHARD, Host, sign, without
+from tests.fixtures.front import Front
+from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
 
@@ -77,17 +80,15 @@ def stack(start_stack: StartStack) -> Stack:
 
 
 @pytest.fixture
-def start(stack: Stack, python_packages: Path, npm_clients: Path, tmp_path: Path) -> Iterator[Start]:
-    """Starts every client on a path of its own."""
+def start(python_packages: Path, npm_clients: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts every client on a path, each through a TCP proxy of its own to this port."""
     programs = {name: [str(python_packages), str(PROGRAMS / "clients.py")] for name in PYTHON}
     programs |= {name: ["node", str(PROGRAMS / "clients.mjs")] for name in NODE}
     made: list[Follower] = []
 
-    def start(stream: str, since: object) -> list[Follower]:
-        assert stack.router is not None
+    def start(port: int, path: str) -> list[Follower]:
         for number, (name, command) in enumerate(programs.items()):
-            path = stack.path(stream, since=since)
-            made.append(Follower(name, command, stack.router.port, path, tmp_path / f"{number}.err"))
+            made.append(Follower(name, command, port, path, tmp_path / f"{number}.err"))
         return made
 
     yield start
@@ -96,21 +97,21 @@ def start(stack: Stack, python_packages: Path, npm_clients: Path, tmp_path: Path
         print(follower, follower.errors.read_text()[-500:])  # noqa: T201  # pytest shows it with a failure
 
 
-def publish(stack: Stack, stream: str, count: int) -> None:
+def publish(database: Database, stream: str, count: int) -> None:
     """Publish the next so many events; an event's data tells its id, and has a line break and all kinds of letters."""
-    with psycopg.connect(stack.database.url, autocommit=True) as connection:
+    with psycopg.connect(database.url, autocommit=True) as connection:
         for _ in range(count):
             number = headrace.head(connection, stream) + 1
             headrace.publish_now(connection, stream, expected(number))
 
 
 def expected(number: int) -> str:
-    return f"{TEXT}\n {number}"
+    return f"{TEXT}\n{number}"
 
 
 def as_handed(name: str, text: str) -> str:
     """What a client with this name makes of an event's data."""
-    return text.rpartition("\n")[2].strip() if name in LAST_LINE_ALONE else text
+    return text.rpartition("\n")[2] if name in LAST_LINE_ALONE else text
 
 
 def all_have(followers: list[Follower], begin: int, head: int) -> None:
@@ -131,10 +132,11 @@ def all_have(followers: list[Follower], begin: int, head: int) -> None:
 def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     """Begun at an id, moved, cut, killed, refused and restarted: each client ends with every event once, in order."""
     stream = "clients"
-    publish(stack, stream, 5)
-    followers = start(stream, 3)
+    publish(stack.database, stream, 5)
+    assert stack.router is not None
+    followers = start(stack.router.port, stack.path(stream, since=3))
     all_have(followers, 4, 5)
-    publish(stack, stream, 2)
+    publish(stack.database, stream, 2)
     all_have(followers, 4, 7)
     connected = {follower.name: follower.connections for follower in followers}
 
@@ -142,7 +144,7 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     operations = Operations(Directory(stack.redis.url, expiry_s=3), lambda line: None)
     for shard in stack.shards:
         operations.drain(shard.id)
-        publish(stack, stream, 1)
+        publish(stack.database, stream, 1)
         operations.undrain(shard.id)
     all_have(followers, 4, 9)
     assert {follower.name: follower.connections for follower in followers} == connected
@@ -150,21 +152,21 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     # Cut, and let in again when there is something to be missed.
     for follower in followers:
         follower.proxy.cut()
-    publish(stack, stream, 2)
+    publish(stack.database, stream, 2)
     for follower in followers:
         follower.proxy.resume()
     all_have(followers, 4, 11)
 
     # Killed: whom the shard had comes to the other.
     stack.shards[0].kill()
-    publish(stack, stream, 1)
+    publish(stack.database, stream, 1)
     all_have(followers, 4, 12)
 
     # Stopped and refused: without any shard the router answers 503, and every client has had that answer.
     stack.shards[1].terminate()
     stack.shards[1].exit_status()
     before = {follower.name: follower.connections for follower in followers}
-    publish(stack, stream, 1)
+    publish(stack.database, stream, 1)
     wait_until(
         lambda: not [each for each in followers if each.connections == before[each.name]],
         "every client has been refused",
@@ -172,6 +174,29 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     )
     for shard in stack.shards:
         shard.start()
-    publish(stack, stream, 1)
+    publish(stack.database, stream, 1)
     all_have(followers, 4, 14)
     assert {follower.name for follower in followers if follower.process.poll() is not None} == set()
+
+
+@pytest.mark.slow
+def test_every_client_outlasts_an_outage_behind_a_proxy(
+    hosts: list[Host], deployed: Database, front: Front, start: Start
+) -> None:
+    """Behind nginx and HAProxy with the files of deploy/, headrace goes away and comes back: every event comes once."""
+    stream = f"clients:{front.name}"
+    publish(deployed, stream, 3)
+    followers = start(front.port, f"{sign(hosts[0], stream)}?since=1")
+    all_have(followers, 2, 3)
+    publish(deployed, stream, 1)
+    all_have(followers, 2, 4)
+    with without(ROUTER, hosts), without(SHARD, hosts):
+        publish(deployed, stream, 1)
+        before = {follower.name: follower.connections for follower in followers}
+        wait_until(
+            lambda: not [each for each in followers if each.connections == before[each.name]],
+            "every client has met the proxy alone",
+            PHASE_S,
+        )
+    publish(deployed, stream, 1)
+    all_have(followers, 2, 6)
