@@ -163,9 +163,9 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     all_have(followers, 4, 12)
 
     # Stopped and refused: without any shard the router answers 503, and every client has had that answer.
+    before = {follower.name: follower.connections for follower in followers}
     stack.shards[1].terminate()
     stack.shards[1].exit_status()
-    before = {follower.name: follower.connections for follower in followers}
     publish(stack.database, stream, 1)
     wait_until(
         lambda: not [each for each in followers if each.connections == before[each.name]],
@@ -190,9 +190,9 @@ def test_every_client_outlasts_an_outage_behind_a_proxy(
     all_have(followers, 2, 3)
     publish(deployed, stream, 1)
     all_have(followers, 2, 4)
+    before = {follower.name: follower.connections for follower in followers}
     with without(ROUTER, hosts), without(SHARD, hosts):
         publish(deployed, stream, 1)
-        before = {follower.name: follower.connections for follower in followers}
         wait_until(
             lambda: not [each for each in followers if each.connections == before[each.name]],
             "every client has met the proxy alone",
