@@ -10,8 +10,6 @@ import headrace
 from headrace.directory import Directory
 from headrace.operations import Operations
 from tests.clients.follower import Follower
-from tests.fixtures.deployment import ROUTER, SHARD, Host, sign, without
-from tests.fixtures.front import Front
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
@@ -177,26 +175,3 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     publish(stack.database, stream, 1)
     all_have(followers, 4, 14)
     assert {follower.name for follower in followers if follower.process.poll() is not None} == set()
-
-
-@pytest.mark.slow
-def test_every_client_outlasts_an_outage_behind_a_proxy(
-    hosts: list[Host], deployed: Database, front: Front, start: Start
-) -> None:
-    """Behind nginx and HAProxy with the files of deploy/, headrace goes away and comes back: every event comes once."""
-    stream = f"clients:{front.name}"
-    publish(deployed, stream, 3)
-    followers = start(front.port, f"{sign(hosts[0], stream)}?since=1")
-    all_have(followers, 2, 3)
-    publish(deployed, stream, 1)
-    all_have(followers, 2, 4)
-    before = {follower.name: follower.connections for follower in followers}
-    with without(ROUTER, hosts), without(SHARD, hosts):
-        publish(deployed, stream, 1)
-        wait_until(
-            lambda: not [each for each in followers if each.connections == before[each.name]],
-            "every client has met the proxy alone",
-            PHASE_S,
-        )
-    publish(deployed, stream, 1)
-    all_have(followers, 2, 6)
