@@ -388,20 +388,17 @@ class Delivery:
         """Bring a subscription past what retention has removed; false if a predicate must answer first.
 
         A gap is what a client has missed. Of each audience the newest removed event is known, so it is certain whether
-        any was removed above the position that this client would have been shown; if none was, there is no gap. Where
-        more is known of what was removed than of who may see it, the predicate is asked, and the page read again.
+        any was removed above the position that this client would have been shown; if none was, there is no gap. While
+        a predicate is asked for one of the audiences the client waits, and the page is read again.
         """
         audiences = page.missed_by(subscription.position)
-        missed: bool | None = "" in audiences
-        for audience in audiences if not missed else ():
+        missed = "" in audiences or not audiences.isdisjoint(subscription.connection.context.audiences)
+        for audience in sorted(audiences) if not missed else ():
             visible = self._visible(subscription, audience)
-            if visible or (visible is None and not missed):
-                missed = visible
-            if missed:
-                break
-        if missed is None:
-            subscription.state = State.VERDICT
-            return False
+            if visible is None:
+                subscription.state = State.VERDICT
+                return False
+            missed = missed or visible
         if missed:
             self._gap(subscription, page.trimmed_to)
         else:
