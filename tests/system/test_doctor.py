@@ -271,6 +271,22 @@ def _doctor(**settings: object) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_a_redis_user_without_info_is_no_failure(own_redis: RedisServer) -> None:
+    """Where its user has no more rights than headrace needs, Redis is found well; a wrong password is told."""
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        rights = ("~headrace:*", "resetchannels", "&headrace:*", "+@all", "-@dangerous")
+        client.execute_command("ACL", "SETUSER", "headrace", "on", ">pw", *rights)
+    ran = _doctor(redis_url=f"unix://headrace:pw@{own_redis.socket}", secret=SECRET)
+    findings = {finding["check"]: finding for finding in json.loads(ran.stdout)}
+    assert findings["redis"]["level"] == "ok"
+    assert "may not ask for INFO" in findings["redis"]["found"]
+    assert findings["shards"]["found"] == "0 are registered, none is up"
+    ran = _doctor(redis_url=f"unix://headrace:wrong@{own_redis.socket}", secret=SECRET)
+    findings = {finding["check"]: finding for finding in json.loads(ran.stdout)}
+    assert findings["redis"]["level"] == "fail"
+    assert "correct the user and the password" in findings["redis"]["advice"]
+
+
 def test_the_command_says_what_is_wrong_and_exits_so(start_stack: StartStack) -> None:
     """On a healthy node nothing fails and it exits with 0; without its servers it names them, exits with 1, and shows
     no password."""
