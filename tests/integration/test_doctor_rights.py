@@ -6,7 +6,7 @@ from headrace.doctor import examination, rights
 from headrace.doctor.finding import Finding, Level
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.settings import Settings
-from tests.fixtures.postgres import Connection, execute
+from tests.fixtures.postgres import Connection, execute, superuser_url
 
 
 def says(finding: Finding, level: Level, *words: str) -> bool:
@@ -22,13 +22,13 @@ def test_parts_that_are_missing(connection: Connection) -> None:
     assert says(rights.parts(connection), Level.FAIL, "lacks the function headrace.prune")
 
 
-def test_publishers(postgres: EmbeddedPostgres, connection: Connection) -> None:
+def test_publishers(postgres: EmbeddedPostgres, connection: Connection, database_url: str) -> None:
     """Who may publish in this database is listed; who may write to a table is told of, with the statement."""
     execute(postgres, "create role talking login")
     execute(postgres, "create role scribbling login")
     try:
         assert "talking" not in rights.publishers(connection).found
-        connection.execute("grant headrace_publisher to talking")
+        execute(postgres, "grant headrace_publisher to talking")
         assert says(rights.publishers(connection), Level.OK, "may publish here", "talking")
         connection.execute(f"revoke connect on database {connection.info.dbname} from public".encode())
         assert "talking" not in rights.publishers(connection).found
@@ -40,7 +40,8 @@ def test_publishers(postgres: EmbeddedPostgres, connection: Connection) -> None:
             "revoke all on headrace.event from scribbling",
         )
     finally:
-        connection.execute("drop owned by scribbling, talking")
+        with psycopg.connect(superuser_url(postgres, database_url)) as superuser:
+            superuser.execute("drop owned by scribbling, talking")
         execute(postgres, "drop role talking")
         execute(postgres, "drop role scribbling")
 
@@ -58,7 +59,8 @@ def test_a_doctor_runs_nothing_of_strangers(postgres: EmbeddedPostgres, empty_da
     """In a schema that somebody else has made the doctor, a superuser, looks at catalogs alone and says whose it is."""
     execute(postgres, "create role trapping login password 'x'")
     try:
-        with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        url = superuser_url(postgres, empty_database_url)
+        with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("create table public.ran (role text); grant all on public.ran to public")
             connection.execute("create schema headrace authorization trapping; set role trapping")
             connection.execute(
@@ -73,7 +75,7 @@ def test_a_doctor_runs_nothing_of_strangers(postgres: EmbeddedPostgres, empty_da
             )
             settings = Settings.from_environ(
                 {
-                    "HEADRACE_DATABASE_URL": empty_database_url,
+                    "HEADRACE_DATABASE_URL": url,
                     "HEADRACE_SECRET": "x" * 32,
                     "HEADRACE_PUBLIC_URL": "http://127.0.0.1:1",
                 }

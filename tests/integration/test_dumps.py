@@ -94,7 +94,7 @@ def test_parts_of_dumps(
 @pytest.mark.parametrize(
     ("statement", "missing"),
     [
-        ("drop function headrace.read_after", "function headrace.read_after"),
+        ("drop function headrace.prune", "function headrace.prune"),
         ("alter table headrace.stream disable trigger stream_removed", "trigger headrace.stream_removed"),
         ("drop index headrace.revocation_xid", "index headrace.revocation_xid"),
     ],

@@ -5,7 +5,9 @@ from click.testing import CliRunner
 
 import headrace
 from headrace.cli import main
+from headrace.embedded.postgres import EmbeddedPostgres
 from loadtests import attacks
+from tests.fixtures.postgres import superuser_url
 from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
@@ -22,10 +24,10 @@ def stack(start_stack: StartStack) -> Stack:
 
 
 @pytest.mark.parametrize("role", attacks.ROLES)
-def test_a_hostile_role(stack: Stack, database: Database, role: str) -> None:
+def test_a_hostile_role(postgres: EmbeddedPostgres, stack: Stack, database: Database, role: str) -> None:
     """Beside everything that a role can do, what others publish arrives, once and in order, and users join."""
     client = stack.subscribe("s")
-    attack = attacks.Attack(database.url, role)
+    attack = attacks.Attack(superuser_url(postgres, database.url), role)
     with attack:
         with Writers(database.url) as writers:
             wait_until(lambda: writers.published > 100 and attack.statements > 20, "both are at work")

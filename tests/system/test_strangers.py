@@ -11,7 +11,7 @@ from headrace import exposition, locks
 from headrace.doctor import rights
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
-from tests.fixtures.postgres import Connection, execute
+from tests.fixtures.postgres import Connection, execute, superuser_url
 from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
@@ -43,7 +43,9 @@ def rows_left(database: Database) -> int:
     )
 
 
-def test_a_stranger_in_the_announcer_s_office(start_shard: StartShard, database: Database, stranger: str) -> None:
+def test_a_stranger_in_the_announcer_s_office(
+    postgres: EmbeddedPostgres, start_shard: StartShard, database: Database, stranger: str
+) -> None:
     """A role that has taken the announcer's lock is noticed and logged; shards ring beside it, then keep it out."""
     shard = start_shard(sweep_interval_s=0.5, log_level="info")
     client = shard.live("s")
@@ -64,7 +66,8 @@ def test_a_stranger_in_the_announcer_s_office(start_shard: StartShard, database:
         waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = 1918985057"
         wait_until(lambda: database.one(waiting) == 1, "another waits for it")
         assert [who.role for who in locks.strangers(database.connection)] == [stranger, stranger]
-        database.connection.execute("select pg_terminate_backend(%s)", [queueing.info.backend_pid])
+        with psycopg.connect(superuser_url(postgres, database.url)) as superuser:
+            superuser.execute("select pg_terminate_backend(%s)", [queueing.info.backend_pid])
         queueing.close()
     wait_until(lambda: "this shard announces for all" in shard.log, "the shard has the office")
     with connected(database.url, stranger) as c:
@@ -100,7 +103,8 @@ def test_a_prepared_transaction_at_a_lock(database: Database, stranger: str) -> 
     assert [(who.role, who.pid, who.lock) for who in locks.strangers(database.connection)] == [
         (stranger, 0, locks.OFFICE)
     ]
-    database.connection.execute("rollback prepared 'loitering'")
+    with connected(database.url, stranger) as c:
+        c.execute("rollback prepared 'loitering'")
     assert locks.strangers(database.connection) == []
 
 
