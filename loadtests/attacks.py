@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import quantiles
 from typing import Final
 
@@ -26,6 +27,7 @@ import psycopg
 from psycopg import errors
 
 import headrace
+from headrace.embedded.postgres import USER
 from headrace.settings import Settings, environ_with_file
 from headrace.sse import Parser
 
@@ -95,7 +97,7 @@ ROLES: Final = ("attack_connect", "attack_create", "attack_publish")
 class Attack:
     """One role at work, as a context. Owned by the thread that enters it; `gained` is what it should not have got."""
 
-    owner_url: str
+    superuser_url: str
     role: str
     rate_per_s: float = RATE_PER_S
     gained: list[str] = field(default_factory=list)
@@ -103,7 +105,7 @@ class Attack:
 
     def __enter__(self) -> "Attack":
         self._over = threading.Event()
-        with psycopg.connect(self.owner_url, autocommit=True) as owner:
+        with psycopg.connect(self.superuser_url, autocommit=True) as owner:
             with contextlib.suppress(errors.DuplicateObject):
                 owner.execute(f"create role {self.role} login password '{PASSWORD}'".encode())
             if self.role == "attack_create":
@@ -131,7 +133,7 @@ class Attack:
         self._over.set()
         for thread in self._threads:
             thread.join()
-        with psycopg.connect(self.owner_url, autocommit=True) as owner:
+        with psycopg.connect(self.superuser_url, autocommit=True) as owner:
             row = owner.execute(
                 "select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = %s", [self.role]
             ).fetchone()
@@ -141,7 +143,7 @@ class Attack:
             owner.execute(f"drop role {self.role}".encode())
 
     def _connect(self) -> "psycopg.Connection[tuple[object, ...]]":
-        url = psycopg.conninfo.make_conninfo(self.owner_url, user=self.role, password=PASSWORD)
+        url = psycopg.conninfo.make_conninfo(self.superuser_url, user=self.role, password=PASSWORD)
         return psycopg.connect(url, autocommit=True, application_name="attack")
 
     def _must_fail(self, connection: "psycopg.Connection[tuple[object, ...]]", statement: str) -> None:
@@ -219,12 +221,16 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.attacks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each run (default 15)")
     parser.add_argument("--base", default="http://127.0.0.1:8000", help="where the node answers")
+    parser.add_argument("--superuser", help="the URL of who makes the roles (default: the embedded server's here)")
     options = parser.parse_args(arguments)
     settings = Settings.from_environ(environ_with_file(os.environ)).require("database_url", "secret")
+    superuser = options.superuser or psycopg.conninfo.make_conninfo(
+        settings.database_url, user=USER, password=Path(".headrace/postgres.password").read_text().strip()
+    )
     calm: list[float] = []
     worst, lost, gained = 0.0, 0, []
     for role in ("", *ROLES, ""):
-        attack = Attack(settings.database_url, role) if role else None
+        attack = Attack(superuser, role) if role else None
         with attack or contextlib.nullcontext():
             if role:
                 time.sleep(7)  # until a sweep has noticed whoever is at a lock
