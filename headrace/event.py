@@ -7,7 +7,8 @@ types and comments with a line break are refused. The parts that travel:
     id: 17\\n\\n                                  a cursor alone; the standard's clients keep it and dispatch nothing
     id: 17\\nevent: headrace:cursor\\ndata: {…}\\n\\n   a cursor for every client, also for those that keep none alone
     id: 17\\nevent: order\\ndata: shipped\\n\\n     an event; `event:` is left out for `message`
-    event: headrace:gap\\ndata: {…}\\n\\n          a sentinel; its cursor follows as a frame of its own
+    event: headrace:gap\\ndata: {…}\\n\\n          a sentinel; its cursor follows as a frame of its own. A gap that
+                                              stands in the place of one event has the id of that
     : heartbeat\\n                              a comment
 
 What dispatches nothing ends with its line and not with an empty one, for which some clients dispatch an empty event.
