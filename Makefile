@@ -65,7 +65,7 @@ SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce change
     schema sessions snapshot sqlstates)) tests/system/test_hostile_sql.py
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
-	test ! -x $(OLDER)/postgres || HEADRACE_TEST_POSTGRES=$(OLDER) \
+	test ! -x $(OLDER)/postgres || TEST_POSTGRES=$(OLDER) \
 	    $(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(SQL_TESTS)
 
 example-%: .venv
