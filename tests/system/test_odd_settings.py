@@ -94,7 +94,7 @@ OURS = "select pid from pg_stat_activity where datname = current_database() and 
 
 
 def test_sessions_that_end_while_idle_are_seen_by_nobody(start_stack: StartStack, database: Database) -> None:
-    """Sessions of a node are ended: the next page and the next events, live and over HTTP, come as if nothing had been."""
+    """Sessions of a node are ended: the next page and the next events, live and over HTTP, come all the same."""
     stack = start_stack(
         shards=1,
         secret=SECRET,
