@@ -15,7 +15,7 @@ const OWN_EVENTS = ["event", "cursor", "open", ...SHOWN];
 
 /** Takes text, cut anywhere, and gives frames (WHATWG HTML, 9.2.6), undefined where they have no such line. */
 function parser(onFrame, onRetry) {
-  let rest = []; // of a line that has not ended: pieces, or a long one would be read again with each
+  let rest = []; // pieces of a line: a long one is not read again with each
   let afterCr = false; // a \n that comes now belongs to the \r before
   let frame = {};
   return (text) => {
@@ -90,12 +90,11 @@ function retryAfterMs(response) {
 }
 
 /**
- * Each stay in the document is one #run: a loop of connections until the stay's signal aborts. The cursor outlives it.
+ * Each stay in the document is one #run: a loop of connections until the stay's signal aborts.
  *
  * Sharing: all tabs connect, and ask for one Web Lock. Its holder leads: it says on a BroadcastChannel what it
  * receives, each frame with its cursor before it. A tab whose cursor covers that one closes its connection and follows
- * while it is told all; otherwise, or after a silence, it connects from its own cursor. When the leader goes, the
- * browser gives the lock to the next. A lost message costs a connection, no event.
+ * while it is told all; otherwise, or after a silence, it connects. A lost message costs a connection, no event.
  */
 class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
   static observedAttributes = ["src", "cursor"];
