@@ -76,7 +76,7 @@ async function claims(url) {
   }
 }
 
-/** Before Turbo has loaded, its elements wait for it in the document. */
+/** Elements wait in the document until Turbo is loaded. */
 function renderTurbo(html) {
   if (globalThis.Turbo) globalThis.Turbo.renderStreamMessage(html);
   else document.body.insertAdjacentHTML("beforeend", html);
@@ -223,7 +223,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
         continue;
       }
       if (status === 200 && performance.now() - began > STABLE_MS) this.#failures = 0;
-      // 204 asks to stay away (WHATWG HTML, 9.2.3); other refusals do not get better by asking again.
+      // 204 asks to stay away (WHATWG HTML, 9.2.3); asking again cures no other refusal.
       const final = status === 204 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
       // Full jitter: clients cut off together come back spread out.
       const longest = Math.max(this.#retryMs, Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** this.#failures++));
@@ -252,9 +252,9 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
       if (response.status !== 200) return { status: response.status, after: retryAfterMs(response) };
       const { headers } = response;
       if (!headers.get("Content-Type")?.startsWith("text/event-stream")) {
-        throw new TypeError("not an event stream"); // such as a café's login page: it passes
+        throw new TypeError("not an event stream"); // such as a login page
       }
-      // A stream has no length. This is a proxy that has no server: 503 would end a plain EventSource.
+      // A stream has no length. This is a proxy without a server: 503 would end an EventSource.
       if (headers.has("Content-Length")) return { status: 503 };
       status = 200;
       this.#setState("open");
