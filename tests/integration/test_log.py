@@ -447,6 +447,7 @@ def test_rights_of_a_publisher(connect: Connect) -> None:
         "select headrace.set_retention('*', interval '1 second')",
         "select headrace.prune(1)",
         "select headrace.read_after(array['s'], array[0], 1, 1)",
+        "select headrace.read_after(array['s'], array[0], 1, 1, 1)",
         "select headrace.take('s', 1, 1)",
         "create table headrace.mine (x int)",
     ):

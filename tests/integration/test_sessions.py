@@ -107,9 +107,9 @@ def test_settings_hold_behind_a_pooler_and_are_nobody_elses(database_url: str) -
 
 def end(connection: Connection, name: str) -> None:
     """End the session of this name, and wait until it is no more."""
-    ended = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = %s"
-    assert connection.execute(ended, [name]).fetchall() == [(True,)]
-    left = "select count(*) from pg_stat_activity where application_name = %s"
+    named = "from pg_stat_activity where datname = current_database() and application_name = %s"
+    assert connection.execute(f"select pg_terminate_backend(pid) {named}", [name]).fetchall() == [(True,)]
+    left = f"select count(*) {named}"
     wait_until(lambda: connection.execute(left, [name]).fetchone() == (0,), "the session has ended")
 
 

@@ -207,10 +207,14 @@ def test_the_death_of_a_part_ends_the_process(start_shard: StartShard, database:
 def test_reads_that_postgresql_refuses_are_tried_again(start_shard: StartShard, database: Database) -> None:
     """While what a shard reads with is not there it says so; when it is back, clients are served."""
     shard = start_shard(sweep_interval_s=0.2)
-    database.connection.execute("alter function headrace.read_after(text[], bigint[], int, bigint) rename to gone")
+    database.connection.execute(
+        "alter function headrace.read_after(text[], bigint[], int, bigint, bigint) rename to gone"
+    )
     client = shard.connect(("s", "now"))
     wait_until(lambda: "a live read failed" in shard.log, "the refusal is logged")
-    database.connection.execute("alter function headrace.gone(text[], bigint[], int, bigint) rename to read_after")
+    database.connection.execute(
+        "alter function headrace.gone(text[], bigint[], int, bigint, bigint) rename to read_after"
+    )
     client.wait(lambda: client.last_id, "the cursor")
     database.publish("s", "x")
     client.wait_for(1)
