@@ -23,7 +23,8 @@ def open_as_client(request: str | urllib.request.Request, *, timeout: float) -> 
     url = request if isinstance(request, str) else request.full_url
     if _is_here(urllib.parse.urlsplit(url).hostname or ""):
         return _DIRECT.open(request, timeout=timeout)
-    return urllib.request.urlopen(request, timeout=timeout)  # noqa: S310  # http or https: see settings
+    # An opener of its own, since that of `urlopen` keeps the proxies that the environment named at its first use.
+    return urllib.request.build_opener().open(request, timeout=timeout)
 
 
 def _is_here(host: str) -> bool:

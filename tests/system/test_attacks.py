@@ -23,7 +23,10 @@ def stack(start_stack: StartStack) -> Stack:
     )
 
 
-@pytest.mark.parametrize("role", attacks.ROLES)
+OTHERS = [pytest.param(role, marks=pytest.mark.slow) for role in attacks.ROLES[:-1]]
+
+
+@pytest.mark.parametrize("role", [*OTHERS, attacks.ROLES[-1]])
 def test_a_hostile_role(postgres: EmbeddedPostgres, stack: Stack, database: Database, role: str) -> None:
     """Beside everything that a role can do, what others publish arrives, once and in order, and users join."""
     client = stack.subscribe("s")

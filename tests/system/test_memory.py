@@ -1,5 +1,7 @@
 """What clients can make a shard keep in memory, however they read and however large the events are."""
 
+import pytest
+
 from tests.fixtures.client import wait_all
 from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import wait_until
@@ -24,6 +26,7 @@ def test_large_frames_that_many_have_begun_are_there_once(start_shard: StartShar
     assert {client.data[0] for client in stalled} == {LARGE}
 
 
+@pytest.mark.slow
 def test_what_stalled_clients_hold_is_bounded(start_shard: StartShard, database: Database) -> None:
     """Of clients that have stopped within large events the longest stalled are closed; who reads stays."""
     shard = start_shard(**BOUNDS, unsent_total_bytes=8 * MIB)
@@ -46,6 +49,7 @@ def test_what_stalled_clients_hold_is_bounded(start_shard: StartShard, database:
     assert again.ids == list(range(int(first.last_id) + 1, 42))
 
 
+@pytest.mark.slow
 def test_reads_of_many_streams_are_bounded(start_shard: StartShard, database: Database) -> None:
     """A large event in each of many streams, all in one transaction, is read in pieces of bounded size."""
     shard = start_shard(**BOUNDS)

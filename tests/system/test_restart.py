@@ -14,7 +14,7 @@ import headrace
 from headrace.directory import Directory
 from headrace.tokens import sign
 from tests.fixtures.client import Client, wait_all
-from tests.fixtures.up import Up, searchable_directory
+from tests.fixtures.up import REDIS, Up, searchable_directory
 from tests.fixtures.waiting import took_less, wait_until
 from tests.system.test_cli import headrace as command
 
@@ -108,7 +108,7 @@ def test_unknown_shard(up: Up) -> None:
 def test_without_redis_nothing_is_replaced(up: Up, clients: dict[Client, str]) -> None:
     """While Redis is away, a restart and a scaling say so within seconds, and no process or client is touched."""
     before = up.pids("shard")
-    redis = up.pid("redis")
+    redis = up.pid(REDIS)
     os.kill(redis, signal.SIGSTOP)
 
     def refused(*arguments: str) -> float:

@@ -21,6 +21,7 @@ from tests.fixtures.client import Client
 from tests.fixtures.ports import free_port
 from tests.fixtures.up import (
     READY_S,
+    REDIS,
     Up,
     children,
     lives,
@@ -180,7 +181,7 @@ def test_what_dies_comes_back(up: Up) -> None:
     for name, part in (
         ("n-0", "shard --id n-0"),
         ("router", "gunicorn"),
-        ("redis", "-server 127.0.0.1:"),  # redis-server or valkey-server
+        ("redis", REDIS),
         ("postgres", "postgres"),
     ):
         pid = up.pid(part)
