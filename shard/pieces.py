@@ -73,7 +73,6 @@ def _head(headers: Iterable[tuple[str, str]], chunked: bool) -> bytes:
     lines = [
         "HTTP/1.1 200 OK",
         *(f"{name}: {value}" for name, value in event.RESPONSE_HEADERS),
-        "X-Content-Type-Options: nosniff",
         *(["Transfer-Encoding: chunked"] if chunked else []),
         "Connection: close",
         *(f"{name}: {value}" for name, value in headers),

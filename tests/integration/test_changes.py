@@ -72,7 +72,7 @@ def test_a_row_moves_between_the_streams_of_a_template(database_url: str) -> Non
     ]
 
 
-NAMES = ["plain", 'Quo"ted', "it's", "a b;--", "{brace}", "}", "éé", "%s%I", "new"]
+NAMES = ["plain", "r", 'Quo"ted', "it's", "a b;--", "{brace}", "}", "éé", "%s%I", "new"]
 
 
 @pytest.mark.parametrize("name", NAMES)

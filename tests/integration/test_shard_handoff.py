@@ -161,7 +161,6 @@ def test_the_response_head_is_the_routers_headers_and_what_a_stream_needs(calm_s
     assert client.status == 200
     assert client.headers == {
         "content-type": "text/event-stream; charset=utf-8",
-        "x-content-type-options": "nosniff",
         "cache-control": "no-cache, no-transform",
         "x-accel-buffering": "no",
         "connection": "close",

@@ -383,7 +383,7 @@ def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("room", [0, 1, 40, 240])
+@pytest.mark.parametrize("room", [0, 1, 40, 200])
 def test_an_opening_that_the_socket_did_not_take_is_kept_whole(
     machine: DispatcherMachine, room: int, chunked: bool
 ) -> None:

@@ -18,7 +18,6 @@ def test_the_opening_is_one_piece(chunked: bool) -> None:
     lines = head.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 200 OK"
     assert "Content-Type: text/event-stream; charset=utf-8" in lines
-    assert "X-Content-Type-Options: nosniff" in lines
     assert lines[-1] == "Vary: Origin"
     assert ("Transfer-Encoding: chunked" in lines) == chunked
     text = b"retry: 2143\nid: 17\n\n"
