@@ -1,5 +1,12 @@
 """A response's body as it comes over HTTP/1.1: in chunks (RFC 9112, section 7.1) or as it is."""
 
+import re
+from typing import Final
+
+_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_MOST_SIZE_LINE: Final = 64
+_BREAK: Final = b"\r\n"
+
 
 class Body:
     """Takes the chunk headers off; a context of one response. head is the response's head."""
@@ -7,6 +14,7 @@ class Body:
     def __init__(self, head: bytes) -> None:
         self._chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
         self._left = 0
+        self._last = self._ended = False
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -16,15 +24,25 @@ class Body:
         found = []
         data = self._rest + data
         while data:
+            if self._ended:
+                raise ValueError(f"bytes after the last chunk: {data[:60]!r}")
             if not self._left:
-                size, end, after = data.partition(b"\r\n")
-                if not end or (size == b"0" and len(after) < 2):
+                line, end, after = data.partition(_BREAK)
+                if not end and len(line) <= _MOST_SIZE_LINE:
                     break
-                data, self._left = after, int(size, 16) + 2
-            piece = data[: self._left]
-            # The line break behind a chunk is none of it, also if it comes in two pieces.
-            found.append(piece[: max(0, self._left - 2)])
+                if not _SIZE.fullmatch(line):
+                    raise ValueError(f"no size of a chunk: {line[:60]!r}")
+                size = int(line, 16)
+                # The line break behind a chunk is none of it, also if it comes in two pieces.
+                data, self._left, self._last = after, size + len(_BREAK), size == 0
+            piece = data[: self._left - len(_BREAK)]
+            found.append(piece)
             self._left -= len(piece)
             data = data[len(piece) :]
+            if self._left > len(_BREAK) or len(data) < len(_BREAK):
+                break
+            if not data.startswith(_BREAK):
+                raise ValueError(f"no line break behind a chunk: {data[:60]!r}")
+            data, self._left, self._ended = data[len(_BREAK) :], 0, self._last
         self._rest = data
         return b"".join(found)

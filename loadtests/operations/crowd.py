@@ -95,18 +95,19 @@ class Crowd:
                 client = self._clients[descriptor]
                 try:
                     data = client.connection.recv(1 << 16)
+                    body = client.body.feed(data) if data else None
                 except BlockingIOError:
                     continue
-                except OSError:
-                    data = b""
-                if data:
-                    self._take(client, data)
+                except (OSError, ValueError):
+                    body = None
+                if body is not None:
+                    self._take(client, body)
                 else:
                     self.problems["closed"] += 1
                     self._poll.unregister(descriptor)
 
     def _take(self, client: Client, data: bytes) -> None:
-        *blocks, client.rest = (client.rest + client.body.feed(data)).split(b"\n\n")
+        *blocks, client.rest = (client.rest + data).split(b"\n\n")
         now = time.monotonic()
         for block in blocks:
             head, separator, text = block.partition(b"\ndata: t=")

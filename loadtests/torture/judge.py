@@ -21,6 +21,8 @@ from headrace import cursor
 from headrace.errors import CursorError
 
 MAX_SHOWN_IDS: Final = 12
+DATED_AHEAD: Final = "dated ahead"
+"""The ending of a connection that was refused since its token is of the time before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Session:
 
     sent is the cursor that the client asked with, None where it asked with a word. opened_at is when the response's
     head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
-    `goodbye <reason>`, `refused <status>`, or `unanswered`. stalled_s is the client's longest pause in reading.
-    port is the client's own; shard is the one that took it first.
+    `goodbye <reason>`, `refused <status>`, `dated ahead`, or `unanswered`. stalled_s is the client's longest pause in
+    reading. port is the client's own; shard is the one that took it first.
     """
 
     request_id: str
@@ -276,17 +278,23 @@ class _Walk:
         kind = (frame.type or "").removeprefix("headrace:")
         if kind == "goodbye":
             return
-        value = json.loads(frame.data or "{}")
-        name = value.get("stream", "")
+        try:
+            value = json.loads(frame.data or "{}")
+            name, first, last, head = (value.get(key) for key in ("stream", "missed_from", "missed_to", "head"))
+            numbers = (first, last) if kind == "gap" else (head,)
+            if any(type(number) is not int for number in numbers):
+                raise TypeError
+        except (ValueError, TypeError, AttributeError):
+            self._report("malformed", None, (), f"a sentinel {frame.type!r} that says {(frame.data or '')[:80]!r}")
+            return
         if kind not in ("gap", "reset") or name not in self._history.streams:
             self._report("malformed", None, (), f"a sentinel {frame.type!r} for {name!r}")
             return
         index = self._history.streams.index(name)
         if kind == "reset":
-            self._report("reset", index, (), f"was told of a reset to {value.get('head')}, which nothing owes it")
-            self._positions[index] = value.get("head")
+            self._report("reset", index, (), f"was told of a reset to {head}, which nothing owes it")
+            self._positions[index] = head
             return
-        first, last = value["missed_from"], value["missed_to"]
         position = self._positions[index]
         trimmed_to = self._logs[index].trimmed_to
         if last > trimmed_to:

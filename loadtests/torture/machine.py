@@ -7,6 +7,7 @@ import mmap
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,10 @@ class Machine:
         with control.open("r+b") as file:
             self._control = mmap.mmap(file.fileno(), _CONTROL.size)
         self.environ = {"LD_PRELOAD": str(library), "TORTURE_CONTROL": str(control)}
+
+    def now(self) -> float:
+        """The wall time on it, in seconds since the epoch."""
+        return time.time() - self._behind_s
 
     def set_back(self, by_s: float) -> None:
         """Set the clock back, in this moment, for all."""

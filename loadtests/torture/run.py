@@ -289,7 +289,7 @@ def _sees(history: History, stream: str, label: str) -> bool:
 
 
 def _is_whole(history: History, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed) -> bool:
-    if cursor is None:
+    if cursor is None or len(cursor) != len(history.streams):
         return False
     for name, position in zip(history.streams, cursor, strict=True):
         ids = logs[name].visible(lambda label, name=name: owed.sees(history, name, label)) if name in logs else []  # type: ignore[misc]

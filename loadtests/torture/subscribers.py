@@ -17,10 +17,11 @@ import struct
 import time
 from typing import Final
 
-from headrace import tokens
+from headrace import cursor, tokens
+from headrace.errors import CursorError
 from headrace.event import CURSOR_TYPE
 from loadtests.chunks import Body
-from loadtests.torture.judge import History, Received, Session
+from loadtests.torture.judge import DATED_AHEAD, History, Received, Session
 from loadtests.torture.plan import Client, Plan
 from loadtests.torture.system import System
 
@@ -28,9 +29,10 @@ _SO_ATTACH_FILTER: Final = 26
 _LINE: Final = re.compile(r"(retry: [0-9]+|: [^\n]*)\n")
 _BLOCK: Final = re.compile(
     r"id: (?P<cursor>[0-9]+(?:\.[0-9]+)*)"
-    r"|(?:id: (?P<id>[0-9]+(?:(?:\.[0-9]+)+/[0-9]+)?)\n)?(?:event: (?P<type>[^\n]+)\n)?"
+    r"|(?:id: (?P<id>[0-9]+(?:\.[0-9]+)*(?:/[0-9]+)?)\n)?(?:event: (?P<type>[^\n]+)\n)?"
     r"(?P<data>data: [^\n]*(?:\ndata: [^\n]*)*)"
 )
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 _OPENING_DEADLINE_S: Final = 15.0
 
 
@@ -69,6 +71,7 @@ class Subscriber:
         self._all = all_
         self._client = client
         self._chance = all_.plan.random(f"subscriber {client.name}")
+        self._signed_at = 0.0
         self._path = self._sign()
         self._body = Body(b"")
 
@@ -107,10 +110,14 @@ class Subscriber:
             lines.append(f"Last-Event-ID: {session.sent}")
             # As the browser element does: the URL of the page stays, and the header wins.
             since = self._client.start if "/" not in self._client.start else since
-        return "\r\n".join([f"GET {path}?since={since} HTTP/1.1", *lines, "", ""]).encode()
+        # Some proxies ask in the old way, and get a body without chunks.
+        version = "HTTP/1.0" if self._chance.random() < 0.2 else "HTTP/1.1"
+        return "\r\n".join([f"GET {path}?since={since} {version}", *lines, "", ""]).encode()
 
     def _sign(self) -> str:
+        """A fresh URL, as an application on the same machine signs it."""
         client = self._client
+        self._signed_at = self._all.system.machine.now()
         token = tokens.sign(
             client.streams,
             secrets=(self._all.system.secret,),
@@ -118,6 +125,7 @@ class Subscriber:
             audiences=sorted(client.audiences),
             ttl_s=client.ttl_s,
             presence=client.presence,
+            now=self._signed_at,
         )
         return f"/streams/{token}"
 
@@ -141,6 +149,10 @@ class Subscriber:
         except OSError:
             # A reset ends an opened connection as an orderly end does; before that nothing was promised.
             session.ending = "cut" if session.opened_at is not None else "unanswered"
+        except ValueError as error:
+            # What no HTTP client understands: it hangs up, as all of them do.
+            session.malformed = session.malformed or str(error)
+            session.ending = "left"
         finally:
             if not kept:
                 connection.close()
@@ -155,9 +167,17 @@ class Subscriber:
             head += data
         head, _, rest = head.partition(b"\r\n\r\n")
         self._body = Body(head)
-        status = head.split(b" ", 2)[1].decode()
+        match = _STATUS.match(head)
+        if match is None:
+            raise ValueError(f"no head of a response: {head[:60]!r}")
+        status = match[1].decode()
         if status == "200":
             session.opened_at = time.monotonic()
+        elif status == "403" and self._signed_at - self._all.system.machine.now() > tokens.MAX_AHEAD_S:
+            # As a page does: with a URL from before the clock was set back it asks its application for a fresh one.
+            self._all.refusals += 1
+            session.ending = DATED_AHEAD
+            self._path = self._sign()
         else:
             self._all.refusals += 1
             session.ending = f"refused {status}"
@@ -226,7 +246,7 @@ class Subscriber:
             while line := _LINE.match(block):
                 block = block[line.end() :]
             match = _BLOCK.fullmatch(block)
-            if match is None or "\r" in block:
+            if match is None or "\r" in block or not self._has_shape(match):
                 session.malformed = session.malformed or block or "(empty)"
             elif match["type"] == CURSOR_TYPE and match["id"] is not None:
                 self.last_id = match["id"]
@@ -237,6 +257,16 @@ class Subscriber:
             elif match["data"]:
                 self._event(session, now, match)
         return data[end + 2 :]
+
+    def _has_shape(self, match: re.Match[str]) -> bool:
+        """Whether the id, if there is one, is one that this client could come back with."""
+        streams, text = len(self._client.streams), match["cursor"] or match["id"]
+        is_event = match["cursor"] is None and match["type"] != CURSOR_TYPE
+        try:
+            cursor.parse(text, streams)
+        except CursorError:
+            return False
+        return text is None or ("/" in text) == (is_event and streams > 1)
 
     def _event(self, session: Session, now: float, match: re.Match[str]) -> None:
         data = match["data"].removeprefix("data: ").replace("\ndata: ", "\n")

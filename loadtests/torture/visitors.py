@@ -39,8 +39,9 @@ class Visitors:
             time.sleep(chance.uniform(0.05, 0.5))
 
     def _visit(self, user: str, lasts_s: float) -> None:
-        path = tokens.sign(STREAM, secrets=(self._system.secret,), user=user, presence=True)
-        with socket.create_connection(self._system.address, _DEADLINE_S) as connection:
+        system = self._system
+        path = tokens.sign(STREAM, secrets=(system.secret,), user=user, presence=True, now=system.machine.now())
+        with socket.create_connection(system.address, _DEADLINE_S) as connection:
             connection.sendall(f"GET /streams/{path} HTTP/1.1\r\nHost: torture\r\n\r\n".encode())
             # Wherever the connection then is: with a router, with a shard, or refused.
             until = time.monotonic() + lasts_s

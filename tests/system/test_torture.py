@@ -35,7 +35,7 @@ def test_no_promise_is_broken_under_faults() -> None:
 def test_a_broken_copy_is_caught() -> None:
     """A copy of headrace that drops the rest of cut frames does not get past the judge."""
     verdict = torture_broken(BREAKS["tail-dropped"], seconds=8, subscribers=60)
-    assert {"lost", "altered"} & {violation["kind"] for violation in verdict["violations"]}
+    assert {"lost", "altered", "malformed"} & {violation["kind"] for violation in verdict["violations"]}
 
 
 def test_the_faults_are_explained() -> None:
