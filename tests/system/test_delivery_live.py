@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 import headrace
+from headrace.event import HEARTBEAT
 from headrace.stream import slot
 from tests.fixtures.client import wait_all
 from tests.fixtures.shard import Database, Shard, StartShard
@@ -135,7 +136,7 @@ def test_everyone_on_a_stream_gets_the_same_bytes(calm_shard: Shard, calm_databa
         calm_database.publish(stream, f"event {number}", event="kind")
     wait_all(clients, lambda client: len(client.events) >= 30, "30 events")
     received = {bytes(client.raw[start:]) for client, start in zip(clients, before, strict=True)}
-    assert {each.replace(b": heartbeat\n\n", b"") for each in received} == {
+    assert {each.replace(HEARTBEAT, b"") for each in received} == {
         b"".join(b"id: %d\nevent: kind\ndata: event %d\n\n" % (n + 1, n) for n in range(30))
     }
 
