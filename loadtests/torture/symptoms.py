@@ -13,9 +13,11 @@ monkey.patch_all()
 
 import json
 import logging
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,8 @@ from typing import Final
 import click
 import gevent
 
+import headrace
+from headrace import tokens
 from loadtests.torture import alerts, runbook
 from loadtests.torture.condition import Condition, Finding, Sight
 from loadtests.torture.fault import Fault
@@ -40,6 +44,8 @@ PATIENCE_S: Final = 40.0
 """For how long a fault lasts at most, until all that it is to show has been seen."""
 CALM_S: Final = 40.0
 """For how long what earlier faults have left may show."""
+AWAY: Final = "brief:away"
+"""A stream that retention may pass, and that no client of the plan follows."""
 _SETTINGS: Final = {
     "HEADRACE_FILTERS": "loadtests.torture.predicates",
     "HEADRACE_FILTER_DEADLINE_S": "1.5",
@@ -134,7 +140,23 @@ class Trial:
         while name in _AGAIN and not self._enough:
             time.sleep(0.2)
             target = fault.inject(PATIENCE_S)
+        if name == "retention":
+            self._come_back()
         return target
+
+    def _come_back(self) -> None:
+        """Have a client come back again and again from before an event of a stream that nobody else follows.
+
+        The plan's clients are away for a moment only, and the shards' rings have what most of them missed.
+        """
+        with self._system.connect() as connection:
+            headrace.publish(connection, AWAY, "missed")
+        path = f"/streams/{tokens.sign([AWAY], secrets=(self._system.secret,))}?since=0"
+        while not self._enough:
+            with suppress(OSError), socket.create_connection(self._system.address, timeout=2) as client:
+                client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
+                client.recv(4096)
+            time.sleep(0.5)
 
     def _calm(self, row: Row) -> tuple[Sight, list[str]]:
         """Wait, bounded, for a while in which nothing of the row shows; the sight at its end, and what showed still."""
