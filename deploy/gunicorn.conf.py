@@ -8,7 +8,7 @@ Their names do not begin with HEADRACE_, since headrace refuses settings that it
 
 import os
 
-from router.gunicorn_conf import *  # noqa: F403  # what has no underscore there is a setting
+from headrace.router.gunicorn_conf import *  # noqa: F403  # what has no underscore there is a setting
 
 bind = os.environ.get("ROUTER_BIND") or "127.0.0.1:8000"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 2)

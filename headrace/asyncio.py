@@ -17,7 +17,7 @@ from typing import Any
 
 from headrace import calls, statement
 from headrace.calls import Call
-from headrace.connection import as_tuples, asynchronous, is_of, takes_dollars
+from headrace.database_connection import as_tuples, asynchronous, is_of, takes_dollars
 from headrace.disconnect import DEFAULT_REASON
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from headrace.errors import EventError, UsageError
 from headrace.event import check_type
 from headrace.stream import check_name
-from headrace.text import MAX_WORD_BYTES, check_text, check_user
+from headrace.text_limits import MAX_WORD_BYTES, check_text, check_user
 
 MAX_SKEW_S = 86_400
 MAX_KEEP = timedelta(days=36_000)

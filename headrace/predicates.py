@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from headrace.errors import SettingsError
-from headrace.text import MAX_WORD_BYTES, check_text
+from headrace.text_limits import MAX_WORD_BYTES, check_text
 from headrace.tokens import Context
 
 Predicate = Callable[[Context, str], bool]

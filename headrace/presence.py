@@ -1,4 +1,4 @@
-"""Who is on a stream now, as applications ask it; `shard/presence.py` tells how it is known.
+"""Who is on a stream now, as applications ask it; `shard/postgres/presence.py` tells how it is known.
 
 Both answers are of the snapshot of their statement, like `headrace.head`: members read in one REPEATABLE READ
 transaction with the head of the companion stream, or after it, and the events that follow that head, make one whole.

@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from headrace import cursor, signing
 from headrace.calls import Call
-from headrace.connection import refuse
+from headrace.database_connection import refuse
 from headrace.element import Attribute, Html, element
 from headrace.errors import UsageError
 from headrace.statement import execute, fetch

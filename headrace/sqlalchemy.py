@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from headrace.connection import refuse, synchronous
+from headrace.database_connection import refuse, synchronous
 from headrace.element import Attribute, Html
 from headrace.errors import UsageError
 from headrace.snapshot import REPEATABLE_READ, Snapshot, within

@@ -4,7 +4,8 @@
     Django's `connection`
     SQLAlchemy's Connection, Session or scoped_session
 
-What else people give is refused by `headrace.connection`. Errors that the database raises are the driver's own.
+What else people give is refused by `headrace.database_connection`. Errors that the database raises are the
+driver's own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from headrace.calls import Call
-from headrace.connection import as_tuples, explain, is_of, synchronous, takes_dollars
+from headrace.database_connection import as_tuples, explain, is_of, synchronous, takes_dollars
 
 
 def execute(connection: Any, call: Call) -> None:

@@ -20,7 +20,7 @@ import itsdangerous
 
 from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError
 from headrace.stream import PRESENCE_PREFIX, check_name, check_names, presence_stream, slot
-from headrace.text import MAX_WORD_BYTES, check_text, check_user
+from headrace.text_limits import MAX_WORD_BYTES, check_text, check_user
 
 MAX_STREAMS: Final = 64
 MAX_TOKEN_CHARS: Final = 48 * 1024

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace import cursor
 from headrace.errors import CursorError
-from headrace.sse import Message
+from headrace.node.sse_client import Message
 from loadtests.payload import Payload
 
 _MOST_MISSING = 10_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from headrace.event import CURSOR_TYPE
-from headrace.sse import SILENCE_S, Message, Parser
+from headrace.node.sse_client import SILENCE_S, Message, Parser
 
 CONNECT_DEADLINE_S = 10.0
 MOST_HEAD_BYTES = 64 << 10

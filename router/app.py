@@ -8,7 +8,7 @@
 / /demo.js /demo.css      GET, HEAD   the demo, if it is on
 /demo/config              GET, HEAD
 /demo/publish             POST
-/ops and below                        the operations page, with HEADRACE_OPS_TOKEN; see router/ops.py
+/ops and below                        the operations page, with HEADRACE_OPS_TOKEN; see router/operations_page.py
 """
 
 import logging
@@ -20,33 +20,33 @@ from typing import Any, Final
 import gevent
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
-from headrace import logs
-from headrace.directory import Directory
 from headrace.errors import SettingsError
-from headrace.own_deployment import OwnDeployment
-from headrace.passing import Channels
+from headrace.node import logs
+from headrace.node.directory import Directory
+from headrace.node.own_deployment import OwnDeployment
+from headrace.node.socket_passing import Channels
+from headrace.router.auth import PREFIX, PREFLIGHT, Terms, cors
+from headrace.router.client_address import Peers
+from headrace.router.connection_limits import Limits
+from headrace.router.database import Database
+from headrace.router.demo_page import Demo, publisher
+from headrace.router.health import Health
+from headrace.router.history import SUFFIX, History
+from headrace.router.metrics import Metrics
+from headrace.router.metrics_endpoint import Scrape
+from headrace.router.operations_page import Ops
+from headrace.router.operator_auth import Operators
+from headrace.router.operator_sessions import EndedSessions
+from headrace.router.placement import Placement
+from headrace.router.placement_follower import Follower, sockets_in
+from headrace.router.publish import Publish
+from headrace.router.refused_origins import RefusedOrigins
+from headrace.router.request import Request
+from headrace.router.response import SAFE, Headers, Response, as_error
+from headrace.router.static_files import PAGE_HEADERS, StaticFile
+from headrace.router.streams import Streams
+from headrace.router.worker import HeadraceWorker
 from headrace.settings import Settings
-from router.auth import PREFIX, PREFLIGHT, Terms, cors
-from router.database import Database
-from router.demo import Demo, publisher
-from router.follower import Follower, sockets_in
-from router.health import Health
-from router.history import SUFFIX, History
-from router.limits import Limits
-from router.metrics import Metrics
-from router.operators import Operators
-from router.ops import Ops
-from router.origins import RefusedOrigins
-from router.peers import Peers
-from router.placement import Placement
-from router.publish import Publish
-from router.request import Request
-from router.response import SAFE, Headers, Response, as_error
-from router.scrape import Scrape
-from router.sessions import EndedSessions
-from router.static import PAGE_HEADERS, StaticFile
-from router.streams import Streams
-from router.worker import HeadraceWorker
 
 logger = logging.getLogger(__name__)
 
@@ -163,12 +163,12 @@ class Application:
 def create_application() -> Application:
     """Build the router's parts from the environment; called by gunicorn in each worker, after the fork.
 
-    Raises SettingsError in a process that is no `router.worker.HeadraceWorker`: another kind of worker would write to
-    sockets that were given away.
+    Raises SettingsError in a process that is no `headrace.router.worker.HeadraceWorker`: another kind of worker would
+    write to sockets that were given away.
     """
     if not HeadraceWorker.running:
         raise SettingsError(
-            "the router needs gunicorn's worker class router.worker.HeadraceWorker, without preload_app; take "
+            "the router needs gunicorn's worker class headrace.router.worker.HeadraceWorker, without preload_app; take "
             "--worker-class, -k, --threads and --preload out of the command line and of GUNICORN_CMD_ARGS"
         )
     settings = Settings.from_environ(os.environ).require("secret", "redis_url")

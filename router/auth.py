@@ -7,10 +7,10 @@ from typing import Final
 from headrace import cursor, tokens
 from headrace.cursor import Start
 from headrace.errors import TokenDateError
+from headrace.router.request import Request
+from headrace.router.response import Headers
 from headrace.stream import slot
 from headrace.tokens import Context, Token
-from router.request import Request
-from router.response import Headers
 
 PREFIX: Final = "/streams/"
 LAST_EVENT_ID: Final = ("lastEventId", "lastEventID", "Last-Event-ID")

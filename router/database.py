@@ -10,9 +10,9 @@ import psycopg
 from gevent.lock import BoundedSemaphore
 
 from headrace.errors import DatabaseUnavailableError
-from headrace.kept import died
-from headrace.session import connect
-from headrace.sqlstate import meaning, said
+from headrace.node.kept_session import died
+from headrace.node.session import connect
+from headrace.node.sqlstate import meaning, said
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,6 @@
-"""gunicorn's settings for the router: `gunicorn -c python:router.gunicorn_conf "router.app:create_application()"`.
+"""gunicorn's settings for the router.
+
+    gunicorn -c python:headrace.router.gunicorn_conf "headrace.router.app:create_application()"
 
 What an operator may want otherwise is in `headrace.settings`; bind and workers come from the command line.
 """
@@ -6,8 +8,8 @@ What an operator may want otherwise is in `headrace.settings`; bind and workers 
 import os
 import sys
 
-from headrace import logs, runtime_directory
 from headrace.errors import HeadraceError
+from headrace.node import logs, runtime_directory
 from headrace.settings import Settings
 
 try:
@@ -18,7 +20,7 @@ except HeadraceError as error:
     # gunicorn would print a traceback for each worker, again and again.
     sys.exit(f"headrace: {error}")
 
-worker_class = "router.worker.HeadraceWorker"
+worker_class = "headrace.router.worker.HeadraceWorker"
 preload_app = False
 
 # Requests in progress in one worker, not connections: a hand-off takes about a millisecond.
@@ -32,7 +34,7 @@ timeout = 30
 # Above the hand-off deadline, so that a restart cuts none short.
 graceful_timeout = 4
 
-# 56 KiB: a token has up to 48 KiB; `router.worker` raises gunicorn's cap.
+# 56 KiB: a token has up to 48 KiB; `headrace.router.worker` raises gunicorn's cap.
 limit_request_line = 56 * 1024
 limit_request_fields = _settings.max_headers
 limit_request_field_size = _settings.max_header_bytes

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from headrace.passing import Channels
-from router.placement import Placement
-from router.request import Request
-from router.response import Headers, Response, as_json
+from headrace.node.socket_passing import Channels
+from headrace.router.placement import Placement
+from headrace.router.request import Request
+from headrace.router.response import Headers, Response, as_json
 
 
 class Health:

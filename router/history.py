@@ -13,13 +13,13 @@ from typing import Final
 from headrace import cursor
 from headrace.cursor import Start
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError, UsageError
-from headrace.handoff import Handoff, forms
+from headrace.node.handoff import Handoff, forms
+from headrace.router.auth import PREFIX, ForbiddenError, Terms, verify
+from headrace.router.request import Request
+from headrace.router.response import Headers, Response, as_error
+from headrace.router.streams import ClientGoneError, Streams
 from headrace.stream import slot
 from headrace.tokens import Context, Token
-from router.auth import PREFIX, ForbiddenError, Terms, verify
-from router.request import Request
-from router.response import Headers, Response, as_error
-from router.streams import ClientGoneError, Streams
 
 SUFFIX: Final = "/events"
 DEFAULT_LIMIT: Final = 100

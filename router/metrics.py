@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from headrace.directory import ENDS
-from router.placement import Placement
+from headrace.node.directory import ENDS
+from headrace.router.placement import Placement
 
 
 class Metrics(Collector):

@@ -21,8 +21,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.directory import ShardEntry, Snapshot
-from headrace.placement import bucket, overloaded, rendezvous, spread
+from headrace.node.directory import ShardEntry, Snapshot
+from headrace.node.placement import bucket, overloaded, rendezvous, spread
 
 logger = logging.getLogger(__name__)
 

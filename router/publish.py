@@ -22,12 +22,12 @@ import psycopg
 
 from headrace import calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
-from headrace.publisher import Publisher, verify_publisher
-from headrace.sqlstate import meaning, said
-from router.database import Database
-from router.metrics import Metrics
-from router.request import BodyTooLargeError, BodyTooSlowError, Request
-from router.response import Headers, Response, as_error, as_json
+from headrace.node.sqlstate import meaning, said
+from headrace.publisher_token import Publisher, verify_publisher
+from headrace.router.database import Database
+from headrace.router.metrics import Metrics
+from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
+from headrace.router.response import Headers, Response, as_error, as_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,16 @@ from typing import Final
 
 from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
 from headrace.event import RESPONSE_HEADERS
-from headrace.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
-from headrace.passing import Channels, Outcome
+from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
+from headrace.node.socket_passing import Channels, Outcome
+from headrace.router.auth import ForbiddenError, Terms, admit
+from headrace.router.client_address import Peers
+from headrace.router.connection_limits import Limits
+from headrace.router.metrics import Metrics
+from headrace.router.placement import Placement
+from headrace.router.request import Request
+from headrace.router.response import Headers, Response, as_error
 from headrace.stream import CANARY_PREFIX
-from router.auth import ForbiddenError, Terms, admit
-from router.limits import Limits
-from router.metrics import Metrics
-from router.peers import Peers
-from router.placement import Placement
-from router.request import Request
-from router.response import Headers, Response, as_error
 
 logger = logging.getLogger(__name__)
 

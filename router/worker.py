@@ -15,7 +15,7 @@ import gunicorn.http.message
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
-from router.head import BoundedRequest
+from headrace.router.request_head import BoundedRequest
 
 # gunicorn caps `limit_request_line` at this constant, and 8190 bytes do not hold a token of many streams.
 gunicorn.http.message.MAX_REQUEST_LINE = 56 * 1024
@@ -27,7 +27,7 @@ MOST_LINGERED: Final = 4 << 20
 
 
 class HeadraceWorker(GeventWorker):  # type: ignore[misc]
-    """One router process. Its application MUST be what `router.app.create_application()` returns."""
+    """One router process. Its application MUST be what `headrace.router.app.create_application()` returns."""
 
     running = False
     """Whether this process is one of these, past the point where gevent has patched everything."""

@@ -1,4 +1,4 @@
-"""`python -m shard --id NODE-0`: runs one shard with the settings of the environment."""
+"""`python -m headrace.shard --id NODE-0`: runs one shard with the settings of the environment."""
 
 from gevent import monkey
 
@@ -11,8 +11,6 @@ import sys
 import click
 import gevent
 
-from headrace import logs, neighbours, runtime_directory, schema
-from headrace.directory import Directory
 from headrace.errors import (
     DatabaseUnavailableError,
     DirectoryForeignError,
@@ -20,15 +18,18 @@ from headrace.errors import (
     HeadraceError,
     SettingsError,
 )
-from headrace.own_deployment import OwnDeployment
+from headrace.node import logs, node_sockets, runtime_directory
+from headrace.node.directory import Directory
+from headrace.node.own_deployment import OwnDeployment
+from headrace.schema import migrations
 from headrace.settings import Settings, environ_with_file
-from shard import succession
-from shard.process import Process
+from headrace.shard.node import succession
+from headrace.shard.process import Process
 
 logger = logging.getLogger(__name__)
 
 
-@click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -m shard --id web1-0")
+@click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -m headrace.shard --id web1-0")
 @click.option("--id", "shard_id", required=True, help="Unique over all nodes, kept over restarts.")
 @click.option(
     "--replace",
@@ -41,7 +42,7 @@ def main(shard_id: str, predecessor: int | None) -> None:
     """Serve event streams to the clients that routers hand over, until SIGTERM."""
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
-        if not neighbours.is_plain(shard_id):
+        if not node_sockets.is_plain(shard_id):
             raise SettingsError(f"--id is {shard_id!r}; allowed is a file's name that does not begin with a dot")
         logs.set_up(settings, shard_id)
         runtime_directory.prepare(settings.runtime_dir, shard_id)
@@ -68,7 +69,7 @@ def _check_schema(settings: Settings) -> None:
     """
     try:
         with gevent.Timeout(settings.read_deadline_s):
-            schema.check(settings.database_url)
+            migrations.check(settings.database_url)
     except (DatabaseUnavailableError, gevent.Timeout) as error:
         logger.warning("starting without having seen the schema: %s", error)
 

@@ -1,4 +1,4 @@
-"""A client's connection: its socket, and per stream where it is. What to write when is the dispatcher's.
+"""Connections, streams, and where each connection is in each of its streams. What to write when is the dispatcher's.
 
 A subscription is in one of these states:
 
@@ -14,27 +14,21 @@ rest is a view of bytes that others share, not a copy.
 """
 
 import enum
-import logging
-import os
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, repeat
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final
 
 from headrace import cursor
-from headrace.event import Buffer, Piece
+from headrace.event import Piece
+from headrace.shard.ring import Ring
+from headrace.shard.socket_calls import Wire
+from headrace.stream import slot
 from headrace.tokens import Context
-
-if TYPE_CHECKING:
-    from shard.registry import Stream
-
-logger = logging.getLogger(__name__)
 
 MAX_BUFFERS_A_CALL: Final = 1024
 """IOV_MAX on Linux."""
 MAX_PIECES_A_CALL: Final = MAX_BUFFERS_A_CALL // 2
 """A piece has at most two buffers."""
-GONE: Final = -1
-"""What a peer that is gone takes of what is written to it."""
 
 
 class State(enum.Enum):
@@ -46,38 +40,6 @@ class State(enum.Enum):
     BEHIND = "behind"
     LIVE = "live"
     DEAD = "dead"
-
-
-class Wire:
-    """How bytes leave: the two system calls on a non-blocking descriptor, so that tests can have them cut."""
-
-    def __init__(
-        self,
-        write: Callable[[int, Buffer], int] = os.write,
-        writev: Callable[[int, Sequence[Buffer]], int] = os.writev,
-    ) -> None:
-        self.write = write
-        self.writev = writev
-
-    def write_each(self, fds: Iterable[int], data: Buffer) -> list[int]:
-        """Write the same bytes to each descriptor; how many each has taken, GONE where the peer is. Never raises.
-
-        The loop runs in C: with thousands of descriptors and a few microseconds for each in the kernel, one in Python
-        would show. `list.extend` keeps what it has when its iterator raises, and `map` goes on behind that.
-        """
-        taken: list[int] = []
-        writes = map(self.write, fds, repeat(data))
-        while True:
-            try:
-                taken.extend(writes)
-                return taken
-            except BlockingIOError:
-                taken.append(0)
-            except OSError:
-                taken.append(GONE)
-            except Exception:
-                logger.exception("could not write to a client")
-                taken.append(GONE)
 
 
 class Subscription:
@@ -116,6 +78,71 @@ class Subscription:
 
     def __repr__(self) -> str:
         return f"<Subscription {self.stream.name!r} {self.state.value} at {self.position}>"
+
+
+class Stream:
+    """A stream that somebody here is subscribed to.
+
+    Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
+    sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
+    that follow this stream alone, whose frames are the same bytes for all without chunks and for all with chunks, and
+    the others. opening waits for a read yet to be asked for, settling for the one that is outstanding; log waits for a
+    page of the log.
+    leads counts the connections that have it as their first stream, which is what decides where they belong.
+    """
+
+    __slots__ = (
+        "dropped",
+        "head",
+        "leads",
+        "log",
+        "name",
+        "opening",
+        "ring",
+        "settling",
+        "shared",
+        "slot",
+        "sole",
+        "subscribers",
+    )
+
+    def __init__(self, name: str, ring_bytes: int) -> None:
+        self.name = name
+        self.slot = slot(name)
+        self.head: int | None = None
+        self.ring = Ring(0, ring_bytes)
+        self.sole: tuple[dict[int, Subscription], dict[int, Subscription]] = ({}, {})
+        self.shared: dict[Subscription, None] = {}
+        self.opening: list[Subscription] = []
+        self.settling: list[Subscription] = []
+        self.log: set[Subscription] = set()
+        self.subscribers = 0
+        self.leads = 0
+        self.dropped = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name!r} head={self.head} live={len(self.live)} of {self.subscribers}>"
+
+    @property
+    def live(self) -> list[Subscription]:
+        """A snapshot of the live subscriptions."""
+        return [*self.sole[False].values(), *self.sole[True].values(), *self.shared]
+
+    def begin_live(self, subscription: Subscription) -> None:
+        """A subscription has everything up to the head, and gets what follows. Its position MUST be the head."""
+        connection = subscription.connection
+        if len(connection.subscriptions) == 1:
+            self.sole[connection.chunked][connection.fd] = subscription
+        else:
+            self.shared[subscription] = None
+        subscription.state = State.LIVE
+
+    def end_live(self, subscription: Subscription, position: int, state: State = State.BEHIND) -> None:
+        """A live subscription has got everything up to position, and no longer gets what follows."""
+        self.sole[subscription.connection.chunked].pop(subscription.connection.fd, None)
+        self.shared.pop(subscription, None)
+        subscription.state = state
+        subscription.position = position
 
 
 class Connection:

@@ -10,7 +10,7 @@ Rules, each of which nothing below may break:
 3. A socket that did not take everything is never written to before it is writable and its cut piece is finished.
 4. Nothing here waits, and nothing here yields.
 
-The bytes leave, and connections end, in `shard/outlet.py`.
+The bytes leave, and connections end, in `shard/writer.py`.
 """
 
 import logging
@@ -23,13 +23,14 @@ from typing import Final
 
 from headrace import event
 from headrace.event import Frame, Piece
-from headrace.handoff import Handoff, Moved
-from shard import pieces
-from shard.connection import GONE, Connection, State, Subscription
-from shard.messages import Page, Parcel
-from shard.outlet import Outlet
-from shard.ports import Predicates, Presence, Sockets
-from shard.registry import Registry, Stream
+from headrace.node.handoff import Handoff, Moved
+from headrace.shard import wire_format
+from headrace.shard.connection import Connection, State, Stream, Subscription
+from headrace.shard.messages import Page, Parcel
+from headrace.shard.ports import Predicates, Presence, Sockets
+from headrace.shard.registry import Registry
+from headrace.shard.socket_calls import GONE
+from headrace.shard.writer import Outlet
 
 logger = logging.getLogger(__name__)
 
@@ -423,5 +424,5 @@ class Delivery:
         cursor = connection.cursor() if connection.settled else None
         # Without a cursor beside it, what follows from the sentinel is told when the connection is settled.
         connection.anchored = connection.anchored and cursor is not None
-        if not self.outlet.write(connection, [pieces.told(sentinel, cursor, connection.chunked)]):
+        if not self.outlet.write(connection, [wire_format.told(sentinel, cursor, connection.chunked)]):
             subscription.position = before

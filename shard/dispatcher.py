@@ -12,7 +12,7 @@ The first read of a stream is asked for after LISTEN on its slot is committed, s
 ring that is missed is made good by the sweep, and one LISTEN connection lost by the sweep right after the next.
 
 The live lane has one read outstanding and the catch-up lane another, so that clients catching up, however many,
-never stand between an event and those who are live; see `shard/lanes.py`.
+never stand between an event and those who are live; see `shard/reads.py`.
 """
 
 import heapq
@@ -22,13 +22,11 @@ from collections.abc import Callable
 from typing import Final
 
 from headrace.settings import Settings
-from shard.connection import Connection, Wire
-from shard.delivery import Delivery
-from shard.dismissal import Dismissal
-from shard.holdings import Holdings
-from shard.inbox import Inbox
-from shard.lanes import Lanes
-from shard.messages import (
+from headrace.shard.connection import Connection, Stream
+from headrace.shard.connection_counts import Holdings
+from headrace.shard.delivery import Delivery
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import (
     Assign,
     Connect,
     Delivered,
@@ -48,11 +46,14 @@ from shard.messages import (
     Verdict,
     Wake,
 )
-from shard.moves import Moves
-from shard.outlet import Outlet
-from shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
-from shard.registry import Registry, Stream
-from shard.ring import RingBudget
+from headrace.shard.moves import Moves
+from headrace.shard.node_drain import Dismissal
+from headrace.shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
+from headrace.shard.reads import Lanes
+from headrace.shard.registry import Registry
+from headrace.shard.ring import RingBudget
+from headrace.shard.socket_calls import Wire
+from headrace.shard.writer import Outlet
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 import gevent
 from gevent.event import Event
 
-from headrace.holder import address_holder, user_holder
+from headrace.node.limit_holder import address_holder, user_holder
 from headrace.predicates import Predicate
+from headrace.shard.connection import Connection
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Message, Verdict
+from headrace.shard.numbers.counters import Tally
 from headrace.tokens import Context
-from shard.connection import Connection
-from shard.counters import Tally
-from shard.inbox import Inbox
-from shard.messages import Message, Verdict
 
 logger = logging.getLogger(__name__)
 

@@ -34,18 +34,18 @@ from gevent.queue import SimpleQueue
 
 from headrace.cursor import Start
 from headrace.errors import one_line
-from headrace.handoff import Handoff
-from headrace.holder import address_holder, user_holder
-from headrace.kept import Kept
+from headrace.node.handoff import Handoff
+from headrace.node.kept_session import Kept
+from headrace.node.limit_holder import address_holder, user_holder
 from headrace.settings import Settings
+from headrace.shard.fair_places import Place, Places
+from headrace.shard.messages import Page
+from headrace.shard.numbers.counters import Tally
+from headrace.shard.ports import Revocations
+from headrace.shard.postgres import log_functions
+from headrace.shard.postgres.log_functions import Event
+from headrace.shard.postgres.unsendable import Unsendable
 from headrace.tokens import Context
-from shard import log
-from shard.counters import Tally
-from shard.log import Event
-from shard.messages import Page
-from shard.places import Place, Places
-from shard.ports import Revocations
-from shard.unsendable import Unsendable
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class History:
     def _read(self, connection: psycopg.Connection[Any], handoff: Handoff) -> tuple[Page, list[Event]]:
         ((stream, start),) = handoff.streams
         after = start if isinstance(start, int) else 0
-        return log.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
+        return log_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
     def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
         """Filter, write and close, or only close when another is given the place. Yields."""

@@ -18,14 +18,14 @@ from typing import Final
 import gevent
 from gevent import socket as gsocket
 
-from headrace import handoff
 from headrace.errors import HandoffError, HandoffVersionError
-from headrace.handoff import Handoff
+from headrace.node import handoff
+from headrace.node.handoff import Handoff
 from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Connect, Message
+from headrace.shard.numbers.counters import Tally
 from headrace.stream import CANARY_PREFIX
-from shard.counters import Tally
-from shard.inbox import Inbox
-from shard.messages import Connect, Message
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.event import Frame, Piece
-from headrace.handoff import Handoff
-from shard.connection import Connection
-from shard.registry import Stream
+from headrace.node.handoff import Handoff
+from headrace.shard.connection import Connection, Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from headrace.handoff import REFUSED_GONE
-from headrace.placement import bucket
-from shard.connection import Connection
-from shard.delivery import Delivery
-from shard.messages import Assign, Delivered
-from shard.ports import Transfer
+from headrace.node.handoff import REFUSED_GONE
+from headrace.node.placement import bucket
+from headrace.shard.connection import Connection
+from headrace.shard.delivery import Delivery
+from headrace.shard.messages import Assign, Delivered
+from headrace.shard.ports import Transfer
 
 MAX_UNDER_WAY: Final = 64
 """Connections on their way to other shards at a time: each is silent meanwhile."""

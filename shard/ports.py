@@ -6,9 +6,9 @@ None of these calls switches greenlets. What takes time is answered later, with 
 from collections.abc import Iterable
 from typing import Protocol
 
+from headrace.shard.connection import Connection
+from headrace.shard.messages import Parcel, Read
 from headrace.tokens import Context
-from shard.connection import Connection
-from shard.messages import Parcel, Read
 
 
 class Sockets(Protocol):

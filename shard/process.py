@@ -22,35 +22,36 @@ from typing import Final, Protocol
 import gevent
 from gevent.event import Event
 
-from headrace import neighbours, predicates
-from headrace.directory import Directory, ShardEntry, Snapshot, State
-from headrace.handoff import REFUSED_FOREIGN, REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
-from headrace.holder import limits_of
-from headrace.own_deployment import OwnDeployment
+from headrace import predicates
+from headrace.node import node_sockets
+from headrace.node.directory import Directory, ShardEntry, Snapshot, State
+from headrace.node.handoff import REFUSED_FOREIGN, REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
+from headrace.node.limit_holder import limits_of
+from headrace.node.own_deployment import OwnDeployment
 from headrace.settings import Settings
+from headrace.shard.clock import Heartbeat
+from headrace.shard.dispatcher import Dispatcher
+from headrace.shard.filters import Filters
+from headrace.shard.history import History
+from headrace.shard.inbox import Inbox
+from headrace.shard.intake import Intake
+from headrace.shard.messages import Assign, Dismiss, Message, Ready, Stop
+from headrace.shard.node.census import Census
+from headrace.shard.node.registration import Registration, assignment
+from headrace.shard.numbers.canary import Canary
+from headrace.shard.numbers.metrics import Metrics, Parts
+from headrace.shard.numbers.operations_feed import Broadcast
+from headrace.shard.numbers.pace import Pace, RecentLatency
+from headrace.shard.numbers.slowness import slowest
+from headrace.shard.poller import Poller
+from headrace.shard.postgres.announcer import Announcer
+from headrace.shard.postgres.listener import Listener
+from headrace.shard.postgres.presence import Presence
+from headrace.shard.postgres.pruner import Pruner
+from headrace.shard.postgres.readers import Readers
+from headrace.shard.postgres.revocations import Revocations
+from headrace.shard.transfer import Transfer
 from headrace.stream import OPS_STREAM
-from shard.announcer import Announcer
-from shard.broadcast import Broadcast
-from shard.canary import Canary
-from shard.census import Census
-from shard.dispatcher import Dispatcher
-from shard.filters import Filters
-from shard.heartbeat import Heartbeat
-from shard.history import History
-from shard.inbox import Inbox
-from shard.intake import Intake
-from shard.listener import Listener
-from shard.messages import Assign, Dismiss, Message, Ready, Stop
-from shard.metrics import Metrics, Parts
-from shard.pace import Pace, RecentLatency
-from shard.poller import Poller
-from shard.presence import Presence
-from shard.pruner import Pruner
-from shard.readers import Readers
-from shard.registration import Registration, assignment
-from shard.revocations import Revocations
-from shard.slowness import slowest
-from shard.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
@@ -278,7 +279,7 @@ class Process:
             id=self.shard_id,
             node=self._settings.node,
             pid=os.getpid(),
-            path=str(neighbours.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
+            path=str(node_sockets.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
             state=self.state,
             capacity=self._limit,
             # The canary is nobody's client.

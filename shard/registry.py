@@ -1,76 +1,9 @@
-"""Who is subscribed to what: the streams with their subscriptions, the connections, and the slots they need."""
+"""Who is subscribed to what: all streams and connections of a shard, and the slots that they need."""
 
 from collections.abc import Iterator
 
-from headrace.stream import slot
-from shard.connection import Connection, State, Subscription
-from shard.holdings import Holdings
-from shard.ring import Ring
-
-
-class Stream:
-    """A stream that somebody here is subscribed to.
-
-    Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
-    sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
-    that follow this stream alone, whose frames are the same bytes for all without chunks and for all with chunks, and
-    the others. opening waits for a read yet to be asked for, settling for the one that is outstanding; log waits for a
-    page of the log.
-    leads counts the connections that have it as their first stream, which is what decides where they belong.
-    """
-
-    __slots__ = (
-        "dropped",
-        "head",
-        "leads",
-        "log",
-        "name",
-        "opening",
-        "ring",
-        "settling",
-        "shared",
-        "slot",
-        "sole",
-        "subscribers",
-    )
-
-    def __init__(self, name: str, ring_bytes: int) -> None:
-        self.name = name
-        self.slot = slot(name)
-        self.head: int | None = None
-        self.ring = Ring(0, ring_bytes)
-        self.sole: tuple[dict[int, Subscription], dict[int, Subscription]] = ({}, {})
-        self.shared: dict[Subscription, None] = {}
-        self.opening: list[Subscription] = []
-        self.settling: list[Subscription] = []
-        self.log: set[Subscription] = set()
-        self.subscribers = 0
-        self.leads = 0
-        self.dropped = False
-
-    def __repr__(self) -> str:
-        return f"<Stream {self.name!r} head={self.head} live={len(self.live)} of {self.subscribers}>"
-
-    @property
-    def live(self) -> list[Subscription]:
-        """A snapshot of the live subscriptions."""
-        return [*self.sole[False].values(), *self.sole[True].values(), *self.shared]
-
-    def begin_live(self, subscription: Subscription) -> None:
-        """A subscription has everything up to the head, and gets what follows. Its position MUST be the head."""
-        connection = subscription.connection
-        if len(connection.subscriptions) == 1:
-            self.sole[connection.chunked][connection.fd] = subscription
-        else:
-            self.shared[subscription] = None
-        subscription.state = State.LIVE
-
-    def end_live(self, subscription: Subscription, position: int, state: State = State.BEHIND) -> None:
-        """A live subscription has got everything up to position, and no longer gets what follows."""
-        self.sole[subscription.connection.chunked].pop(subscription.connection.fd, None)
-        self.shared.pop(subscription, None)
-        subscription.state = state
-        subscription.position = position
+from headrace.shard.connection import Connection, State, Stream
+from headrace.shard.connection_counts import Holdings
 
 
 class Registry:

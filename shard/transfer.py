@@ -20,12 +20,12 @@ from typing import Final
 import gevent
 from gevent.queue import SimpleQueue
 
-from headrace import handoff
 from headrace.errors import HandoffError
-from headrace.passing import Channels, Outcome, Passed
-from shard.counters import Tally
-from shard.inbox import Inbox
-from shard.messages import Delivered, Message, Parcel
+from headrace.node import handoff
+from headrace.node.socket_passing import Channels, Outcome, Passed
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Delivered, Message, Parcel
+from headrace.shard.numbers.counters import Tally
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from shard.counters import Tally
+from headrace.shard.numbers.counters import Tally
 
 logger = logging.getLogger(__name__)
 

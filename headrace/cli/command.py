@@ -7,13 +7,14 @@ from typing import Any
 import click
 import psycopg
 
-from headrace import schema, session
-from headrace.directory import Directory
 from headrace.errors import HeadraceError, UsageError, one_line
-from headrace.operations import Operations
-from headrace.own_deployment import OwnDeployment
+from headrace.node import session
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
+from headrace.node.own_deployment import OwnDeployment
+from headrace.node.sqlstate import meaning, said
+from headrace.schema import migrations
 from headrace.settings import Settings, environ_with_file
-from headrace.sqlstate import meaning, said
 
 
 class Group(click.Group):
@@ -58,7 +59,7 @@ def connect() -> psycopg.Connection[Any]:
     """
     url_ = read_settings("database_url").database_url
     connection = session.connect(url_, "headrace command")
-    schema.require_current(connection)
+    migrations.require_current(connection)
     return connection
 
 

@@ -6,9 +6,9 @@ import click
 import psycopg
 
 import headrace
-from headrace import deployment, schema
 from headrace.cli.command import connect, main, progress, read_settings
 from headrace.errors import EventError
+from headrace.schema import identity, migrations
 from headrace.stream import check_name
 
 
@@ -23,7 +23,7 @@ from headrace.stream import check_name
 )
 def migrate() -> None:
     """`headrace migrate`."""
-    applied = schema.migrate(read_settings("database_url").database_url, say=progress)
+    applied = migrations.migrate(read_settings("database_url").database_url, say=progress)
     click.echo(f"applied {', '.join(map(str, applied))}" if applied else "the schema is up to date")
 
 
@@ -44,7 +44,7 @@ def new_block(new_identity: bool) -> None:
     """`headrace new-block`."""
     with connect() as connection:
         connection.execute("select headrace.begin_block(%s)", [new_identity])
-        click.echo(f"ids go on in a new block; the deployment is {deployment.identity(connection)}")
+        click.echo(f"ids go on in a new block; the deployment is {identity.identity(connection)}")
 
 
 @main.command(

@@ -6,7 +6,7 @@ import sys
 import click
 
 from headrace.cli.command import main, open_directory, progress, read_settings
-from headrace.operations import Operations
+from headrace.node.operations import Operations
 from headrace.up import control, scaling, supervisor
 
 

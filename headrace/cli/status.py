@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import click
 
-from headrace import door
 from headrace.cli.command import aligned, main, open_directory, read_settings
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError
-from headrace.overview import overview
+from headrace.node import direct_http
+from headrace.node.overview import overview
+from headrace.node.sse_client import BROKEN
 from headrace.settings import Settings
-from headrace.sse import BROKEN
 
 _COLUMNS: Final = (
     "id", "node", "pid", "state", "connections", "streams", "slots", "events_s", "deliveries_s", "lag_s", "epoch",
@@ -64,7 +64,7 @@ def _last_known(settings: Settings) -> dict[str, Any] | None:
         # To those who come from elsewhere, or through a proxy, it tells its shards only then.
         request.add_header("Authorization", f"Bearer {settings.ops_token}")
     try:
-        with door.open_direct(request, timeout=_PATIENCE_S) as response:
+        with direct_http.open_direct(request, timeout=_PATIENCE_S) as response:
             ready = json.load(response)
     except urllib.error.HTTPError as error:
         with error:

@@ -5,8 +5,9 @@ import sys
 import click
 
 import headrace
-from headrace import cursor, sse
+from headrace import cursor
 from headrace.cli.command import main, read_settings
+from headrace.node import sse_client
 
 
 @main.command(
@@ -50,9 +51,9 @@ def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]
     settings = read_settings("secret")
     base = settings.public_url.rstrip("/")
     path = _path(streams, None, None, audiences, None)
-    sse.check_reachable(base + "/healthz")
+    sse_client.check_reachable(base + "/healthz")
     try:
-        for message in sse.follow(base + path, since=since, tell=_tell):
+        for message in sse_client.follow(base + path, since=since, tell=_tell):
             click.echo(f"{message.id}\t{message.type}\t{message.data}")
             sys.stdout.flush()
     except KeyboardInterrupt:

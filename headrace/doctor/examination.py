@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
-from headrace import redis_failures
-from headrace.directory import Directory, ShardEntry
 from headrace.doctor import front, listening, machine, postgresql, redis_server, rights, secret, shards
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
-from headrace.own_deployment import OwnDeployment
-from headrace.ownership import require_owned
+from headrace.node import redis_failures
+from headrace.node.directory import Directory, ShardEntry
+from headrace.node.own_deployment import OwnDeployment
+from headrace.node.session import connect
+from headrace.node.sqlstate import meaning, said
 from headrace.publish import publish_now
-from headrace.session import connect
+from headrace.schema.ownership import require_owned
 from headrace.settings import Settings
-from headrace.sqlstate import meaning, said
 
 NAME = "headrace doctor"
 CONNECT_TIMEOUT_S = 5

@@ -6,8 +6,8 @@ import urllib.error
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from headrace import door, sse, trust
 from headrace.doctor.finding import Finding, fail, ok, warn
+from headrace.node import direct_http, sse_client, tls_faults
 from headrace.tokens import sign
 
 EVENTS: Final = 3
@@ -28,18 +28,18 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
     stream = f"headrace:doctor:{random_names.token_hex(8)}"
     url = f"{public_url.rstrip('/')}/streams/{sign(stream, secrets=secrets, ttl_s=60)}?since=now"
     try:
-        response = door.open_direct(url, timeout=PATIENCE_S)
+        response = direct_http.open_direct(url, timeout=PATIENCE_S)
     except urllib.error.HTTPError as error:
         with error:
             return _refused(error.code)
     except TimeoutError:
         return fail(_CHECK, f"{public_url} gave no answer within {PATIENCE_S:g} s", _BUFFERS)
-    except sse.BROKEN as error:
-        if distrust := trust.fault(error):
+    except sse_client.BROKEN as error:
+        if distrust := tls_faults.fault(error):
             return fail(_CHECK, f"{public_url}: {distrust.found}", distrust.advice)
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
     with response:
-        if sse.is_proxys_word(response):
+        if sse_client.is_proxys_word(response):
             return fail(
                 _CHECK, f"the proxy at {public_url} reaches no router that is ready", "see the router's /readyz"
             )
@@ -55,7 +55,7 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
 
 def _measure(response: Any, stream: str, publish: Callable[[str, str], object], number: int) -> float | None:
     """How long one event takes; None if it does not come. The first call begins when the client is told its cursor."""
-    parser = sse.Parser()
+    parser = sse_client.Parser()
     try:
         while number == 0 and not parser.last_id:
             _feed(parser, response)
@@ -66,12 +66,12 @@ def _measure(response: Any, stream: str, publish: Callable[[str, str], object], 
                 return time.monotonic() - began
             if time.monotonic() - began > PATIENCE_S:
                 return None
-    except sse.BROKEN:
+    except sse_client.BROKEN:
         return None
 
 
-def _feed(parser: sse.Parser, response: Any) -> list[sse.Message]:
-    data = response.read1(sse.CHUNK_BYTES)
+def _feed(parser: sse_client.Parser, response: Any) -> list[sse_client.Message]:
+    data = response.read1(sse_client.CHUNK_BYTES)
     if not data:
         raise ConnectionResetError("the response has ended")
     return parser.feed(data)

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 
 from headrace.doctor.finding import Finding, fail, ok
-from headrace.session import connect
+from headrace.node.session import connect
 
 _CHECK = "listen"
 

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace import schema
 from headrace.doctor.finding import Finding, fail, ok, warn
 from headrace.errors import UsageError
+from headrace.schema import migrations
 
 HELD_WARN_S: Final = 1.0
 HELD_FAIL_S: Final = 10.0
@@ -45,7 +45,7 @@ def version(connection: Connection) -> Finding:
     """Whether headrace works on this server at all: its version, and the database's encoding."""
     number = connection.info.server_version
     try:
-        schema.require_server(connection)
+        migrations.require_server(connection)
     except UsageError as error:
         return fail("postgresql version", f"{number // 10000}.{number % 10000}", str(error))
     return ok("postgresql version", f"{number // 10000}.{number % 10000}")
@@ -54,10 +54,10 @@ def version(connection: Connection) -> Finding:
 def schema_version(connection: Connection) -> Finding:
     """Whether the database has the schema that this headrace needs."""
     try:
-        schema.require_current(connection)
+        migrations.require_current(connection)
     except UsageError as error:
         return fail("schema", "not this version's, or a stranger's", str(error))
-    return ok("schema", f"version {max(migration.version for migration in schema.migrations())}")
+    return ok("schema", f"version {max(migration.version for migration in migrations.migrations())}")
 
 
 def room(connection: Connection, shards: int, readers: int) -> Finding:

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace import locks, schema
 from headrace.doctor.finding import Finding, fail, ok, warn
 from headrace.errors import UsageError
-from headrace.ownership import require_owned
+from headrace.schema import locks, migrations
+from headrace.schema.ownership import require_owned
 
 LOOKS_APART_S: Final = 0.2
 """Between two looks at the locks, of which publishing transactions take one for microseconds."""
@@ -35,7 +35,7 @@ _PRUNED: Final = """
 def parts(connection: Connection) -> Finding:
     """Whether the schema is its owner's alone, and has all that the migrations make, as a part of a dump has not."""
     try:
-        found = schema.require_whole(connection)
+        found = migrations.require_whole(connection)
     except UsageError as error:
         return fail("schema parts", "not whole, or a stranger's", str(error))
     if not found:

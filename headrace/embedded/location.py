@@ -16,9 +16,9 @@ import stat
 import tempfile
 from pathlib import Path
 
-from headrace import private_file
 from headrace.embedded.account import Account
 from headrace.errors import EmbeddedServerError
+from headrace.node import private_file
 
 logger = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from urllib.parse import quote
 
 import psycopg
 
-from headrace import private_file, session
 from headrace.embedded.account import Account
 from headrace.embedded.port import HOST
 from headrace.embedded.server import EmbeddedServer
 from headrace.embedded.software import Software
 from headrace.errors import EmbeddedServerError
+from headrace.node import private_file, session
 
 logger = logging.getLogger(__name__)
 

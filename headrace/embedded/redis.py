@@ -15,12 +15,12 @@ from typing import Final
 
 import redis
 
-from headrace import private_file
 from headrace.embedded.account import Account
 from headrace.embedded.port import HOST
 from headrace.embedded.server import EmbeddedServer
 from headrace.embedded.software import Software
 from headrace.errors import EmbeddedServerError
+from headrace.node import private_file
 
 _PROGRAMS: Final = ("redis-server", "valkey-server")
 _OLDEST: Final = (6, 2)

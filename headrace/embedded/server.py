@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from headrace import private_file
 from headrace.embedded import port as ports
 from headrace.embedded.account import Account
 from headrace.embedded.location import find_home
 from headrace.errors import EmbeddedServerError
-from headrace.process import describe_exit, spawn
+from headrace.node import private_file
+from headrace.node.child_process import describe_exit, spawn
 
 logger = logging.getLogger(__name__)
 

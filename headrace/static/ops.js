@@ -1,5 +1,5 @@
 /**
- * The operations page. Everything it shows comes as an overview (headrace/overview.py): an event of its stream every two
+ * The operations page. Everything it shows comes as an overview (headrace/node/overview.py): an event of its stream every two
  * seconds or, while that is silent because PostgreSQL or Redis is away, an answer of the router. All of it is put into the
  * page as text. Nothing moves by itself but the graphs' lines, which are drawn anew with each overview.
  */

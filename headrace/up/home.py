@@ -21,8 +21,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from headrace import private_file, runtime_directory
 from headrace.errors import AlreadyRunningError, UsageError
+from headrace.node import private_file, runtime_directory
 
 
 class Home:

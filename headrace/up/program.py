@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from headrace.process import ended, spawn
+from headrace.node.child_process import ended, spawn
 
 _LONGEST_LINE_BYTES = 64 << 10
 _LAST_LINES = 12

@@ -8,9 +8,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from headrace.directory import Directory
 from headrace.errors import DirectoryUnavailableError, UnavailableError
-from headrace.operations import Operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 
 Ask = Callable[[dict[str, Any]], Sequence[str]]
 """Asks the `headrace up` for something, see `headrace/up/control.py`; returns the ids of its shards afterwards."""

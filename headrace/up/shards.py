@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from headrace import neighbours
 from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
+from headrace.node import node_sockets
 from headrace.up.supervision import Supervision
 from headrace.up.unit import State, Unit
 
@@ -144,4 +144,4 @@ def listens(path: Path, pid: int) -> bool:
             probe.connect(str(path))
         except OSError:
             return False
-        return neighbours.listener(probe)[0] == pid
+        return node_sockets.listener(probe)[0] == pid

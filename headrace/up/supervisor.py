@@ -14,15 +14,15 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from headrace import exposition, session
-from headrace.directory import Directory
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError, UsageError
-from headrace.own_deployment import FILE_NAME as DEPLOYMENT_FILE
-from headrace.own_deployment import OwnDeployment
+from headrace.node import metrics_sockets, session
+from headrace.node.directory import Directory
+from headrace.node.own_deployment import FILE_NAME as DEPLOYMENT_FILE
+from headrace.node.own_deployment import OwnDeployment
 from headrace.publish import set_retention
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from headrace.settings import Settings
 from headrace.up.address import Address
 from headrace.up.console import Console, takes_colours
@@ -140,8 +140,8 @@ def up(
 
                 running = Shards(supervision, own.node, _SHARDS, shard_unit, meeting.read)
                 running.begin(shards)
-                arguments = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", address.bind]
-                arguments += ["--workers", str(router_workers), "router.app:create_application()"]
+                arguments = ["gunicorn", "-c", "python:headrace.router.gunicorn_conf", "--bind", address.bind]
+                arguments += ["--workers", str(router_workers), "headrace.router.app:create_application()"]
                 router = program("router", arguments, runtime_dir, lambda _: address.is_ready())
                 supervision.add(Unit("router", router, say=supervision.say), _ROUTER, reloads=router)
 
@@ -188,8 +188,8 @@ def _sockets(runtime_dir: Path, node: str) -> list[Path]:
     patterns = (
         DEPLOYMENT_FILE,
         f"{node}-*.sock",
-        f"{node}-*{exposition.SUFFIX}",
-        f"router-*{exposition.SUFFIX}",
+        f"{node}-*{metrics_sockets.SUFFIX}",
+        f"router-*{metrics_sockets.SUFFIX}",
         "router-*.lock",
     )
     return sorted(path for pattern in patterns for path in runtime_dir.glob(pattern))

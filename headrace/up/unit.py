@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from headrace.errors import HeadraceError
-from headrace.process import describe_exit
+from headrace.node.child_process import describe_exit
 
 
 class Runnable(Protocol):

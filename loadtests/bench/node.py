@@ -18,7 +18,7 @@ import psutil
 import psycopg
 
 import headrace
-from headrace.process import spawn
+from headrace.node.child_process import spawn
 from headrace.settings import environ_with_file
 from loadtests.bench import cores
 from loadtests.bench.clients import FailedError

@@ -16,23 +16,24 @@ COPIED: Final = ("headrace", "router", "shard")
 STATEMENTS: Final[Mapping[str, str]] = {
     "shard/delivery.py": r"self\.counters\.\w+(?: \+= |\.add\().*",
     "shard/dispatcher.py": r"self\.delivery\.counters\.\w+\(.*\)",
-    "shard/heartbeat.py": r"self\.lag\.observe\(.*\)",
-    "shard/listener.py": r"self\.(?:notifications|reconnects) \+= 1",
-    "shard/outlet.py": r"self\.counters\.\w+(?: \+= |\.add\().*",
-    "shard/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
+    "shard/clock.py": r"self\.lag\.observe\(.*\)",
+    "shard/postgres/listener.py": r"self\.(?:notifications|reconnects) \+= 1",
+    "shard/writer.py": r"self\.counters\.\w+(?: \+= |\.add\().*",
+    "shard/postgres/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
 }
 """What counts, by file: whole lines."""
 AGES: Final = "[row[11] / 1e6 for row in rows if row[11] is not None]"
-"""In shard/log.py: gathered for the latency alone."""
+"""In shard/postgres/log_functions.py: gathered for the latency alone."""
 
 
 def copy(into: Path) -> None:
     """Write the copy. Raises LookupError where the code has changed so that there is nothing left to take out."""
     for name in COPIED:
-        shutil.copytree(ROOT / name, into / name, ignore=shutil.ignore_patterns("__pycache__"))
+        # With headrace/shard and headrace/router as the links that they are, to what is changed in the copy.
+        shutil.copytree(ROOT / name, into / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file, statement in STATEMENTS.items():
         _replace(into / file, rf"(?m)^( +){statement}$", r"\1pass")
-    _replace(into / "shard" / "log.py", re.escape(AGES), "[]")
+    _replace(into / "shard" / "postgres" / "log_functions.py", re.escape(AGES), "[]")
 
 
 def _replace(path: Path, pattern: str, instead: str) -> None:

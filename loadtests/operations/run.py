@@ -18,7 +18,7 @@ import psutil
 import psycopg
 
 import headrace
-from headrace.directory import Directory
+from headrace.node.directory import Directory
 from headrace.settings import environ_with_file
 from headrace.stream import SLOTS, slot
 from loadtests.bench.node import Node

@@ -111,7 +111,7 @@ BREAKS: Final[dict[str, Break]] = {
         faults="postgres-kill",
     ),
     "dead-sessions-stay": Break(
-        "shard/attendance.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
+        "shard/postgres/attendance.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
     ),
     "a-leave-overlooks-others": Break(
         "headrace/sql/0007_presence.sql",
@@ -153,7 +153,8 @@ def torture(broken: Break, seconds: float, subscribers: int) -> dict[str, Any]:
         root = Path(directory)
         root.chmod(0o755)
         for name in COPIED:
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # With headrace/shard and headrace/router as the links that they are, to what is broken in the copy.
+            shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         broken.apply(root)
         options = ["--seed", str(broken.seed), "--seconds", f"{seconds:g}", "--subscribers", str(subscribers)]
         options += ["--faults", broken.faults, "--json"]

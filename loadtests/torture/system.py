@@ -19,7 +19,7 @@ from typing import Any, Final
 import psutil
 import psycopg
 
-from headrace.process import spawn
+from headrace.node.child_process import spawn
 from headrace.up.shards import listens
 from loadtests.torture import footprint
 from loadtests.torture.judge import Death
@@ -132,7 +132,7 @@ class System:
         found = {}
         for process in self._children():
             words = _words(process)
-            if "shard" in words and "--id" in words and "headrace/process.py" not in " ".join(words):
+            if "shard" in words and "--id" in words and "headrace/node/child_process.py" not in " ".join(words):
                 found[words[words.index("--id") + 1]] = process.pid
         return dict(sorted(found.items()))
 

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
-from headrace.operations import Operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 from tests.clients.follower import Follower
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack

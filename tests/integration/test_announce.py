@@ -5,7 +5,7 @@ import threading
 import psycopg
 import pytest
 
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from headrace.stream import slot
 from tests.fixtures.log import value
 from tests.fixtures.postgres import Connect, Connection, execute, scratch_postgres

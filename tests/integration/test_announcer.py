@@ -1,11 +1,11 @@
-"""shard/announcer.py ring by ring, at a database of its own."""
+"""shard/postgres/announcer.py ring by ring, at a database of its own."""
 
 import psycopg
 import pytest
 
 from headrace.settings import Settings
-from shard import announcer
-from shard.announcer import Announcer
+from headrace.shard.postgres import announcer
+from headrace.shard.postgres.announcer import Announcer
 from tests.fixtures.postgres import Connection
 
 

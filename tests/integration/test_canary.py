@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import gevent
 import pytest
 
-from headrace.directory import Snapshot
+from headrace.node.directory import Snapshot
 from headrace.settings import Settings
+from headrace.shard.numbers.canary import Canary
 from headrace.stream import CANARY_PREFIX, SLOTS
-from shard.canary import Canary
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 

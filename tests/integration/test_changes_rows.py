@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from headrace import schema
 from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.schema import migrations
 from tests.fixtures.postgres import Connection
 from tests.integration.test_changes import changes
 from tests.integration.test_publish import events
@@ -331,15 +331,15 @@ def test_triggers_of_earlier_releases_get_the_better_function(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What version 0.2 made goes on, and no longer fails a write."""
-    known = schema.migrations()
+    known = migrations.migrations()
     with monkeypatch.context() as before, psycopg.connect(empty_database_url, autocommit=True) as c:
-        before.setattr(schema, "migrations", lambda: known[:12])
-        schema.migrate(empty_database_url)
+        before.setattr(migrations, "migrations", lambda: known[:12])
+        migrations.migrate(empty_database_url)
         c.execute("create table page (id int, body text)")
         c.execute("select headrace.publish_changes('page', 'pages', old => true)")
         c.execute("select headrace.publish_changes('page', 'page:{id}', columns => '{body}')")
         c.execute("insert into page values (1, 'before')")
-    schema.migrate(empty_database_url)
+    migrations.migrate(empty_database_url)
     with psycopg.connect(empty_database_url, autocommit=True) as c:
         heard = warnings(c)
         c.execute("update page set body = 'after'")

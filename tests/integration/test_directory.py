@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 import redis
 
-from headrace.directory import Directory
 from headrace.errors import DirectoryUnavailableError
-from headrace.placement import rendezvous
+from headrace.node.directory import Directory
+from headrace.node.placement import rendezvous
 from headrace.stream import SLOTS
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import PRODUCT_TIMEOUT_S, RedisServer
@@ -258,7 +258,7 @@ def test_a_killed_redis_is_an_error_and_its_return_needs_nothing(own_redis: Redi
 
 def test_a_stopped_redis_is_noticed_in_time(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that neither answers nor closes costs a caller about a second, not for ever."""
-    monkeypatch.setattr("headrace.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
+    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
     directory.register(entry("s1"))
     own_redis.pause()

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from headrace.directory import Directory, Report
+from headrace.node.directory import Directory, Report
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import DEADLINE_S

@@ -8,8 +8,8 @@ from psycopg import errors
 
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import SchemaError, UsageError
-from headrace.inventory import Inventory
-from headrace.schema import migrate, migrations
+from headrace.schema.inventory import Inventory
+from headrace.schema.migrations import migrate, migrations
 from tests.fixtures.dumps import dump, restore
 from tests.fixtures.postgres import Connection, execute, scratch_postgres
 

@@ -17,7 +17,7 @@ import redis
 from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.errors import EmbeddedServerError
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from tests.fixtures.up import lives
 from tests.fixtures.waiting import wait_until
 

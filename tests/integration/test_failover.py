@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.deployment import identity
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.schema import migrate
+from headrace.schema.identity import identity
+from headrace.schema.migrations import migrate
 from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.waiting import wait_until
 

@@ -1,4 +1,4 @@
-"""`headrace.sse.follow` and what else reads a stream or an answer over HTTP, against scripted answers."""
+"""`headrace.node.sse_client.follow` and what else reads a stream or an answer over HTTP, against scripted answers."""
 
 import time
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from itertools import islice
 
 import pytest
 
-from headrace import sse
 from headrace.cli.status import _last_known
 from headrace.doctor import front
 from headrace.errors import TokenError, UnavailableError
+from headrace.node import sse_client
 from headrace.settings import Settings
 from tests.fixtures.scripted_sse import Connection, Script, ScriptedServer, plays, refuses, scripted_server
 
@@ -50,7 +50,7 @@ def test_a_broken_body_ends_in_another_connection(server: ScriptedServer, script
     """Wherever a connection breaks, the follower says so and goes on after the last whole event."""
     server.script(S, script, SECOND)
     told: list[str] = []
-    messages = sse.follow(server.url + S, since="0", tell=told.append)
+    messages = sse_client.follow(server.url + S, since="0", tell=told.append)
     assert [message.data for message in islice(messages, 2)] == ["one", "two"]
     assert [server.next_request(S).headers["last-event-id"] for _ in range(2)] == ["0", "1"]
     assert "connecting again in" in told[0]
@@ -83,7 +83,7 @@ def test_odd_answers_are_tried_again(server: ScriptedServer, script: Script) -> 
     """What is no stream, and no final refusal, is an outage that passes."""
     server.script(S, sends(CHUNKED, chunk(FIRST)), script, SECOND)
     told: list[str] = []
-    messages = sse.follow(server.url + S, since="0", tell=told.append)
+    messages = sse_client.follow(server.url + S, since="0", tell=told.append)
     assert [message.data for message in islice(messages, 2)] == ["one", "two"]
     assert [said.endswith(" s") for said in told] == [True, True, False]
 
@@ -93,7 +93,7 @@ def test_a_final_refusal_is_told(server: ScriptedServer, status: int) -> None:
     """A refusal that asking again does not cure ends the follower, with the server's own sentence."""
     server.script(S, lambda connection: connection.respond(status, b"a reason\n"))
     with pytest.raises(TokenError, match=f"{status}: a reason"):
-        next(sse.follow(server.url + S))
+        next(sse_client.follow(server.url + S))
 
 
 def test_a_page_that_answers_garbage_is_told_in_a_sentence(server: ScriptedServer) -> None:
@@ -101,7 +101,7 @@ def test_a_page_that_answers_garbage_is_told_in_a_sentence(server: ScriptedServe
     for path in ("/healthz", "/readyz"):
         server.script(path, sends(b"SSH-2.0-OpenSSH_9\r\n"))
     with pytest.raises(UnavailableError, match="nothing answers"):
-        sse.check_reachable(f"{server.url}/healthz")
+        sse_client.check_reachable(f"{server.url}/healthz")
     assert _last_known(Settings(public_url=server.url)) is None
     finding = front.delivery("http://127.0.0.1:9/", ["secret"], lambda stream, data: None)
     assert finding.advice.startswith("start the router")
@@ -125,6 +125,9 @@ def test_waits_are_bounded(monkeypatch: pytest.MonkeyPatch, server: ScriptedServ
     monkeypatch.setattr(time, "sleep", waits.append)
     server.script(S, refuses(503, Retry_After="9" * 400), refuses(503, Retry_After="Wed, 21 Oct 2099 07:28:00 GMT"))
     server.script(S, plays(b"retry: 99999999999999999999\n\n", hold=False), plays(b"id: 1\ndata: x\n\n"))
-    assert next(sse.follow(server.url + S)).data == "x"
-    assert all(sse.LONGEST_RETRY_AFTER_S <= wait <= sse.LONGEST_RETRY_AFTER_S + sse.WAIT_S for wait in waits[:2]), waits
-    assert waits[2] <= sse.LONGEST_WAIT_S
+    assert next(sse_client.follow(server.url + S)).data == "x"
+    assert all(
+        sse_client.LONGEST_RETRY_AFTER_S <= wait <= sse_client.LONGEST_RETRY_AFTER_S + sse_client.WAIT_S
+        for wait in waits[:2]
+    ), waits
+    assert waits[2] <= sse_client.LONGEST_WAIT_S

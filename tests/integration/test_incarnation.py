@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.cli import main
-from headrace.deployment import identity
 from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.schema.identity import identity
 from tests.fixtures.dumps import dump, restore
 from tests.fixtures.postgres import NUMBERS, Connection, execute
 from tests.fixtures.waiting import DEADLINE_S

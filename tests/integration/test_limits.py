@@ -5,7 +5,7 @@ import pytest
 from psycopg import errors
 
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.schema import Migration, migrate, migrations
+from headrace.schema.migrations import Migration, migrate, migrations
 from tests.fixtures.postgres import Connection, superuser_url
 
 BEFORE_LIMITS = [migration for migration in migrations() if migration.version < 14]
@@ -76,7 +76,7 @@ def test_an_upgrade_takes_the_setting_over(
 ) -> None:
     """A database whose limit was a setting keeps it, as far as it is one that can be."""
     before: list[Migration] = BEFORE_LIMITS
-    monkeypatch.setattr("headrace.schema.migrations", lambda: before)
+    monkeypatch.setattr("headrace.schema.migrations.migrations", lambda: before)
     migrate(empty_database_url)
     monkeypatch.undo()
     with psycopg.connect(superuser_url(postgres, empty_database_url), autocommit=True) as connection:

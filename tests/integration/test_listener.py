@@ -8,10 +8,10 @@ import gevent
 import pytest
 
 from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Listening, Message, Wake
+from headrace.shard.postgres.listener import Listener
 from headrace.stream import slot
-from shard.inbox import Inbox
-from shard.listener import Listener
-from shard.messages import Listening, Message, Wake
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import DEADLINE_S, wait_until

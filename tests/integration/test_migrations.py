@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from headrace.errors import MigrationBlockedError
-from headrace.schema import LOCK_TIMEOUT_S, Migration, migrate, migrations
+from headrace.schema.migrations import LOCK_TIMEOUT_S, Migration, migrate, migrations
 from tests.fixtures.releases import RELEASES, Release
 from tests.fixtures.shard import Shard
 from tests.fixtures.waiting import DEADLINE_S, wait_until
@@ -115,7 +115,7 @@ def as_released(url: str, release: Release, monkeypatch: pytest.MonkeyPatch) -> 
     release.migrate(url)
     known = migrations()
     following = Migration(known[-1].version + 1, NEXT)
-    monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, following])
+    monkeypatch.setattr("headrace.schema.migrations.migrations", lambda: [*known, following])
     return [*known[release.schema :], following]
 
 

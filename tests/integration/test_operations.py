@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace import operations
-from headrace.directory import Directory
 from headrace.errors import DirectoryUnavailableError, UnavailableError
-from headrace.operations import Operations
+from headrace.node import operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import PRODUCT_TIMEOUT_S, RedisServer
 
@@ -60,7 +60,7 @@ def test_an_operation_under_way_outlasts_a_pause_of_redis(
     said: list[str] = []
     patient = Directory(own_redis.url, expiry_s=30)
     monkeypatch.setattr(operations, "SAY_S", 0)
-    monkeypatch.setattr("headrace.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
+    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
 
     def say(line: str) -> None:

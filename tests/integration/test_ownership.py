@@ -8,7 +8,7 @@ import pytest
 
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import MigrationBlockedError, OwnershipError, UsageError
-from headrace.schema import check, migrate, migrations
+from headrace.schema.migrations import check, migrate, migrations
 from tests.fixtures.postgres import Connection, execute, superuser_url
 
 VERSIONS = [migration.version for migration in migrations()]

@@ -13,17 +13,17 @@ from psycopg import errors
 
 import headrace
 from headrace.settings import Settings
+from headrace.shard.connection import Connection
+from headrace.shard.postgres import log_functions
+from headrace.shard.postgres.attendance import Attendance, Report
+from headrace.shard.postgres.presence import Presence
 from headrace.tokens import Context
-from shard import log
-from shard.attendance import Attendance, Report
-from shard.connection import Connection
-from shard.presence import Presence
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 Link = psycopg.Connection[Any]
 ROOM = "room:1"
-LOCK_LIFE = log.LOCK_LIFE
+LOCK_LIFE = log_functions.LOCK_LIFE
 
 
 class Node:
@@ -40,7 +40,7 @@ class Node:
         report = report or self.attendance.report(0)
         if report is None:
             return True
-        if report.session in log.report_presence(self.link, self.name, report):
+        if report.session in log_functions.report_presence(self.link, self.name, report):
             self.attendance.confirmed(report)
             return True
         self.attendance.lost()
@@ -57,7 +57,7 @@ class Node:
         assert self.tell()
 
     def serial(self) -> int:
-        return log.presence_sessions(self.link)[self.attendance.session]
+        return log_functions.presence_sessions(self.link)[self.attendance.session]
 
     @property
     def pid(self) -> int:
@@ -74,9 +74,9 @@ def observer(database_url: str) -> Iterator[Link]:
 def make(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Node]]:
     made: list[Node] = []
     # PostgreSQL ends a session that stands still with the locks, as this process may.
-    life = log.LOCK_LIFE.replace("'2s'", "'60s'")
-    assert life != log.LOCK_LIFE
-    monkeypatch.setattr(log, "LOCK_LIFE", life)
+    life = log_functions.LOCK_LIFE.replace("'2s'", "'60s'")
+    assert life != log_functions.LOCK_LIFE
+    monkeypatch.setattr(log_functions, "LOCK_LIFE", life)
 
     def one(name: str) -> Node:
         made.append(Node(database_url, name))
@@ -208,7 +208,9 @@ def test_a_silent_session_is_given_up_once(
     noticing = [make(f"n{number}") for number in range(4)]
     left: list[int | None] = []
     threads = [
-        threading.Thread(target=lambda node=node: left.append(log.expire_presence(node.link, session, serial)))  # type: ignore[misc]
+        threading.Thread(
+            target=lambda node=node: left.append(log_functions.expire_presence(node.link, session, serial))
+        )  # type: ignore[misc]
         for node in noticing
     ]
     for thread in threads:
@@ -224,7 +226,7 @@ def test_a_session_that_lives_is_not_given_up(here: Node, there: Node, observer:
     here.come("ada")
     seen = here.serial()
     here.tell()
-    assert log.expire_presence(there.link, here.attendance.session, seen) is None
+    assert log_functions.expire_presence(there.link, here.attendance.session, seen) is None
     assert headrace.members(observer, ROOM) == ["ada"]
 
 
@@ -232,7 +234,7 @@ def test_a_shard_that_wakes_tells_everything_again(here: Node, there: Node, obse
     """A shard whose session was given up while it was stopped learns it from its next report, and heals."""
     here.come("ada", "bob")
     there.come("bob")
-    log.expire_presence(there.link, here.attendance.session, here.serial())
+    log_functions.expire_presence(there.link, here.attendance.session, here.serial())
     here.attendance.appear((ROOM, "cid"))
     assert not here.tell(), "the session is not there"
     assert add_up(observer) == {"bob"}
@@ -249,7 +251,7 @@ def test_a_report_that_comes_late_undoes_nothing(here: Node, there: Node, observ
     here.attendance.failed(stale, 0)
     here.attendance.disappear((ROOM, "ada"), 0)
     here.come("cid")
-    assert stale.session not in log.report_presence(there.link, "here", stale)
+    assert stale.session not in log_functions.report_presence(there.link, "here", stale)
     assert add_up(observer) == {"bob", "cid"} == set(headrace.members(observer, ROOM))
 
 
@@ -318,7 +320,7 @@ def test_only_who_may_publish_may_ask(superuser: Link) -> None:
         assert headrace.members(observer, ROOM) == []
         assert headrace.member_count(observer, ROOM) == 0
         with pytest.raises(errors.InsufficientPrivilege):
-            log.presence_sessions(observer)
+            log_functions.presence_sessions(observer)
     finally:
         observer.execute("reset role")
         observer.execute("drop role asking")
@@ -343,7 +345,7 @@ def test_a_crowd_costs_few_statements(database_url: str, observer: Link) -> None
         )
         wait_until(lambda: gevent.sleep(0.01) or observer.execute(looking.encode()).fetchone() == (1,), "it has looked")
         assert presence.reports == 0
-        assert log.presence_sessions(observer) == {}
+        assert log_functions.presence_sessions(observer) == {}
         for number in range(5000):
             connect(f"u{number}", rooms[number % 50])
         wait_until(lambda: _sum(observer, rooms) == 5000, "all have joined")
@@ -362,7 +364,7 @@ def test_a_shard_that_is_cut_off_before_its_commit_holds_up_nobody(
     database_url: str, postgres_proxy: Proxy, there: Node, observer: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The locks of a report whose end never comes are taken back, long before others give up waiting."""
-    monkeypatch.setattr(log, "LOCK_LIFE", LOCK_LIFE)
+    monkeypatch.setattr(log_functions, "LOCK_LIFE", LOCK_LIFE)
     here = Node(postgres_proxy.url(database_url), "here")
     here.attendance.appear((ROOM, "ada"))
     faults: list[psycopg.Error] = []

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from headrace.directory import Directory, Report
 from headrace.errors import DirectoryReadOnlyError, DirectoryUnavailableError
+from headrace.node.directory import Directory, Report
 from tests.fixtures.directory import entry
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer
@@ -126,7 +126,7 @@ def test_what_is_no_redis_or_speaks_otherwise_is_told_apart(
     admin: "redis.Redis", own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS on one side alone, a certificate nobody knows, another protocol, a wrong number, host, path or port."""
-    monkeypatch.setattr("headrace.directory._TIMEOUT_S", 2.0)
+    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", 2.0)
     assert "use redis:// for rediss://" in told(tcp_url(admin, scheme="rediss"))
     assert "number of the database" in told(f"{own_redis.url}?db=99")
     assert "correct the host" in told("redis://nowhere.invalid:6379/0")

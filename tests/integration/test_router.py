@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
-from headrace.passing import MAX_CHANNELS
-from headrace.placement import rendezvous
+from headrace.node.directory import Directory
+from headrace.node.placement import rendezvous
+from headrace.node.socket_passing import MAX_CHANNELS
+from headrace.router.placement import SUSPICION_S
 from headrace.stream import slot
 from headrace.tokens import sign
-from router.placement import SUSPICION_S
 from tests.fixtures import scripted_shard
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace import handoff
-from headrace.handoff import Handoff
-from headrace.placement import rendezvous
+from headrace.node import handoff
+from headrace.node.handoff import Handoff
+from headrace.node.placement import rendezvous
 from headrace.stream import slot
 from headrace.tokens import sign
 from tests.fixtures.client import is_reset, reset

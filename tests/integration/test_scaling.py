@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from headrace.cli import main
-from headrace.directory import Directory
 from headrace.errors import UnavailableError, UsageError
-from headrace.operations import Operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 from headrace.up.scaling import scale
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer

@@ -10,7 +10,14 @@ import pytest
 from headrace.embedded.port import choose
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, SchemaError, UsageError
-from headrace.schema import Migration, check, migrate, migrations, require_current, require_server_version
+from headrace.schema.migrations import (
+    Migration,
+    check,
+    migrate,
+    migrations,
+    require_current,
+    require_server_version,
+)
 from tests.fixtures.postgres import execute, scratch_postgres
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
@@ -59,7 +66,7 @@ def test_two_migrations_at_once(empty_database_url: str) -> None:
 def test_two_databases_of_a_new_server_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The role, which all databases share, is made once, though several migrations find it missing."""
     # Else they wait for a moment at a time, and all three at once only by chance.
-    monkeypatch.setattr("headrace.schema.LOCK_TIMEOUT_S", DEADLINE_S)
+    monkeypatch.setattr("headrace.schema.migrations.LOCK_TIMEOUT_S", DEADLINE_S)
     with scratch_postgres() as server:
         execute(server, "drop role headrace_publisher")
         names = ["a", "b", "c"]
@@ -80,7 +87,7 @@ def test_two_databases_of_a_new_server_at_once(monkeypatch: pytest.MonkeyPatch) 
 def test_a_migration_that_fails_changes_nothing(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in the last file leaves no trace of those before it."""
     broken = [*migrations()[:-1], type(migrations()[0])(VERSIONS[-1], b"select 1/0")]
-    monkeypatch.setattr("headrace.schema.migrations", lambda: broken)
+    monkeypatch.setattr("headrace.schema.migrations.migrations", lambda: broken)
     with pytest.raises(psycopg.errors.DivisionByZero):
         migrate(empty_database_url)
     monkeypatch.undo()
@@ -102,12 +109,12 @@ def test_a_newer_schema_is_used_unless_it_says_otherwise(database_url: str, monk
     adding = Migration(following, b"create table headrace.later (x int)")
     breaking = Migration(following + 1, b"-- oldest: %d\ndrop table headrace.later" % following)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, adding])
+        monkeypatch.setattr("headrace.schema.migrations.migrations", lambda: [*known, adding])
         assert migrate(database_url) == [adding.version]
         monkeypatch.undo()
         require_current(connection)
         assert migrate(database_url) == []
-        monkeypatch.setattr("headrace.schema.migrations", lambda: [*known, adding, breaking])
+        monkeypatch.setattr("headrace.schema.migrations.migrations", lambda: [*known, adding, breaking])
         assert migrate(database_url) == [breaking.version]
         require_current(connection)
         monkeypatch.undo()
@@ -171,6 +178,6 @@ def test_a_server_that_hangs_up_is_away(database_url: str, monkeypatch: pytest.M
     def end(connection: psycopg.Connection[object]) -> None:
         connection.execute("select pg_terminate_backend(pg_backend_pid())")
 
-    monkeypatch.setattr("headrace.schema.require_server", end)
+    monkeypatch.setattr("headrace.schema.migrations.require_server", end)
     with pytest.raises(DatabaseUnavailableError, match="lost"):
         check(database_url)

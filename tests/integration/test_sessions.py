@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.kept import Kept
-from headrace.session import Session, block, connect
+from headrace.node.kept_session import Kept
+from headrace.node.session import Session, block, connect
 from tests.fixtures.pooler import pooler
 from tests.fixtures.postgres import Connection
 from tests.fixtures.waiting import wait_until

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from headrace import handoff
-from headrace.handoff import MAX_MESSAGE_BYTES, Handoff
+from headrace.node import handoff
+from headrace.node.handoff import MAX_MESSAGE_BYTES, Handoff
 from headrace.tokens import Context
 from tests.fixtures.client import Client, reset_connection
 from tests.fixtures.shard import Database, Shard, StartShard

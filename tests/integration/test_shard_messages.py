@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from headrace.event import Frame
-from headrace.handoff import Handoff
+from headrace.node.handoff import Handoff
 from headrace.settings import Settings
+from headrace.shard.connection import Connection
+from headrace.shard.dispatcher import Dispatcher
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Connect, Message, Page, Read, Ready, Rows, Stop, Sweep, Wake
+from headrace.shard.poller import Poller
+from headrace.shard.socket_calls import Wire
 from headrace.tokens import Context
-from shard.connection import Connection, Wire
-from shard.dispatcher import Dispatcher
-from shard.inbox import Inbox
-from shard.messages import Connect, Message, Page, Read, Ready, Rows, Stop, Sweep, Wake
-from shard.poller import Poller
 from tests.fixtures.client import Client
 
 

@@ -14,24 +14,24 @@ from typing import Any
 import gevent
 import pytest
 
-from headrace.directory import Directory, ShardEntry
+from headrace.node.directory import Directory, ShardEntry
 from headrace.settings import Settings
-from shard.announcer import Announcer
-from shard.filters import Filters
-from shard.heartbeat import Heartbeat
-from shard.history import History
-from shard.inbox import Inbox
-from shard.intake import Intake
-from shard.listener import Listener
-from shard.messages import Message, Ready, Sweep, Tick
-from shard.poller import Poller
-from shard.presence import Presence
-from shard.process import Part
-from shard.pruner import Pruner
-from shard.readers import Readers
-from shard.registration import Registration
-from shard.revocations import Revocations
-from shard.transfer import Transfer
+from headrace.shard.clock import Heartbeat
+from headrace.shard.filters import Filters
+from headrace.shard.history import History
+from headrace.shard.inbox import Inbox
+from headrace.shard.intake import Intake
+from headrace.shard.messages import Message, Ready, Sweep, Tick
+from headrace.shard.node.registration import Registration
+from headrace.shard.poller import Poller
+from headrace.shard.postgres.announcer import Announcer
+from headrace.shard.postgres.listener import Listener
+from headrace.shard.postgres.presence import Presence
+from headrace.shard.postgres.pruner import Pruner
+from headrace.shard.postgres.readers import Readers
+from headrace.shard.postgres.revocations import Revocations
+from headrace.shard.process import Part
+from headrace.shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from headrace.directory import Directory, Report
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError
+from headrace.node.directory import Directory, Report
 from headrace.settings import Settings
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer

@@ -13,10 +13,10 @@ from headrace.cli import main
 from headrace.cli.command import aligned
 from headrace.doctor import examination
 from headrace.doctor.finding import Finding, Level
-from headrace.publisher import sign_publisher
-from headrace.session import connect
+from headrace.node.session import connect
+from headrace.node.sqlstate import meaning, said
+from headrace.publisher_token import sign_publisher
 from headrace.settings import Settings
-from headrace.sqlstate import meaning, said
 from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.shard import NOWHERE, Database

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from tests.fixtures.client import Client
 from tests.fixtures.postgres import scratch_postgres
 from tests.fixtures.shard import Database, Shard, StartShard

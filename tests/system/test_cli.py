@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from headrace.sse import Parser
+from headrace.node.sse_client import Parser
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.up import OPS_TOKEN, Up
 

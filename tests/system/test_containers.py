@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 import headrace
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from headrace.settings import Settings
 from tests.fixtures.client import Client
 from tests.fixtures.deployment import DEPLOY, LIBC, PR_SET_PDEATHSIG, Host, get

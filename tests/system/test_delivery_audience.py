@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from headrace.directory import Directory
-from headrace.operations import Operations
-from shard.filters import MOST_OF_ONE, WORKERS
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
+from headrace.shard.filters import MOST_OF_ONE, WORKERS
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
 from tests.fixtures.waiting import wait_until

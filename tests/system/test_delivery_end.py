@@ -159,7 +159,7 @@ def test_without_redis_a_shard_serves_and_registers_when_it_is_back(
     start_shard: StartShard, database: Database, own_redis: RedisServer
 ) -> None:
     """The loss of Redis delays no event and ends nothing; the entry is there again when Redis is."""
-    from headrace.directory import Directory  # noqa: PLC0415
+    from headrace.node.directory import Directory  # noqa: PLC0415
 
     shard = start_shard(redis_url=own_redis.url, directory_interval_s=0.1, directory_expiry_s=0.5)
     directory = Directory(own_redis.url, expiry_s=0.5)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from headrace.schema import migrate
+from headrace.schema.migrations import migrate
 from headrace.settings import Settings
 from headrace.stream import slot
 from tests.fixtures.postgres import execute, scratch_postgres

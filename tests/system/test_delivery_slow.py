@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from headrace import handoff
-from headrace.handoff import Answer, Handoff
+from headrace.node import handoff
+from headrace.node.handoff import Answer, Handoff
 from headrace.tokens import Context
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.shard import Database, Shard, StartShard

@@ -18,10 +18,10 @@ import psycopg
 import pytest
 import redis
 
-from headrace.directory import ShardEntry
 from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.node.directory import ShardEntry
 from headrace.publish import publish_now
 from tests.fixtures.pooler import pooler
 from tests.fixtures.ports import free_port

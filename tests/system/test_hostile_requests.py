@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from headrace.passing import MAX_CHANNELS
+from headrace.node.socket_passing import MAX_CHANNELS
 from tests.fixtures.client import Client
 from tests.fixtures.forgery import Forger
 from tests.fixtures.redis import RedisServer

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import headrace
 from headrace.cli import main
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.publisher import sign_publisher
-from headrace.schema import migrate
+from headrace.publisher_token import sign_publisher
+from headrace.schema.migrations import migrate
 from tests.fixtures.hostile import Hostile
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgres import superuser_url

@@ -41,13 +41,12 @@ def interpreter(version: str) -> str | None:
 
 
 EVERY_MODULE = """
-import importlib, pkgutil
-for package in map(importlib.import_module, ("headrace", "router", "shard")):
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".", onerror=lambda name: None):
-        try:
-            importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
-            print(module.name, error.name)
+import importlib, pkgutil, headrace
+for module in pkgutil.walk_packages(headrace.__path__, "headrace.", onerror=lambda name: None):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name)
 """
 FRAMEWORKS = {"django", "sqlalchemy"}
 
@@ -68,7 +67,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("wheel")
     for name in BUILT_FROM:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, directory / "src" / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, directory / "src" / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             (directory / "src").mkdir(exist_ok=True)
             shutil.copy(ROOT / name, directory / "src" / name)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from headrace.embedded.postgres import OWNER, EmbeddedPostgres
-from headrace.sse import Message
+from headrace.node.sse_client import Message
 from loadtests.connection import Connection, EndedError, Place, RefusedError
 from loadtests.payload import Writer
 from tests.fixtures.postgres import TEMPLATE, execute

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from prometheus_client.parser import text_string_to_metric_families
 
 import headrace
-from headrace.publisher import sign_publisher
+from headrace.publisher_token import sign_publisher
 from tests.fixtures.client import Client
 from tests.fixtures.programs import tool
 from tests.fixtures.router import SECRET, Router
@@ -25,10 +25,10 @@ from tests.fixtures.waiting import DEADLINE_S, took_less, wait_until
 CROWD = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent
-from headrace.directory import Directory
-from headrace.own_deployment import OwnDeployment
+from headrace.node.directory import Directory
+from headrace.node.own_deployment import OwnDeployment
 from headrace.settings import Settings
-from shard.process import Process
+from headrace.shard.process import Process
 settings = Settings.from_environ(os.environ)
 deployment = OwnDeployment(settings)
 deployment.look()

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
-from headrace.operations import Operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 from headrace.stream import slot
 from tests.fixtures.client import Client
 from tests.fixtures.shard import tcp_table

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import redis
 
-from headrace.directory import Directory, Snapshot
-from headrace.placement import bucket, rendezvous, spread
+from headrace.node.directory import Directory, Snapshot
+from headrace.node.placement import bucket, rendezvous, spread
 from headrace.stream import SLOTS, slot
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.redis import RedisServer

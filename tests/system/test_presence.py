@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
-from headrace.operations import Operations
+from headrace.node.directory import Directory
+from headrace.node.operations import Operations
 from tests.fixtures.client import Client
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, Shard, StartShard

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
+from headrace.node.directory import Directory
 from headrace.tokens import sign
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.up import REDIS, Up, searchable_directory

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory
+from headrace.node.directory import Directory
+from headrace.shard.postgres.revocations import LEASE_S
 from headrace.stream import slot
-from shard.revocations import LEASE_S
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database, Shard, StartShard

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 import redis
 
-from headrace import handoff
-from headrace.deployment import identity
-from headrace.directory import Directory
-from headrace.handoff import Handoff, Moved
-from headrace.operations import Operations
+from headrace.node import handoff
+from headrace.node.directory import Directory
+from headrace.node.handoff import Handoff, Moved
+from headrace.node.operations import Operations
+from headrace.schema.identity import identity
 from headrace.tokens import Context
 from tests.fixtures.client import Client
 from tests.fixtures.redis import RedisServer

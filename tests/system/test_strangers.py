@@ -7,10 +7,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from headrace import exposition, locks
 from headrace.doctor import rights
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
+from headrace.node import metrics_sockets
+from headrace.schema import locks
 from tests.fixtures.postgres import Connection, execute, superuser_url
 from tests.fixtures.shard import Database, StartShard
 from tests.fixtures.waiting import DEADLINE_S, wait_until
@@ -54,7 +55,7 @@ def test_a_stranger_in_the_announcer_s_office(
         database.publish("s", "1")
         client.wait_for_data("1")
         wait_until(lambda: f"role {stranger} (pid {c.info.backend_pid}) is at the lock" in shard.log, "it is logged")
-        told = exposition.ask(shard.path.with_suffix(exposition.SUFFIX), DEADLINE_S).decode()
+        told = metrics_sockets.ask(shard.path.with_suffix(metrics_sockets.SUFFIX), DEADLINE_S).decode()
         assert re.search(r"^headrace_announcer_lock_stranger\{[^}]*\} 1\.0$", told, re.MULTILINE)
         for number in range(2, 12):
             database.publish("s", str(number))

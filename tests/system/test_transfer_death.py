@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.directory import Directory
+from headrace.node.directory import Directory
 from headrace.stream import slot
 from tests.fixtures.client import Client
 from tests.fixtures.stack import StartStack

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.directory import Directory, ShardEntry
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.operations import Operations
-from headrace.schema import Migration, migrate, migrations
+from headrace.node.directory import Directory, ShardEntry
+from headrace.node.operations import Operations
+from headrace.schema.migrations import Migration, migrate, migrations
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign
 from tests.fixtures.redis import RedisServer
@@ -163,7 +163,7 @@ def test_a_rolling_upgrade(
 
     with monkeypatch.context() as patch:
         pending = [*migrations(), Migration(migrations()[-1].version + 1, NEXT)]
-        patch.setattr("headrace.schema.migrations", lambda: pending)
+        patch.setattr("headrace.schema.migrations.migrations", lambda: pending)
         assert migrate(host.environ["HEADRACE_DATABASE_URL"])[-1] == pending[-1].version
     upgrade.flows()
 

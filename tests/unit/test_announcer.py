@@ -1,6 +1,6 @@
-"""shard/announcer.py: what it decides without a database."""
+"""shard/postgres/announcer.py: what it decides without a database."""
 
-from shard.announcer import LONGEST_REST_S, LOOK_BACK_S, Memory, rest_after
+from headrace.shard.postgres.announcer import LONGEST_REST_S, LOOK_BACK_S, Memory, rest_after
 
 
 def test_the_rest_grows_with_what_a_ring_costs() -> None:

@@ -10,10 +10,10 @@ import pytest
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from headrace.errors import SettingsError
-from router.app import Application, Endpoint, Route, create_application
-from router.metrics import Metrics
-from router.request import Request
-from router.response import Headers, Response, as_json
+from headrace.router.app import Application, Endpoint, Route, create_application
+from headrace.router.metrics import Metrics
+from headrace.router.request import Request
+from headrace.router.response import Headers, Response, as_json
 from tests.fixtures.requests import environ
 
 

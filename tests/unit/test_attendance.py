@@ -1,4 +1,4 @@
-"""shard/attendance.py: connections, time and outcomes in; what PostgreSQL is told out."""
+"""shard/postgres/attendance.py: connections, time and outcomes in; what PostgreSQL is told out."""
 
 import uuid
 
@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shard import attendance
-from shard.attendance import Attendance, Report, Watch
+from headrace.shard.postgres import attendance
+from headrace.shard.postgres.attendance import Attendance, Report, Watch
 
 ADA = ("room", "ada")
 BOB = ("room", "bob")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
+from headrace.router.auth import Admission, ForbiddenError, Terms, admit, cors
 from headrace.stream import slot
 from headrace.tokens import sign
-from router.auth import Admission, ForbiddenError, Terms, admit, cors
 from tests.fixtures.requests import request
 
 SECRETS = ("a-secret-of-the-tests", "an-older-secret-of-theirs")

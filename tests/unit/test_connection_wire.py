@@ -3,7 +3,7 @@
 import errno
 import os
 
-from shard.connection import GONE, Wire
+from headrace.shard.socket_calls import GONE, Wire
 
 
 def test_what_each_descriptor_has_taken() -> None:

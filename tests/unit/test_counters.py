@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.counters import MAX_REASONS, SECONDS, Counters, Histogram, Tally
+from headrace.shard.numbers.counters import MAX_REASONS, SECONDS, Counters, Histogram, Tally
 
 
 def test_a_value_counts_in_the_first_bucket_that_reaches_it() -> None:

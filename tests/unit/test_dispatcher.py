@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-from headrace.placement import BUCKETS, bucket
-from headrace.stream import slot
-from shard.connection import Connection, Subscription
-from shard.messages import (
+from headrace.node.placement import BUCKETS, bucket
+from headrace.shard.connection import Connection, Subscription
+from headrace.shard.messages import (
     Assign,
     Delivered,
     Dismiss,
@@ -22,6 +21,7 @@ from shard.messages import (
     Tick,
     Wake,
 )
+from headrace.stream import slot
 from tests.unit.test_dispatcher_model import DispatcherMachine, unchunked
 
 

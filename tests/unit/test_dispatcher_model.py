@@ -17,15 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from headrace.event import Frame
-from headrace.handoff import Handoff, decode, encode
-from headrace.placement import BUCKETS
+from headrace.node.handoff import Handoff, decode, encode
+from headrace.node.placement import BUCKETS
 from headrace.settings import Settings
-from headrace.stream import slot
-from headrace.tokens import Context
-from shard.connection import Connection, State, Wire
-from shard.dispatcher import Dispatcher
-from shard.inbox import Inbox
-from shard.messages import (
+from headrace.shard.connection import Connection, State
+from headrace.shard.dispatcher import Dispatcher
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import (
     Assign,
     Connect,
     Delivered,
@@ -44,7 +42,10 @@ from shard.messages import (
     Verdict,
     Wake,
 )
-from shard.standing import standing
+from headrace.shard.numbers.standing import standing
+from headrace.shard.socket_calls import Wire
+from headrace.stream import slot
+from headrace.tokens import Context
 
 STREAMS = ("a", "b")
 LABELS = (None, None, None, None, None, None, "mine", "asked-yes", "asked-no")

@@ -12,13 +12,13 @@ from headrace.cli import main
 from headrace.disconnect import DEFAULT_REASON
 from headrace.doctor.postgresql import CONNECTIONS_BESIDE_READERS
 from headrace.settings import Settings
-from shard import history
+from headrace.shard import history
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 DEPLOY = (ROOT / "deploy" / "README.md").read_text()
 RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
-SHARD = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "shard").glob("*.py"))}
+SHARD = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "shard").rglob("*.py"))}
 
 
 def texts(method: str, place: int) -> set[str]:

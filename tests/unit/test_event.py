@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from headrace import event
 from headrace.errors import EventError
 from headrace.event import Frame
-from headrace.sse import Message, Parser
+from headrace.node.sse_client import Message, Parser
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 TYPE = TEXT.filter(lambda text: text and "\r" not in text and "\n" not in text and not text.startswith("headrace:"))

@@ -1,4 +1,4 @@
-"""headrace/handoff.py"""
+"""headrace/node/handoff.py"""
 
 import json
 import os
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from headrace import handoff
 from headrace.errors import HandoffError
-from headrace.handoff import Answer, Handoff
+from headrace.node import handoff
+from headrace.node.handoff import Answer, Handoff
 from headrace.tokens import Context
 
 MESSAGE = Handoff(

@@ -1,4 +1,4 @@
-"""headrace/handoff.py between versions: what older ones send is understood, and they understand what is sent now."""
+"""headrace/node/handoff.py between versions: each understands what the other sends."""
 
 import json
 from dataclasses import replace
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from headrace import handoff
 from headrace.errors import HandoffError, HandoffVersionError
-from headrace.handoff import Answer, Handoff, Moved
+from headrace.node import handoff
+from headrace.node.handoff import Answer, Handoff, Moved
 from headrace.tokens import Context
 from tests.fixtures.releases import RELEASES, Release
 

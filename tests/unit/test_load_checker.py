@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.sse import Message
+from headrace.node.sse_client import Message
 from loadtests.checker import Checker
 from loadtests.payload import Payload, Writer
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from headrace.logs import MOST_CHARS, Redaction, formatter
+from headrace.node.logs import MOST_CHARS, Redaction, formatter
 from headrace.settings import Settings
 from headrace.tokens import sign
 from tests.fixtures.growth import grows_in_proportion
@@ -107,7 +107,7 @@ def test_the_error_of_a_failed_connection_has_no_password() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["shard.delivery wrote 1.5 s late", "5 clients at 100 %", "a/b=c d.e-f", "room:1 = 17"]
+    "text", ["headrace.shard.delivery wrote 1.5 s late", "5 clients at 100 %", "a/b=c d.e-f", "room:1 = 17"]
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
     """What is no secret is not touched."""

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 
-from headrace.directory import ShardEntry, Snapshot
-from headrace.overview import overview
+from headrace.node.directory import ShardEntry, Snapshot
+from headrace.node.overview import overview
+from headrace.shard.connection import Connection
+from headrace.shard.numbers.slowness import MOST, slowest
 from headrace.tokens import Context
-from shard.connection import Connection
-from shard.slowness import MOST, slowest
 
 ENTRY = ShardEntry("n-0", "n", 10, "/run/n-0.sock", "up", 100, 3, 2, "0.2.0")
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from headrace.placement import BUCKETS, bucket, overloaded, rendezvous, spread
+from headrace.node.placement import BUCKETS, bucket, overloaded, rendezvous, spread
 from headrace.stream import SLOTS
 
 IDS = [f"n1-{number}" for number in range(8)]

@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from headrace.directory import ShardEntry, Snapshot, State
-from headrace.placement import BUCKETS
+from headrace.node.directory import ShardEntry, Snapshot, State
+from headrace.node.placement import BUCKETS
+from headrace.shard.messages import Assign
+from headrace.shard.node.registration import assignment, successor
 from headrace.stream import SLOTS
-from shard.messages import Assign
-from shard.registration import assignment, successor
 
 OLD = ShardEntry("n-0", "n", 10, "/run/old.sock", "up", 100, 0, 0, "0.2.0", born="10 b 1000", started_ms=9000)
 NEW = dataclasses.replace(OLD, pid=11, path="/run/new.sock", born="11 b 5000", started_ms=8000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from router.request import Request
+from headrace.router.request import Request
 from tests.fixtures.requests import environ, request
 
 

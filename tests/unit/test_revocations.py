@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Message, Revised
+from headrace.shard.postgres.log_functions import Revocation
+from headrace.shard.postgres.revocations import LEASE_S, MOVING_S, Revocations
 from headrace.tokens import Context
-from shard.inbox import Inbox
-from shard.log import Revocation
-from shard.messages import Message, Revised
-from shard.revocations import LEASE_S, MOVING_S, Revocations
 
 
 class House:

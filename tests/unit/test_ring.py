@@ -1,7 +1,7 @@
 """shard/ring.py"""
 
 from headrace.event import Frame
-from shard.ring import Ring, RingBudget
+from headrace.shard.ring import Ring, RingBudget
 
 SIZE = len(Frame(1, "x"))
 

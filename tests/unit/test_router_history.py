@@ -3,9 +3,9 @@
 import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
+from headrace.router.auth import ForbiddenError, Terms
+from headrace.router.history import Wanted, WrongPageError, wanted
 from headrace.tokens import sign
-from router.auth import ForbiddenError, Terms
-from router.history import Wanted, WrongPageError, wanted
 from tests.fixtures.requests import request
 
 SECRET = "a-secret-of-the-tests"

@@ -3,9 +3,9 @@
 from collections import Counter
 from dataclasses import replace
 
-from headrace.directory import ShardEntry, Snapshot, State
-from headrace.placement import rendezvous
-from router.placement import SUSPICION_S, Candidate, Placement
+from headrace.node.directory import ShardEntry, Snapshot, State
+from headrace.node.placement import rendezvous
+from headrace.router.placement import SUSPICION_S, Candidate, Placement
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""headrace/runtime_directory.py"""
+"""headrace/node/runtime_directory.py"""
 
 import os
 import socket
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace import runtime_directory
 from headrace.errors import SettingsError
+from headrace.node import runtime_directory
 
 ROOT = Path(__file__).parents[2]
 ENVIRON = {
@@ -21,7 +21,14 @@ ENVIRON = {
     "HEADRACE_DATABASE_URL": "postgresql://127.0.0.1:1/none",
 }
 SHARD = ["shard", "--id", "n-0"]
-ROUTER = ["gunicorn", "-c", "python:router.gunicorn_conf", "--bind", "127.0.0.1:0", "router.app:create_application()"]
+ROUTER = [
+    "gunicorn",
+    "-c",
+    "python:headrace.router.gunicorn_conf",
+    "--bind",
+    "127.0.0.1:0",
+    "headrace.router.app:create_application()",
+]
 
 
 def test_it_is_made_and_private(tmp_path: Path) -> None:
@@ -73,9 +80,9 @@ def test_processes_say_what_is_wrong(command: list[str], tmp_path: Path) -> None
 def test_any_wrong_setting_of_a_router_is_one_sentence(tmp_path: Path) -> None:
     """gunicorn ends with the sentence that the settings have for it."""
     environ = ENVIRON | {"HEADRACE_RUNTIME_DIR": str(tmp_path), "HEADRACE_RETRY_MS": "soon"}
-    for config in ("python:router.gunicorn_conf", str(ROOT / "deploy" / "gunicorn.conf.py")):
+    for config in ("python:headrace.router.gunicorn_conf", str(ROOT / "deploy" / "gunicorn.conf.py")):
         ran = subprocess.run(
-            [sys.executable, "-P", "-m", "gunicorn", "-c", config, "router.app:create_application()"],
+            [sys.executable, "-P", "-m", "gunicorn", "-c", config, "headrace.router.app:create_application()"],
             cwd=tmp_path,
             env=environ,
             capture_output=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 import gevent
 from gevent import socket as gsocket
 
-from headrace.directory import ShardEntry
-from shard.siblings import Siblings
+from headrace.node.directory import ShardEntry
+from headrace.shard.node.siblings import Siblings
 from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.waiting import wait_until
 

@@ -12,7 +12,7 @@ import pytest
 from headrace import calls
 from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError, UsageError
 from headrace.predicates import predicate
-from headrace.publisher import sign_publisher, verify_publisher
+from headrace.publisher_token import sign_publisher, verify_publisher
 from headrace.stream import slot
 from headrace.tokens import Context, serializer, sign, verify
 

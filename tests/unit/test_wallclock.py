@@ -1,6 +1,6 @@
 """When a clock was set."""
 
-from shard.wallclock import WallClock
+from headrace.shard.wallclock import WallClock
 
 
 def test_jumps_are_counted_and_slewing_is_not() -> None:

@@ -1,0 +1,279 @@
+"""What operators do with shards: drain, undrain, move and rebalance, each until it is done.
+
+An operation only writes into the directory what is wanted. The shards read it, move their connections, and say in
+their entries which epoch they have carried out; the operation waits for that. Whatever dies half-way, the next reading
+goes on from what is written.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
+from headrace.node.directory import Directory, ShardEntry, Snapshot
+from headrace.node.placement import rendezvous
+from headrace.stream import SLOTS, slot
+
+POLL_S: Final = 0.2
+SAY_S: Final = 1.0
+"""How often progress is worth a line."""
+PATIENCE_S: Final = 10.0
+"""How long an operation that is under way goes on without Redis; what is wanted is written there already."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """New owners for slots of one node, as of an epoch of the directory.
+
+    before and after have, for each of its shards, how many slots it owns; connections, how many it has now.
+    """
+
+    node: str
+    epoch: tuple[str, int]
+    owners: Mapping[int, str]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    connections: Mapping[str, int]
+
+    @property
+    def moves(self) -> int:
+        """How many slots get another owner."""
+        return len(self.owners)
+
+
+class Operations:
+    """Operations on one deployment. say is given a line of progress whenever there is news.
+
+    Owned by its caller. Every operation raises UsageError for what does not exist, UnavailableError where it was not
+    done within deadline_s, and DirectoryUnavailableError without Redis: at once, or while it waits after PATIENCE_S.
+    """
+
+    def __init__(self, directory: Directory, say: Say, *, deadline_s: float = 60.0) -> None:
+        self._directory = directory
+        self._say = say
+        self._deadline_s = deadline_s
+
+    def drain(self, shard_id: str) -> None:
+        """Have all connections of a shard moved to others of its node, and no new ones sent to it."""
+        node = self.drain_plan(shard_id).node
+        self._directory.drain(shard_id)
+        self._directory.claim(node, settle_s=0)
+        self._wait(
+            lambda now: self._shard(now, shard_id).state == "drained",
+            lambda now: f"{shard_id}: {self._shard(now, shard_id).connections} connections left",
+        )
+
+    def undrain(self, shard_id: str) -> bool:
+        """Let a drained shard serve again, with its share of the slots.
+
+        Of one that is gone the mark alone is taken away, and False is returned. Its node must not be drained.
+        """
+        snapshot = self._directory.read()
+        if shard_id in snapshot.drained and not any(entry.id == shard_id for entry in snapshot.shards):
+            self._directory.undrain(shard_id)
+            return False
+        entry = self._shard(snapshot, shard_id)
+        if entry.node in snapshot.drained_nodes:
+            node = entry.node
+            raise UsageError(
+                f"{shard_id} would not serve, since its whole node is drained; `headrace undrain --node {node}` first"
+            )
+        self._directory.undrain(shard_id)
+        self._wait(
+            lambda now: self._shard(now, shard_id).state == "up",
+            lambda now: f"{shard_id} is {self._shard(now, shard_id).state}",
+        )
+        self._carry_out([plan for plan in self.plans() if plan.node == entry.node])
+        return True
+
+    def drain_node(self, node: str, over_s: float) -> None:
+        """Have the clients of a whole node go to others within about over_s seconds, and none come."""
+        snapshot = self._directory.read()
+        self._node(snapshot, node)
+        if not any(_willing(snapshot, other) for other in {entry.node for entry in snapshot.shards} - {node}):
+            raise UsageError("no other node has a shard that is up; start one first")
+        self._directory.drain_node(node, over_s)
+        self._wait(
+            # Without an entry the shards of the node are cut off, and have their clients still.
+            lambda now: {entry.state for entry in now.shards if entry.node == node} == {"drained"},
+            lambda now: f"node {node}: {sum(e.connections for e in now.shards if e.node == node)} connections left",
+            deadline_s=self._deadline_s + over_s,
+        )
+
+    def undrain_node(self, node: str) -> list[str] | None:
+        """Let a drained node serve again. Returns those of its shards that stay drained, since they are so by name.
+
+        Of a node that is gone the mark alone is taken away, and None is returned.
+        """
+        snapshot = self._directory.read()
+        if node in snapshot.drained_nodes and not any(entry.node == node for entry in snapshot.shards):
+            self._directory.undrain_node(node)
+            return None
+        self._node(snapshot, node)
+        self._directory.undrain_node(node)
+
+        def down(now: Snapshot) -> list[str]:
+            mine = (entry for entry in now.shards if entry.node == node and entry.id not in now.drained)
+            return [entry.id for entry in mine if entry.state != "up"]
+
+        self._wait(
+            lambda now: any(entry.node == node for entry in now.shards) and not down(now),
+            lambda now: f"waiting for {', '.join(down(now)) or 'any shard of it'}",
+        )
+        now = self._directory.read()
+        return [entry.id for entry in now.shards if entry.node == node and entry.id in now.drained]
+
+    def move(self, what: str, shard_id: str) -> int:
+        """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""
+        snapshot = self._directory.read()
+        entry = self._shard(snapshot, shard_id)
+        if shard_id in snapshot.drained:
+            raise UsageError(f"shard {shard_id!r} is drained; `headrace undrain {shard_id}` first")
+        number = int(what) if what.isascii() and what.isdigit() and int(what) < SLOTS else slot(what)
+        self._directory.assign(entry.node, {number: shard_id})
+        self._settle(entry.node)
+        return number
+
+    def join(self, shard_ids: list[str], require_them: Callable[[], None] = lambda: None) -> None:
+        """Wait until these shards are registered. require_them is called meanwhile; it raises if they will not come."""
+
+        def joined(now: Snapshot) -> bool:
+            if set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"}:
+                return True
+            require_them()
+            return False
+
+        self._wait(
+            joined,
+            lambda now: f"waiting for {', '.join(sorted(set(shard_ids) - {entry.id for entry in now.shards}))}",
+        )
+
+    def plans(self) -> list[Plan]:
+        """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
+        return list(_plans(self._directory.read()))
+
+    def drain_plan(self, shard_id: str) -> Plan:
+        """What `drain` would do: each slot of the shard to its first choice of the others."""
+        snapshot = self._directory.read()
+        node = self._shard(snapshot, shard_id).node
+        others = [other for other in _willing(snapshot, node) if other != shard_id]
+        if not others:
+            raise UsageError(f"no other shard of node {node!r} is up; add one with `headrace scale` first")
+        return _plan(snapshot, node, others, keep=True)
+
+    def undrain_plan(self, shard_id: str) -> Plan:
+        """What `undrain` would do: on the shard's node every slot to its first choice of those that are up, and it."""
+        snapshot = self._directory.read()
+        node = self._shard(snapshot, shard_id).node
+        return _plan(snapshot, node, [*_willing(snapshot, node), shard_id])
+
+    def rebalance(self, plans: Sequence[Plan] | None = None) -> None:
+        """Carry out the plans that `plans` gave; those of this moment when None."""
+        self._carry_out(self.plans() if plans is None else plans)
+
+    def _carry_out(self, plans: Sequence[Plan]) -> None:
+        for plan in plans:
+            self._directory.assign(plan.node, plan.owners)
+        for plan in plans:
+            self._settle(plan.node)
+
+    def _settle(self, node: str) -> None:
+        """Wait until every shard of the node has carried out the directory as it is now."""
+        wanted = self._directory.read().epoch
+
+        def waiting(now: Snapshot) -> list[ShardEntry]:
+            return [entry for entry in now.shards if entry.node == node and not _settled(entry, wanted)]
+
+        self._wait(
+            lambda now: not waiting(now),
+            lambda now: _progress(waiting(now)),
+        )
+
+    def _wait(
+        self,
+        done: Callable[[Snapshot], bool],
+        progress: Callable[[Snapshot], str],
+        *,
+        deadline_s: float | None = None,
+    ) -> None:
+        deadline_s = self._deadline_s if deadline_s is None else deadline_s
+        deadline = time.monotonic() + deadline_s
+        said, said_at = "", -math.inf
+        read_at = time.monotonic()
+        while True:
+            try:
+                now = self._directory.read()
+                read_at = time.monotonic()
+                if done(now):
+                    return
+                line = progress(now)
+            except DirectoryUnavailableError as error:
+                if time.monotonic() >= read_at + PATIENCE_S:
+                    raise
+                line = f"waiting for Redis: {error}"
+            if line and line != said and time.monotonic() >= said_at + SAY_S:
+                self._say(line)
+                said, said_at = line, time.monotonic()
+            if time.monotonic() >= deadline:
+                left = line or "not every shard has followed"
+                raise UnavailableError(f"not done within {deadline_s:g} s: {left}; `headrace status` tells more")
+            time.sleep(POLL_S)
+
+    def _node(self, snapshot: Snapshot, node: str) -> None:
+        known = sorted({entry.node for entry in snapshot.shards})
+        if node not in known:
+            raise UsageError(f"there is no node {node!r}; registered are {', '.join(known) or 'none'}")
+
+    def _shard(self, snapshot: Snapshot, shard_id: str) -> ShardEntry:
+        for entry in snapshot.shards:
+            if entry.id == shard_id:
+                return entry
+        known = ", ".join(entry.id for entry in snapshot.shards) or "none"
+        raise UsageError(f"there is no shard {shard_id!r}; registered are {known}")
+
+
+def _settled(entry: ShardEntry, wanted: tuple[str, int]) -> bool:
+    generation, _, count = entry.settled.partition(" ")
+    return not entry.moving and generation == wanted[0] and count.isdigit() and int(count) >= wanted[1]
+
+
+def _progress(entries: Sequence[ShardEntry]) -> str:
+    """Who moves where, as far as shards tell; "" for nobody."""
+    moves = [f"{target.replace(':', ' ')} from {entry.id}" for entry in entries for target in entry.targets.split()]
+    moving = sum(entry.moving for entry in entries)
+    return f"{moving} connections are to move (to {', '.join(moves)})" if moving else ""
+
+
+def _willing(snapshot: Snapshot, node: str) -> list[str]:
+    return [
+        entry.id
+        for entry in snapshot.shards
+        if entry.node == node and entry.state == "up" and entry.id not in snapshot.drained
+    ]
+
+
+def _plans(snapshot: Snapshot) -> Iterator[Plan]:
+    for node in sorted({entry.node for entry in snapshot.shards}):
+        willing = _willing(snapshot, node)
+        if willing:
+            yield _plan(snapshot, node, willing)
+
+
+def _plan(snapshot: Snapshot, node: str, willing: Sequence[str], *, keep: bool = False) -> Plan:
+    """Each slot of a node to its first choice among the willing; with keep, one that such a shard has stays there."""
+    current = snapshot.slots.get(node, {})
+    then = {
+        number: current[number] if keep and current.get(number) in willing else rendezvous(number, willing)[0]
+        for number in range(SLOTS)
+    }
+    owners = {number: owner for number, owner in then.items() if current.get(number) != owner}
+    shards = sorted(entry.id for entry in snapshot.shards if entry.node == node)
+    connections = {entry.id: entry.connections for entry in snapshot.shards if entry.node == node}
+    return Plan(node, snapshot.epoch, owners, _share(current, shards), _share(then, shards), connections)
+
+
+def _share(owners: Mapping[int, str], shards: list[str]) -> dict[str, int]:
+    return {shard: sum(owner == shard for owner in owners.values()) for shard in shards}

@@ -1,0 +1,49 @@
+"""The runtime directory: where the processes of one node have their unix sockets, and what it must allow them.
+
+<process>.sock, <process>.prom           of a shard, or a router worker
+deployment                               the identity of the deployment; see headrace/node/own_deployment.py
+.<process>.sock.<pid>                    while a socket is made, before it takes the place of a predecessor's
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from headrace.errors import SettingsError
+
+LONGEST_PATH_BYTES: Final = 107
+"""sun_path of unix(7) has 108 bytes, the last of them NUL."""
+_LARGEST_PID: Final = 4_194_304
+"""Of Linux; see proc(5)."""
+
+
+def longest_path(directory: Path, process: str) -> Path:
+    """The longest path of a socket that the process, by the name of a shard or router, binds in the directory."""
+    return directory / f".{process}.sock.{_LARGEST_PID}"
+
+
+def fits(directory: Path, process: str) -> bool:
+    """Whether the system can bind all sockets of the process in the directory."""
+    return len(os.fsencode(longest_path(directory, process))) <= LONGEST_PATH_BYTES
+
+
+def prepare(directory: Path, process: str) -> None:
+    """Make the directory if there is none, mode 0700, and see that the process can have its sockets there.
+
+    Raises SettingsError, which says why not, and what to do.
+    """
+    if not fits(directory, process):
+        raise SettingsError(
+            f"HEADRACE_RUNTIME_DIR is {str(directory)!r}, with which socket paths such as "
+            f"{str(longest_path(directory, process))!r} exceed {LONGEST_PATH_BYTES} bytes; choose a shorter one"
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"HEADRACE_RUNTIME_DIR is {str(directory)!r}, which cannot be used: {error.strerror}; choose a directory "
+            f"in which user {os.geteuid()} may make files"
+        ) from error

@@ -1,0 +1,68 @@
+"""How many connections a user, an address and the node may have, over all shards, before a client is handed over."""
+
+import logging
+from collections.abc import Mapping
+
+from gevent.lock import BoundedSemaphore
+
+from headrace.errors import DirectoryUnavailableError
+from headrace.node.directory import Directory
+from headrace.node.limit_holder import limits_of
+from headrace.router.placement import Placement
+from headrace.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MOST_QUESTIONS = 16
+"""Questions to Redis at a time: each takes a connection of its own."""
+
+
+class Limits:
+    """Lets clients in or not. Called by any request greenlet.
+
+    The counts are the directory's, where everybody who was let in counts at once. Without Redis nobody is refused here;
+    each shard still refuses by its own count.
+    """
+
+    def __init__(self, directory: Directory, placement: Placement, settings: Settings) -> None:
+        self._directory = directory
+        self._placement = placement
+        self._settings = settings
+        self._questions = BoundedSemaphore(MOST_QUESTIONS)
+
+    def of(self, user: str | None, peer: str) -> Mapping[str, int]:
+        """The limits that a client of this user, from this address, comes under."""
+        return limits_of(user, peer, self._settings.max_user_connections, self._settings.max_address_connections)
+
+    def refusal(self, request_id: str, limits: Mapping[str, int]) -> str:
+        """Why a client cannot be let in, as a sentence; "" if it was, and counts from now on. Yields."""
+        if self._placement.directory_away:
+            # What was given away since is counted, but not who has left.
+            return ""
+        most = self._settings.max_node_connections
+        if most and self._placement.connections >= most:
+            return f"this node has its {most} connections"
+        if not limits:
+            return ""
+        try:
+            with self._questions:
+                if self._placement.directory_away:  # found out while we waited for our turn
+                    return ""
+                over = self._directory.admit(request_id, limits)
+        except DirectoryUnavailableError as error:
+            logger.warning("request %s is let in uncounted: %s", request_id, error)
+            return ""
+        return (
+            f"there are {limits[over]} connections of this {over.partition(':')[0].partition('#')[0]}" if over else ""
+        )
+
+    def release(self, request_id: str, limits: Mapping[str, int]) -> None:
+        """A client that was let in was not handed over. Yields."""
+        if not limits:
+            return
+        try:
+            with self._questions:
+                if not self._placement.directory_away:
+                    self._directory.release(request_id, limits)
+        except DirectoryUnavailableError as error:
+            logger.info("request %s counts for a while though it was not served: %s", request_id, error)

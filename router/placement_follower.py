@@ -1,0 +1,78 @@
+"""The greenlet that keeps the placement up to date with the directory, through outages of Redis."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from headrace.errors import DirectoryUnavailableError
+from headrace.node.directory import Snapshot
+from headrace.router.placement import Candidate, Placement
+
+logger = logging.getLogger(__name__)
+
+
+class Readable(Protocol):
+    """The part of `headrace.node.directory.Directory` that is needed here."""
+
+    def read(self, known: Snapshot | None = None) -> Snapshot:
+        """The whole directory; known spares reading again what has not changed."""
+
+    def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
+        """True after each change, False after so many seconds without one."""
+
+
+class Follower:
+    """Reads the directory on every change and every interval_s, and calls learned() after each read.
+
+    Owned by its own greenlet, which calls run().
+    """
+
+    def __init__(
+        self,
+        directory: Readable,
+        placement: Placement,
+        *,
+        interval_s: float,
+        learned: Callable[[], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._directory = directory
+        self._placement = placement
+        self._interval_s = interval_s
+        self._learned = learned
+        self._sleep = sleep
+        self._away_since: float | None = None
+
+    def run(self) -> None:
+        """Follow until killed. Yields. An outage is said once when it begins and once when it ends."""
+        while True:
+            try:
+                self._follow()
+            except DirectoryUnavailableError as error:
+                if self._away_since is None or self._placement.directory_condition != error.condition:
+                    logger.warning("going on with the shards last known: %s", error)
+                self._away_since = self._away_since or time.monotonic()
+                self._placement.lose_directory(error.condition)
+            # Spread, or all routers would ask a returning Redis at once.
+            self._sleep(self._interval_s * random.uniform(0.5, 1.5))
+
+    def _follow(self) -> None:
+        known: Snapshot | None = None
+        with closing(self._directory.changes(timeout_s=self._interval_s)) as changes:
+            for _ in changes:
+                known = self._directory.read(known)
+                self._placement.learn(known)
+                self._learned()
+                if self._away_since is not None:
+                    away_s = time.monotonic() - self._away_since
+                    logger.warning("Redis is back after %.1f s", away_s)
+                    self._away_since = None
+
+
+def sockets_in(runtime_dir: Path) -> list[Candidate]:
+    """The hand-off sockets of a runtime directory: a shard's is named `<shard id>.sock`."""
+    return [Candidate(path.stem, str(path)) for path in sorted(runtime_dir.glob("*.sock"))]

@@ -1,0 +1,64 @@
+"""How many connections each user, and each address, has here, and what of that the directory has not been told."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from headrace.node.limit_holder import address_holder, user_holder
+from headrace.shard.connection import Connection
+
+MOST_ARRIVED: Final = 20_000
+
+
+class Holdings:
+    """Counts connections by whom they count for; see `headrace.node.limit_holder`.
+
+    Owned by the dispatcher greenlet; the census takes the changes, and nothing here yields. A connection without a
+    user counts for nobody, and addresses are counted only by_address: each costs some hundred bytes.
+    """
+
+    def __init__(self, *, by_address: bool = False) -> None:
+        self._by_address = by_address
+        self._counts: dict[str, int] = {}
+        self._changed: set[str] = set()
+        # Those that were not told in time count no more as admitted anyway.
+        self._arrived: deque[tuple[str, str]] = deque(maxlen=MOST_ARRIVED)
+
+    def __repr__(self) -> str:
+        return f"<Holdings of {len(self._counts)}, {len(self._changed)} changed>"
+
+    def count(self, holder: str) -> int:
+        """How many connections it has here."""
+        return self._counts.get(holder, 0)
+
+    def add(self, connection: Connection) -> None:
+        """A connection is here."""
+        for holder in self._holders(connection):
+            self._counts[holder] = self._counts.get(holder, 0) + 1
+            self._changed.add(holder)
+            self._arrived.append((holder, connection.request_id))
+
+    def remove(self, connection: Connection) -> None:
+        """A connection is gone, or another shard's."""
+        for holder in self._holders(connection):
+            self._changed.add(holder)
+            self._counts[holder] -= 1
+            if not self._counts[holder]:
+                del self._counts[holder]
+
+    def take_changes(self, most: int) -> tuple[Mapping[str, int], Sequence[tuple[str, str]]]:
+        """At most so many counts that have changed, and at most so many arrivals with their request ids; once each."""
+        changed = [self._changed.pop() for _ in range(min(most, len(self._changed)))]
+        arrived = [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+        return {holder: self.count(holder) for holder in changed}, arrived
+
+    def forget(self) -> None:
+        """The directory knows nothing any more: everything is to be told anew."""
+        self._changed = set(self._counts)
+
+    def _holders(self, connection: Connection) -> list[str]:
+        user = connection.context.user
+        holders = [] if user is None else [user_holder(user)]
+        if self._by_address:
+            holders.append(address_holder(connection.peer))
+        return holders

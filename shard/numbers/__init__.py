@@ -1,0 +1,1 @@
+"""What a shard tells of itself: counters, metrics, its canary, the feed of the operations page."""

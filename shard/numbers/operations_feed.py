@@ -1,0 +1,102 @@
+"""The feed of the operations page: an overview of the whole deployment, published while somebody watches.
+
+Any shard with a subscriber of the stream may publish it. They take turns by the directory, so that there is one
+overview an interval, however many shards and nodes have watchers. It goes the way of every event, through PostgreSQL,
+so the page's graphs are filled from the log when it opens, and a page that reconnects misses nothing.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import gevent
+import psycopg
+
+from headrace.errors import DirectoryUnavailableError, UsageError, one_line
+from headrace.node.directory import Directory, Snapshot
+from headrace.node.kept_session import Kept
+from headrace.node.overview import overview
+from headrace.publish import publish
+from headrace.settings import Settings
+from headrace.stream import OPS_AUDIENCE, OPS_STREAM
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 2.0
+LOOK_S: Final = 0.5
+"""How often a shard looks whether somebody watches and the turn is free: a moment late at most."""
+DEADLINE_S: Final = 5.0
+MOST_ROWS: Final = 50
+"""Of hot streams, of slow clients and of moves: what a page can show, and an event can hold."""
+
+
+class Broadcast:
+    """Publishes what the directory says, as last read, when it is this shard's turn.
+
+    Owned by its own greenlet. watched is asked whether somebody here is subscribed. Without Redis or PostgreSQL nothing
+    is published; the page asks the router then.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str, directory: Directory, watched: Callable[[], bool]) -> None:
+        self.last_error = ""
+        self._settings = settings
+        self._name = f"headrace {shard_id} operations"
+        self._directory = directory
+        self._watched = watched
+        self._snapshot: Snapshot | None = None
+        self._kept = Kept(settings.database_url, self._name, limit_s=DEADLINE_S)
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start looking; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+        self._kept.close()
+
+    def placed(self, snapshot: Snapshot) -> None:
+        """The directory was read."""
+        self._snapshot = snapshot
+
+    def _run(self) -> None:
+        while True:
+            gevent.sleep(LOOK_S)
+            if not self._watched():
+                self._kept.close()
+            elif self._snapshot is not None:
+                self._take_turn(self._snapshot)
+
+    def _take_turn(self, snapshot: Snapshot) -> None:
+        try:
+            if not self._directory.turn("overview", INTERVAL_S - LOOK_S / 2):
+                return
+            with gevent.Timeout(DEADLINE_S):
+                self._publish(snapshot)
+            self._note("")
+        except gevent.Timeout:
+            # It may have been interrupted in the middle of an answer.
+            self._kept.close()
+            self._note(f"not within {DEADLINE_S:g} s")
+        except psycopg.Error as error:
+            self._kept.close()
+            self._note(one_line(error))
+        except (DirectoryUnavailableError, UsageError) as error:
+            self._note(str(error))
+
+    def _note(self, error: str) -> None:
+        if error and not self.last_error:
+            logger.warning("the operations page gets no overviews: %s", error)
+        self.last_error = error
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        found = overview(snapshot)
+        for rows in ("hot_streams", "slow_clients", "moves"):
+            found[rows] = found[rows][:MOST_ROWS]
+        text = json.dumps({"at": time.time_ns() // 1_000_000, **found}, ensure_ascii=False, separators=(",", ":"))
+        self._kept.write(lambda session: publish(session, OPS_STREAM, text, event="overview", visible_to=OPS_AUDIENCE))

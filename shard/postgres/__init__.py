@@ -1,0 +1,1 @@
+"""Everything of a shard that talks to PostgreSQL: reads, notifications, retention, presence, revocations."""

@@ -1,0 +1,211 @@
+"""The listener: sole owner of the LISTEN connection. It turns notifications into Wake messages.
+
+    channel `headrace_slot_<n>`, payload `<head> <stream>`   ──►   Wake(stream, head)
+    channel `headrace_rate`                                  ──►   the announcer, whose business it is
+
+Notifications are hints. What makes them safe to rely on: LISTEN is committed before the first read of a slot's
+streams; after any loss of the connection all slots are listened to again and Relistened is posted, upon which the
+dispatcher reads whatever came meanwhile; a server that is silent is asked `select 1` under a short deadline.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent import get_hub
+from gevent.event import Event
+
+from headrace.errors import ListenError, one_line
+from headrace.node.session import connect
+from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Listening, Message, Relistened, Wake
+from headrace.shard.postgres.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_PREFIX: Final = "headrace_slot_"
+RATE_CHANNEL: Final = "headrace_rate"
+MAX_HEAD_DIGITS: Final = 19
+"""Of a bigint."""
+
+
+class Listener:
+    """Keeps LISTEN on the slots that are wanted, over any number of connections.
+
+    Owned by its own greenlet; `ensure_listening` and `stop_listening` only record what is wanted and wake it.
+    A slot is confirmed once LISTEN on it was committed; it stays so while the connection is away, because
+    Relistened follows.
+    """
+
+    def __init__(
+        self, settings: Settings, inbox: Inbox[Message], shard_id: str, on_rate: Callable[[str], None]
+    ) -> None:
+        self.reconnects = 0
+        self.notifications = 0
+        self.connected = False
+        self.last_error = ""
+        self._settings = settings
+        self._inbox = inbox
+        self._on_rate = on_rate
+        self._name = f"headrace {shard_id} listener"
+        self._wanted: set[int] = set()
+        self._confirmed: set[int] = set()
+        self._stirred = Event()
+        self._proof = ""
+        self._proven = False
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start listening; returns the greenlet, which ends by `stop`, or with ListenError."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """Close the connection and end. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def ensure_listening(self, slot: int) -> bool:
+        """True if LISTEN on the slot is committed; else a Listening message follows. Never switches greenlets."""
+        if slot in self._confirmed:
+            return True
+        if slot not in self._wanted:
+            self._wanted.add(slot)
+            self._stirred.set()
+        return False
+
+    def stop_listening(self, slots: Iterable[int]) -> None:
+        """These slots need no LISTEN any more. Never switches greenlets."""
+        for slot in slots:
+            self._wanted.discard(slot)
+            self._confirmed.discard(slot)
+            self._stirred.set()
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                self._serve(backoff)
+            except (psycopg.Error, gevent.Timeout) as error:
+                # Whatever PostgreSQL says: a standby that is yet to be promoted refuses LISTEN as a mistake of ours.
+                if self.connected or not self.last_error:
+                    logger.warning("LISTEN connection lost, trying again: %s", one_line(error))
+                self.connected = False
+                self.last_error = one_line(error)
+            gevent.sleep(backoff.next_s())
+
+    def _serve(self, backoff: Backoff) -> None:
+        """Follow one connection until it fails. Yields."""
+        connection = connect(self._settings.listen_database_url, self._name, lasting=True)
+        watcher = get_hub().loop.io(connection.fileno(), 1)
+        try:
+            connection.add_notify_handler(lambda notify: self._notified(notify.channel, notify.payload))
+            watcher.start(self._stirred.set)
+            listened: set[int] = set()
+            if self._settings.announce_above_per_s:
+                with gevent.Timeout(self._settings.read_deadline_s):
+                    connection.execute(f"listen {RATE_CHANNEL}")
+            self._apply(connection, listened)
+            if not self._proven:
+                self._prove(connection)
+            if self.last_error:
+                self.reconnects += 1
+                self.last_error = ""
+                logger.warning("LISTEN connection is back; reading what was missed")
+                self._inbox.put(Relistened())
+            self.connected = True
+            backoff.reset()
+            self._follow(connection, listened)
+        finally:
+            self.connected = False
+            watcher.stop()
+            watcher.close()
+            connection.close()
+
+    def _follow(self, connection: psycopg.Connection[Any], listened: set[int]) -> None:
+        settings = self._settings
+        heard = time.monotonic()
+        self._stirred.set()  # `_prove` may have taken a stir that was meant for us
+        while True:
+            self._stirred.wait(max(0.0, heard + settings.ping_interval_s - time.monotonic()))
+            self._stirred.clear()
+            if self._receive(connection):
+                heard = time.monotonic()
+            # What is confirmed is wanted and listened to, so that equal numbers mean equal sets.
+            if not len(self._wanted) == len(self._confirmed) == len(listened):
+                self._apply(connection, listened)
+                heard = time.monotonic()
+            if time.monotonic() - heard >= settings.ping_interval_s:
+                # Keepalives do not notice a server process that is stopped: the kernel answers for it.
+                with gevent.Timeout(settings.ping_deadline_s):
+                    connection.execute("select 1")
+                heard = time.monotonic()
+
+    def _receive(self, connection: psycopg.Connection[Any]) -> bool:
+        """Take what has arrived; whether there was anything. Raises psycopg.OperationalError at the end."""
+        connection.pgconn.consume_input()
+        found = False
+        while notify := connection.pgconn.notifies():
+            found = True
+            self._notified(notify.relname.decode(), notify.extra.decode())
+        return found
+
+    def _apply(self, connection: psycopg.Connection[Any], listened: set[int]) -> None:
+        """Make the connection listen to exactly the wanted slots, in one round trip. Yields."""
+        wanted = set(self._wanted)
+        added, dropped = wanted - listened, listened - wanted
+        statements = [f"listen {CHANNEL_PREFIX}{slot}" for slot in sorted(added)]
+        statements += [f"unlisten {CHANNEL_PREFIX}{slot}" for slot in sorted(dropped)]
+        if statements:
+            with gevent.Timeout(self._settings.read_deadline_s):
+                connection.execute("; ".join(statements))
+        listened.difference_update(dropped)
+        listened.update(added)
+        # A slot that stopped being wanted during the statement is dropped by the next round. One that was dropped
+        # and is wanted again before a round noticed has been listened to all the time: who asked is told that.
+        new = (listened & self._wanted) - self._confirmed
+        if new:
+            self._confirmed |= new
+            self._inbox.put(Listening(tuple(sorted(new))))
+
+    def _notified(self, channel: str, payload: str) -> None:
+        if channel.startswith(CHANNEL_PREFIX):
+            head, space, stream = payload.partition(" ")
+            # Anybody may NOTIFY, without any privilege: what int() refuses MUST NOT get there.
+            if space and head.isascii() and head.isdigit() and len(head) <= MAX_HEAD_DIGITS:
+                self.notifications += 1
+                self._inbox.put(Wake(stream, int(head)))
+        elif channel == RATE_CHANNEL:
+            self._on_rate(payload)
+        elif channel == self._proof:
+            self._proven = True
+
+    def _prove(self, connection: psycopg.Connection[Any]) -> None:
+        """Send a notification to ourselves over the other URL: it arrives only if LISTEN really works here.
+
+        Raises ListenError if it does not, as behind a pooler in transaction mode or when the two URLs lead to
+        different databases; a server that is silent proves nothing, and is tried again. Yields.
+        """
+        settings = self._settings
+        self._proof = f"headrace_proof_{secrets.token_hex(8)}"
+        with gevent.Timeout(settings.read_deadline_s):
+            connection.execute(f"listen {self._proof}")
+        with (
+            connect(settings.database_url, self._name) as other,
+            gevent.Timeout(settings.read_deadline_s),
+        ):
+            other.execute("select pg_notify(%s, '')", (self._proof,))
+        deadline = time.monotonic() + settings.listen_proof_deadline_s
+        while not self._proven and (left := deadline - time.monotonic()) > 0:
+            self._stirred.wait(left)
+            self._stirred.clear()
+            self._receive(connection)
+        with gevent.Timeout(settings.ping_deadline_s):
+            connection.execute(f"unlisten {self._proof}")
+        if not self._proven:
+            raise ListenError()

@@ -1,0 +1,223 @@
+"""Presence: tells PostgreSQL which users have connections here, and ends what dead shards have told.
+
+    dispatcher ── appear, disappear ──► attendance ── a report, at most one each half second ──► PostgreSQL
+                  (a dict, no waiting)      ▲                                                       │
+                                            └── watch ◄── all sessions with their serials ◄─────────┤
+                                                                  presence:<stream> ◄── publish ────┘
+
+Where it is kept. In PostgreSQL alone (`headrace/sql/0007_presence.sql`): Redis may be emptied at any time, and a join
+is an event like any other, which has to commit together with the list of members that it changes. A shard counts the
+connections of each user and stream by itself, and tells only that it has some, or none any more. The first shard that
+has some makes the join, the last that has none the leave, under a lock for each stream; so tabs, shards and nodes do
+not matter, and the events of one user alternate.
+
+Why nothing shows of a reconnect, a move or a restart. Who has lost the last connection here lingers for the grace
+before PostgreSQL hears of it. A reload, and a client that comes back after `retry:`, is back by then, here or at
+another shard. The giver of a moved connection lingers while the taker tells that it has it. A shard that ends tells
+nothing: its session stays for the expiry, in which its clients have come to others.
+
+Who removes what a killed shard held. Each shard's session has a number that grows with every report, and a shard with
+members reports every fifth of the expiry, be it nothing. Every shard looks at all numbers at that pace; one that has
+stood still for three fifths is given up, by its name and that number, so once, whoever comes first. No wall clock is
+asked, and after a time in which nobody could report, the observation begins anew. A shard that was only stopped finds
+its session gone when it wakes, and tells everything again under a new name; so does one whose reports a fail-over
+lost.
+
+Who can hold it up. A transaction that has published to a companion at once and stays open keeps that companion. A
+report waits for a few seconds, in which it keeps others from all its streams; then the others are told without that
+one, whose users are told when the transaction has ended.
+
+What can be missed: a shard that runs but cannot reach PostgreSQL while others can is given up like a dead one; its
+users leave, and join when it is back. With no shard running at all, nobody notices anything, and the members stay as
+they are. Connections without a user, and those whose token asks for no presence, cost nothing here.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent.event import Event
+
+from headrace.errors import one_line
+from headrace.node.kept_session import Kept
+from headrace.settings import Settings
+from headrace.shard.connection import Connection
+from headrace.shard.postgres import log_functions
+from headrace.shard.postgres.attendance import Attendance, Pair, Report, Watch
+from headrace.shard.postgres.backoff import Backoff
+
+logger = logging.getLogger(__name__)
+
+BEATS_AN_EXPIRY: Final = 5
+HELD_LOOK_S: Final = 1.0
+"""Between two looks at whether a stream that an open transaction holds can be told of."""
+SILENT_BEATS: Final = 3
+"""After so many without a new number a session is given up; the rest of the expiry is for noticing late."""
+
+
+class Presence:
+    """Reports who is here, and watches the sessions of others.
+
+    Owned by its own greenlet; `appear` and `disappear` are called by the dispatcher. Nothing waits for this part.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reports = 0
+        self.expired = 0
+        self.last_error = ""
+        self._settings = settings
+        self._shard_id = shard_id
+        self._name = f"headrace {shard_id} presence"
+        self._clock = clock
+        self._attendance = Attendance(settings.presence_grace_s)
+        self._beat_s = settings.presence_expiry_s / BEATS_AN_EXPIRY
+        self._watch = Watch(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
+        self._held: set[str] = set()
+        self._look_at = 0.0
+        self._stirred = Event()
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def members(self) -> int:
+        """How many pairs of user and stream have a connection here."""
+        return self._attendance.members
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start reporting; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. What was told stays for the expiry, in which the clients find other shards. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def appear(self, connection: Connection) -> None:
+        """The user of the connection is on the streams that its token says. Never switches greenlets."""
+        if connection.context.presence:
+            for pair in _pairs(connection):
+                self._attendance.appear(pair)
+            self._stirred.set()
+
+    def disappear(self, connection: Connection) -> None:
+        """One connection less for its user. Never switches greenlets."""
+        if connection.context.presence:
+            now = self._clock()
+            for pair in _pairs(connection):
+                self._attendance.disappear(pair, now)
+            self._stirred.set()
+
+    # -- the greenlet
+
+    def _run(self) -> None:
+        kept = Kept(self._settings.database_url, self._name, limit_s=self._settings.read_deadline_s)
+        # After an outage all are back within a beat, or the first would take the last for dead.
+        backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
+        try:
+            while True:
+                report: Report | None = None
+                try:
+                    with gevent.Timeout(self._settings.read_deadline_s):
+                        connection = kept.proven()
+                        self._look_at_held(connection)
+                    report = self._attendance.report(self._clock(), without=self._held)
+                    with gevent.Timeout(self._settings.read_deadline_s):
+                        refused = self._exchange(connection, report)
+                    if refused is not None:
+                        self._tell_around(connection, refused)
+                except (psycopg.Error, gevent.Timeout) as error:
+                    kept.close()
+                    self._attendance.failed(report, self._clock())
+                    self._watch.reset()
+                    if not self.last_error:
+                        logger.warning("presence cannot be told, trying again: %s", one_line(error))
+                    self.last_error = one_line(error)
+                    gevent.sleep(backoff.next_s())
+                else:
+                    if self.last_error:
+                        logger.warning("presence can be told again")
+                    self.last_error = ""
+                    backoff.reset()
+                    self._rest()
+        finally:
+            kept.close()
+
+    def _look_at_held(self, connection: psycopg.Connection[Any]) -> None:
+        """Now and then, see which of the streams that are left out of reports are held no longer. Yields."""
+        if self._held and self._clock() >= self._look_at:
+            self._held = log_functions.held_rooms(connection, self._held)
+            self._look_at = self._clock() + HELD_LOOK_S
+
+    def _tell_around(self, connection: psycopg.Connection[Any], refused: Report) -> None:
+        """Tell what a refused report was to tell, but for the streams that an open transaction holds. Yields."""
+        rooms = sorted({stream for stream, _ in (*refused.here, *refused.gone)})
+        with gevent.Timeout(self._settings.read_deadline_s):
+            held = log_functions.held_rooms(connection, rooms)
+        if not held:
+            # It has ended; or it has made the companion, which shows only by being waited for.
+            for room in rooms:
+                report = self._attendance.report(self._clock(), only=room)
+                with gevent.Timeout(self._settings.read_deadline_s):
+                    if self._exchange(connection, report) is not None:
+                        held.add(room)
+        if held - self._held:
+            logger.warning("an open transaction has published to presence:%s; it is told later", sorted(held)[0])
+        self._held |= held
+        self._look_at = self._clock() + HELD_LOOK_S
+
+    def _exchange(self, connection: psycopg.Connection[Any], report: Report | None) -> Report | None:
+        """Report, or only look; then end the sessions that have fallen silent. The report if it was refused. Yields."""
+        attendance = self._attendance
+        if report is None:
+            sessions = log_functions.presence_sessions(connection)
+        else:
+            try:
+                sessions = log_functions.report_presence(connection, self._shard_id, report)
+            except psycopg.errors.LockNotAvailable:
+                attendance.refused(report)
+                return report
+            self.reports += 1
+            if report.session in sessions:
+                attendance.confirmed(report)
+            else:
+                if report.after:
+                    logger.warning("PostgreSQL has given up our members; telling all %d again", attendance.members)
+                attendance.lost()
+        others = {session: serial for session, serial in sessions.items() if session != attendance.session}
+        for session, serial in self._watch.look(others, self._clock()):
+            try:
+                left = log_functions.expire_presence(connection, session, serial)
+            except psycopg.errors.LockNotAvailable:
+                continue  # with the next look
+            if left is not None:
+                self.expired += 1
+                # A shard without members lets its session fall silent; that is no news.
+                level = logging.WARNING if left else logging.DEBUG
+                logger.log(level, "session %s has fallen silent; %d users have left with it", session, left)
+        return None
+
+    def _rest(self) -> None:
+        """Until there is something to tell, or a beat is due; at least the interval, in which more gathers. Yields."""
+        began = self._clock()
+        interval_s = self._settings.presence_interval_s * random.uniform(0.8, 1.0)
+        until = began + self._beat_s * random.uniform(0.8, 1.0)
+        gevent.sleep(interval_s)
+        while True:
+            self._stirred.clear()
+            now = self._clock()
+            due_s = self._attendance.due_s(now, without=self._held)
+            if self._held:
+                until = min(until, self._look_at)
+            wait_s = min(until - now, until if due_s is None else due_s)
+            if wait_s <= 0:
+                return
+            self._stirred.wait(wait_s)
+
+
+def _pairs(connection: Connection) -> list[Pair]:
+    context = connection.context
+    return [(stream, context.user) for stream in context.presence if context.user is not None]

@@ -1,0 +1,66 @@
+"""The pruner: lets retention remove old events, in small batches. One shard at a time does it; the log sees to that."""
+
+import logging
+import random
+import time
+from typing import Any
+
+import gevent
+import psycopg
+
+from headrace.errors import one_line
+from headrace.node.session import connect
+from headrace.settings import Settings
+from headrace.shard.postgres import log_functions
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.05
+"""Between batches, so that pruning does not show in the latency of publishing."""
+FORGET_S = 600.0
+"""Between two looks at all revocations, 3 ms for a thousand, and the rest; nothing depends on when it is forgotten."""
+
+
+class Pruner:
+    """Prunes every few seconds until nothing is left to do or another shard is found at it.
+
+    Owned by its own greenlet.
+    """
+
+    def __init__(self, settings: Settings, shard_id: str) -> None:
+        self.pruned = 0
+        self._settings = settings
+        self._name = f"headrace {shard_id} pruner"
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start pruning; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """End. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def _run(self) -> None:
+        forget_at = 0.0
+        while True:
+            gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
+            try:
+                with connect(self._settings.database_url, self._name) as connection:
+                    self._round(connection)
+                    if time.monotonic() >= forget_at:
+                        log_functions.forget_revocations(connection, self._settings.max_token_life_s)
+                        log_functions.forget_publications(connection, self._settings.idempotency_keep_s)
+                        forget_at = time.monotonic() + FORGET_S * random.uniform(0.5, 1.5)
+                        # The sweep has told of them already. But rows whose announcer has died hold copies of events.
+                        log_functions.announce_left(connection)
+            except psycopg.Error as error:
+                # Old events stay a little longer; nobody is hurt.
+                logger.warning("pruning failed, trying again later: %s", one_line(error))
+
+    def _round(self, connection: psycopg.Connection[Any]) -> None:
+        while (deleted := log_functions.prune(connection, self._settings.prune_batch)) > 0:
+            self.pruned += deleted
+            gevent.sleep(PAUSE_S)

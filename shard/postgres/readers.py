@@ -1,0 +1,147 @@
+"""The readers: a few greenlets, each with its database connection, that run the dispatcher's reads beside it.
+
+The first serves the live lane alone, so that catching up never stands in its way; the others serve the rest.
+A single reader serves both in order of arrival. A read that fails because PostgreSQL is away is tried
+until it is back; one that PostgreSQL refuses is reported.
+"""
+
+import logging
+import time
+from functools import partial
+from typing import Any
+
+import gevent
+import psycopg
+from gevent.queue import SimpleQueue
+
+from headrace.errors import one_line
+from headrace.node.kept_session import Kept
+from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Message, Read, ReadFailed, ReadKind, Rows
+from headrace.shard.numbers.counters import SECONDS, SIZES, Histogram
+from headrace.shard.postgres import log_functions
+from headrace.shard.postgres.backoff import Backoff
+from headrace.shard.postgres.unsendable import Unsendable
+
+logger = logging.getLogger(__name__)
+
+
+class Reads:
+    """The numbers of one kind of read. asked_at is when the one that is outstanding was asked for, None without one."""
+
+    def __init__(self) -> None:
+        self.seconds = Histogram(SECONDS)
+        self.streams = Histogram(SIZES)
+        self.events = Histogram(SIZES)
+        self.failures = 0
+        self.asked_at: float | None = None
+
+    def answered(self, seconds: float, streams: int, events: int) -> None:
+        """PostgreSQL has answered."""
+        self.asked_at = None
+        self.seconds.observe(seconds)
+        self.streams.observe(streams)
+        self.events.observe(events)
+
+    def refused(self) -> None:
+        """PostgreSQL has refused the read."""
+        self.asked_at = None
+        self.failures += 1
+
+
+class Readers:
+    """Runs reads and answers each with one Rows or ReadFailed message.
+
+    The queues are shared. Each connection is owned by its reader's greenlet.
+    """
+
+    def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
+        self.reads = {kind: Reads() for kind in ReadKind}
+        self.reconnects = 0
+        self.away_since: float | None = None
+        self.last_error = ""
+        self.unsendable = Unsendable()
+        self._settings = settings
+        self._inbox = inbox
+        self._shard_id = shard_id
+        self._live: SimpleQueue[Read] = SimpleQueue()
+        self._rest: SimpleQueue[Read] = SimpleQueue() if settings.readers > 1 else self._live
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start the readers; returns their greenlets, which end only by `stop`."""
+        for number in range(self._settings.readers):
+            lane = self._rest if number else self._live
+            self._greenlets.append(gevent.spawn(self._run, f"headrace {self._shard_id} reader {number}", lane))
+        return self._greenlets
+
+    def stop(self) -> None:
+        """End the readers; outstanding reads are dropped. Yields."""
+        gevent.killall(self._greenlets)
+
+    def submit(self, read: Read) -> None:
+        """Queue a read. Never switches greenlets."""
+        self.reads[read.kind].asked_at = time.monotonic()
+        (self._live if read.kind is ReadKind.LIVE else self._rest).put(read)
+
+    def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
+        kept = Kept(self._settings.database_url, name, limit_s=self._settings.read_deadline_s)
+        backoff = Backoff()
+        reopened = 0
+        try:
+            while True:
+                read = lane.get()
+                while True:
+                    try:
+                        answer = kept.read(partial(self._answer, read=read))
+                        break
+                    except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
+                        kept.close()
+                        self._away(error)
+                        gevent.sleep(backoff.next_s())
+                self.reconnects += kept.reopened - reopened
+                reopened = kept.reopened
+                backoff.reset()
+                self._back()
+                self._inbox.put(answer)
+        finally:
+            kept.close()
+
+    def _answer(self, connection: psycopg.Connection[Any], read: Read) -> Rows | ReadFailed:
+        """Run one read, under a deadline that also ends the wait for a server gone silent. Yields."""
+        settings = self._settings
+        started = time.monotonic()
+        share = max(1, settings.page_bytes // len(read.streams))
+        names = [stream.name for stream in read.streams]
+        try:
+            with gevent.Timeout(settings.read_deadline_s):
+                pages, ages = log_functions.read_after(
+                    connection,
+                    names,
+                    read.after,
+                    settings.page_events,
+                    share,
+                    settings.page_bytes,
+                    self.unsendable,
+                )
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            raise
+        except psycopg.Error as error:
+            self.reads[read.kind].refused()
+            return ReadFailed(read, f"{type(error).__name__}: {error}")
+        self.reads[read.kind].answered(time.monotonic() - started, len(pages), len(ages))
+        return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else ())
+
+    def _away(self, error: BaseException) -> None:
+        # The last try's, which tells why it is still away; the first only told that it went.
+        self.last_error = one_line(error)
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+            logger.warning("PostgreSQL is away, reads wait for it: %s", self.last_error)
+
+    def _back(self) -> None:
+        if self.away_since is not None:
+            logger.warning("PostgreSQL is back after %.1f s", time.monotonic() - self.away_since)
+            self.away_since = None
+            self.last_error = ""

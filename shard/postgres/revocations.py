@@ -1,0 +1,181 @@
+"""Whose tokens are refused here: a copy of PostgreSQL's revocations in memory, read anew several times a second.
+
+Rules, which together leave no way round a revocation:
+
+1. A client is refused when it is handed over, and the router answers 403. One that was taken a moment before, or that
+   comes from another shard, is looked at again when the dispatcher takes it, and is told goodbye.
+2. With every reading that brings something new, the dispatcher looks at all its connections. What is on its way to
+   another shard is looked at there (1), or here when it comes back.
+3. What is read from the log is delivered only while the last reading is at most LEASE_S old (`current`); a read that
+   answers later, since it had to wait for PostgreSQL, is asked again. So a shard that starts, or that has lost just
+   the connection that revocations come over, delivers nothing instead of too much; one that has lost PostgreSQL
+   altogether keeps to what it knows, and has no newer events either.
+4. A connection that is lost is replaced and everything is read from the beginning: the new one may lead to another
+   server, whose transactions count differently.
+
+Reading so often takes the place of a notification: rule 3 needs it anyway, it costs an index probe, and it is one thing
+less that can fail in silence. Memory: about 200 bytes for each user that was ever revoked, or was within
+HEADRACE_MAX_TOKEN_LIFE_S.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+import gevent
+import psycopg
+from gevent.event import Event
+
+from headrace.errors import one_line
+from headrace.node.session import connect
+from headrace.settings import Settings
+from headrace.shard.inbox import Inbox
+from headrace.shard.messages import Message, Revised
+from headrace.shard.postgres import log_functions
+from headrace.shard.postgres.backoff import Backoff
+from headrace.shard.postgres.log_functions import Revocation
+from headrace.tokens import Context
+
+logger = logging.getLogger(__name__)
+
+LEASE_S: Final = 3.0
+NEWS_DEADLINE_S: Final = 2.0
+"""For a reading of what is new, which is little. With the pause before it, less than the lease."""
+RELOAD_S: Final = 3600.0
+"""After so long all is read anew, and what PostgreSQL has forgotten is forgotten here."""
+MOVING_S: Final = 30.0
+"""No connection is on its way between shards for longer."""
+
+
+class Revocations:
+    """The revocations as last read.
+
+    Written by its own greenlet, between two yields; read by the dispatcher and the intake.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        inbox: Inbox[Message],
+        shard_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.last_error = ""
+        self._settings = settings
+        self._inbox = inbox
+        self._name = f"headrace {shard_id} revocations"
+        self._clock = clock
+        self._born = clock()
+        self._users: dict[str, tuple[int, str]] = {}
+        self._seen: set[int] = set()
+        self._lately: dict[str, tuple[float, str]] = {}
+        self._current_until = -1.0
+        self._loaded = Event()
+        self._greenlet: gevent.Greenlet[..., None] | None = None
+
+    @property
+    def users(self) -> int:
+        """Of how many users tokens are refused."""
+        return len(self._users)
+
+    def start(self) -> list["gevent.Greenlet[..., None]"]:
+        """Start reading; returns the greenlet, which ends only by `stop`."""
+        self._greenlet = gevent.spawn(self._run)
+        return [self._greenlet]
+
+    def stop(self) -> None:
+        """Close the connection and end. Yields."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    def wait_loaded(self, timeout_s: float) -> bool:
+        """Whether the first reading has answered, waiting so long for it. Yields."""
+        return self._loaded.wait(timeout_s)
+
+    def current(self) -> bool:
+        """Whether the last reading is young enough for events to be read. Never switches greenlets."""
+        return self._clock() <= self._current_until
+
+    def refuses(self, context: Context) -> str:
+        """The reason that a connection of this context is told, "" if it may stay. Never switches greenlets."""
+        if context.user is None or context.user not in self._users:
+            return ""
+        issued_to_ms, reason = self._users[context.user]
+        return reason if context.issued_ms <= issued_to_ms else ""
+
+    def missed(self, streams: Iterable[str]) -> str:
+        """The reason to close a connection that may have been between shards when one of its streams was disconnected.
+
+        "" if there is none. It may have come after that: then it comes back once more. Never switches greenlets.
+        """
+        now = self._clock()
+        lately = (self._lately.get(stream, (now, "")) for stream in streams)
+        return next((reason for until, reason in lately if until > now), "")
+
+    def take(self, revocations: Sequence[Revocation], *, whole: bool) -> None:
+        """Take what a reading has brought; whole tells that it is all there is. Tells the dispatcher of what is new."""
+        now = self._clock()
+        users = {} if whole else self._users
+        streams: dict[str, str] = {}
+        changed = False
+        self._lately = {stream: entry for stream, entry in self._lately.items() if entry[0] > now}
+        for item in revocations:
+            if item.stream is None:
+                known = users.get(item.user or "", (-1, ""))
+                if item.issued_to_ms > known[0]:
+                    users[item.user or ""] = item.issued_to_ms, item.reason
+                    changed = True
+            elif item.id not in self._seen:
+                # What is older than this process was before any connection that has not come by a move.
+                if item.age_ms / 1000 <= now - self._born:
+                    streams[item.stream] = item.reason
+                self._lately[item.stream] = now + MOVING_S - item.age_ms / 1000, item.reason
+        read = {item.id for item in revocations if item.stream is not None}
+        if whole:
+            self._seen = read
+            self._lately = {stream: entry for stream, entry in self._lately.items() if entry[0] > now}
+        else:
+            self._seen |= read
+        self._users = users
+        regained = not self.current()
+        self._current_until = now + LEASE_S
+        if changed or streams or regained:
+            self._inbox.put(Revised(streams))
+        self._loaded.set()
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            connection: psycopg.Connection[Any] | None = None
+            try:
+                connection = connect(self._settings.listen_database_url, self._name, lasting=True)
+                self._follow(connection, backoff)
+            except (psycopg.Error, gevent.Timeout) as error:
+                if not self.last_error:
+                    logger.warning("revocations cannot be read, trying again: %s", one_line(error))
+                self.last_error = one_line(error)
+            finally:
+                if connection is not None:
+                    connection.close()
+            gevent.sleep(backoff.next_s())
+
+    def _follow(self, connection: psycopg.Connection[Any], backoff: Backoff) -> None:
+        """Read from the beginning, then what is new, until the connection fails. Yields."""
+        floor, reload_at = log_functions.FIRST_FLOOR, self._clock() + RELOAD_S
+        while True:
+            whole = floor == log_functions.FIRST_FLOOR
+            # A connection on which nothing comes back any more holds up events from the end of the lease on.
+            with gevent.Timeout(self._settings.read_deadline_s if whole else NEWS_DEADLINE_S):
+                next_floor, revocations = log_functions.read_revocations(connection, floor)
+            self.take(revocations, whole=whole)
+            floor = next_floor
+            if self.last_error:
+                logger.warning("revocations are read again")
+                self.last_error = ""
+            backoff.reset()
+            # Spread, so that shards which start together do not ask together for ever.
+            gevent.sleep(self._settings.revocation_interval_s * random.uniform(0.8, 1.0))
+            if self._clock() >= reload_at:
+                floor, reload_at = log_functions.FIRST_FLOOR, self._clock() + RELOAD_S

@@ -1,0 +1,52 @@
+"""Whom a router lets in; what the directory counts for that is tested with a real Redis."""
+
+import socket
+from pathlib import Path
+
+import gevent
+import pytest
+
+from headrace.node.directory import Directory, ShardEntry, Snapshot
+from headrace.router.connection_limits import MOST_QUESTIONS, Limits
+from headrace.router.placement import Placement
+from headrace.settings import Settings
+
+
+def test_without_redis_nobody_is_counted_who_may_have_left(tmp_path: Path) -> None:
+    """A node's limit holds while Redis tells how many there are; in an outage those given away only add up."""
+    settings = Settings(node="n", max_node_connections=3)
+    placement = Placement("n", hold_s=3, found=list)
+    limits = Limits(Directory("redis://127.0.0.1:1/0", expiry_s=3), placement, settings)
+    placement.learn(Snapshot(("g", 1), (ShardEntry("n-0", "n", 1, str(tmp_path / "n-0.sock"), "up", 9, 1, 0, "0"),)))
+    placement.gave("n-0")
+    assert limits.refusal("r1", {}) == ""
+    placement.gave("n-0")
+    assert limits.refusal("r2", {}) == "this node has its 3 connections"
+    placement.lose_directory()
+    assert limits.refusal("r2", {}) == ""
+
+
+def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
+    """With all questions stuck in a silent Redis, those in line are let in as soon as it is found to be away."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        placement = Placement("n", hold_s=3, found=list)
+        placement.learn(Snapshot(("g", 1)))
+        directory = Directory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", expiry_s=3)
+        limits = Limits(directory, placement, Settings(node="n"))
+        questions = limits._questions
+        for _ in range(MOST_QUESTIONS):
+            questions.acquire()
+        asked: list[str | None] = []
+        waiting = [
+            gevent.spawn(lambda: asked.append(limits.refusal("r1", {"user:ada": 1}))),
+            gevent.spawn(lambda: asked.append(limits.release("r2", {"user:ada": 1}))),
+        ]
+        gevent.sleep(0)
+        assert not any(greenlet.ready() for greenlet in waiting)
+        placement.lose_directory()
+        questions.release()
+        gevent.joinall(waiting)
+        assert asked == ["", None]
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()

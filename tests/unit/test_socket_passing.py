@@ -1,0 +1,245 @@
+"""Exchanges over a hand-off channel, with real sockets and a scripted shard in threads."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from headrace.node import handoff
+from headrace.node.handoff import Answer, Handoff, Moved
+from headrace.node.socket_passing import Channels, Outcome
+from headrace.tokens import Context
+from tests.fixtures import scripted_shard
+from tests.fixtures.descriptors import no_free_descriptor
+from tests.fixtures.scripted_shard import Script, ScriptedShard
+from tests.fixtures.waiting import DEADLINE_S
+
+MESSAGE = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1"))
+
+
+@pytest.fixture
+def channels() -> Iterator[Channels]:
+    """Channels to a shard that answers, however long that takes on this machine."""
+    made = Channels(deadline_s=DEADLINE_S)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def impatient(channels: Channels) -> Channels:
+    """The same, to a shard that does not answer."""
+    channels._deadline_s = 0.1
+    return channels
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The two ends of a client's connection: the router's and the browser's."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(DEADLINE_S)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def shard(runtime_dir: Path) -> Iterator[ScriptedShard]:
+    made = ScriptedShard(runtime_dir / "s.sock", scripted_shard.accepts)
+    yield made
+    made.stop()
+
+
+def give(channels: Channels, shard: ScriptedShard, client: socket.socket) -> Outcome:
+    return channels.give(str(shard.path), MESSAGE, client).outcome
+
+
+def open_to(client: socket.socket, browser: socket.socket) -> bool:
+    client.send(b"?")
+    return browser.recv(1) == b"?"
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome"),
+    [
+        (scripted_shard.accepts, Outcome.ACCEPTED),
+        (scripted_shard.refuses, Outcome.REFUSED),
+        (scripted_shard.ends, Outcome.UNREACHABLE),
+    ],
+)
+def test_a_clear_end_leaves_the_client_as_it_is(
+    channels: Channels,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    script: Script,
+    outcome: Outcome,
+) -> None:
+    """An answer, or an end of the channel, says who has the client, and the connection stays open."""
+    shard.script = script
+    assert give(channels, shard, pair[0]) is outcome
+    assert open_to(*pair)
+
+
+def test_an_older_shard_is_offered_an_older_form(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A refusal for the version leads to the older form on the same channel, and is not asked for again there."""
+    shard.script = scripted_shard.speaks_no_chunks
+    chunked = Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True)
+    for _ in range(2):
+        assert channels.give(str(shard.path), handoff.forms(chunked), pair[0]).outcome is Outcome.ACCEPTED
+    assert [message.chunked for message in shard.messages] == [True, False, False]
+    begun = handoff.forms(replace(chunked, moved=Moved()))
+    passed = channels.give(str(shard.path), begun, pair[0])
+    assert (passed.outcome, passed.reason) == (Outcome.REFUSED, handoff.REFUSED_VERSION)
+    assert len(shard.messages) == 3
+    assert open_to(*pair)
+
+
+def test_what_a_shard_speaks_is_forgotten_with_its_channel(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A successor at the same path is offered the newest form again."""
+    shard.script = scripted_shard.speaks_no_chunks
+    forms = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True))
+    assert channels.give(str(shard.path), forms, pair[0]).outcome is Outcome.ACCEPTED
+    shard.stop()
+    shard.script = scripted_shard.accepts
+    shard.start()
+    assert channels.give(str(shard.path), forms, pair[0]).outcome is Outcome.ACCEPTED
+    assert [message.chunked for message in shard.messages] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("patience", "script"), [("impatient", scripted_shard.says_nothing), ("channels", scripted_shard.babbles)]
+)
+def test_an_unclear_end_closes_the_client(
+    request: pytest.FixtureRequest,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    patience: str,
+    script: Script,
+) -> None:
+    """When the shard may believe that it has the client, nobody can write to it any more."""
+    shard.script = script
+    assert give(request.getfixturevalue(patience), shard, pair[0]) is Outcome.SILENT
+    assert pair[1].recv(1) == b""
+    with pytest.raises(BrokenPipeError):
+        shard.client().send(b"x")
+
+
+def test_a_late_answer_is_not_taken_for_another_clients(
+    impatient: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """After silence the channel is closed, so the next client's answer is its own: here a refusal."""
+    shard.script = scripted_shard.says_nothing
+    assert give(impatient, shard, pair[0]) is Outcome.SILENT
+    impatient._deadline_s = DEADLINE_S
+    shard.script = scripted_shard.refuses
+    shard.woken.set()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert give(impatient, shard, ours) is Outcome.REFUSED
+
+
+def test_a_killed_exchange_closes_the_client(
+    channels: Channels,
+    shard: ScriptedShard,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the greenlet is killed between the message and the answer, the client is shut down."""
+
+    class Killed(BaseException):
+        """What gevent raises in a killed greenlet is no Exception either."""
+
+    def die(data: bytes) -> Answer:
+        raise Killed
+
+    monkeypatch.setattr("headrace.node.socket_passing.decode_answer", die)
+    with pytest.raises(Killed):
+        give(channels, shard, pair[0])
+    assert pair[1].recv(1) == b""
+
+
+def test_channels_are_used_again(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Exchanges one after the other need one channel."""
+    for _ in range(3):
+        assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert len(shard.channels) == 1
+
+
+def test_a_stale_channel_is_replaced_once(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A shard that was restarted is reached at once; one that is gone is unreachable."""
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    shard.stop()
+    assert give(channels, shard, pair[0]) is Outcome.UNREACHABLE
+    shard.start()
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    shard.stop()
+    shard.start()
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert open_to(*pair)
+
+
+def test_a_shard_that_accepts_no_channel_is_stalled(
+    channels: Channels, runtime_dir: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """With a full backlog, as of a stopped process, nothing was sent and nobody waits."""
+    path = runtime_dir / "full.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        for each in waiting:
+            each.setblocking(False)
+        waiting[0].connect(str(path))
+        with pytest.raises(BlockingIOError):
+            waiting[1].connect(str(path))
+        assert channels.give(str(path), MESSAGE, pair[0]).outcome is Outcome.STALLED
+        assert not channels.reachable(str(path))
+        for each in waiting:
+            each.close()
+    path.unlink()
+    assert open_to(*pair)
+
+
+def test_what_cannot_be_connected_is_unreachable(
+    channels: Channels, runtime_dir: Path, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """No socket, no listener and a path that is too long are all the next shard's turn."""
+    dead = runtime_dir / "dead.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(dead))
+    for path in (str(runtime_dir / "none.sock"), str(dead), "/x" * 200):
+        assert channels.give(path, MESSAGE, pair[0]).outcome is Outcome.UNREACHABLE
+        assert not channels.reachable(path)
+    dead.unlink()
+    assert open_to(*pair)
+
+
+def test_without_a_free_descriptor_the_client_stays_ours(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """A process that can open no channel can still answer its client."""
+    with no_free_descriptor():
+        assert give(channels, shard, pair[0]) is Outcome.UNREACHABLE
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert open_to(*pair)
+
+
+def test_channels_are_dropped_with_their_shard(
+    channels: Channels, shard: ScriptedShard, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Probing keeps no channel open, and channels to shards that are no longer known are closed."""
+    for _ in range(3):
+        assert channels.reachable(str(shard.path))
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    before = len(shard.channels)
+    channels.retain({"/some/other.sock"})
+    assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
+    assert len(shard.channels) == before + 1
