@@ -35,7 +35,7 @@ def test_another_kind_of_worker_does_not_start(
 ) -> None:
     """gunicorn's variable for arguments cannot make a worker that writes to sockets which were given away."""
     monkeypatch.setenv("GUNICORN_CMD_ARGS", arguments)
-    with pytest.raises(AssertionError, match=r"needs gunicorn's worker class router\.worker\.HeadraceWorker"):
+    with pytest.raises(AssertionError, match=r"needs gunicorn's worker class headrace\.router\.worker\.HeadraceWorker"):
         Router(redis_url=shared_redis.url, runtime_dir=tmp_path)
 
 

@@ -11,8 +11,8 @@ from tests.fixtures.waiting import wait_until
 # Each is a module that the shard imports, with which it kills itself at that step of its first move.
 PREAMBLE = """
 import os, signal
-from headrace import handoff, passing
-from shard import dispatcher, inbox, intake, messages, transfer
+from headrace.node import handoff, socket_passing
+from headrace.shard import dispatcher, inbox, intake, messages, transfer
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -22,11 +22,11 @@ GIVER = {
 transfer.Transfer._give = lambda self, parcel, path: die()
 """,
     "after the message was sent": """
-send_fds = passing.socket.send_fds
+send_fds = socket_passing.socket.send_fds
 def sending(channel, data, descriptors):
     send_fds(channel, data, descriptors)
     die()
-passing.socket.send_fds = sending
+socket_passing.socket.send_fds = sending
 """,
     "after the answer has come": """
 give = transfer.Transfer._give
