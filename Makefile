@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-more test-older check bench torture lock clean
+.PHONY: help up test test-more test-older check docs bench torture lock clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
@@ -13,6 +13,7 @@ help:
 	@echo "make test    format, lint, types and tests"
 	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, other versions of what we stand on"
 	@echo "make check   the same without the tests"
+	@echo "make docs    the documentation: docs/_build/html"
 	@echo "make lock    the exact versions of everything, anew; ARGS=--upgrade renews them"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
@@ -50,6 +51,10 @@ check: .venv
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Warnings are errors, as is a link that leads nowhere.
+docs: .venv
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs docs/_build/html $(ARGS)
+
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(ARGS)
 
@@ -77,4 +82,4 @@ bench: .venv
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
