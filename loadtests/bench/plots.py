@@ -1,23 +1,28 @@
-"""The plots of a bench: each of one scenario's figures that have a place on an axis, as SVG.
+"""The plots of a bench as PNG: each shows one scenario's figures over an axis, such as the number of connections.
 
-python -m loadtests.bench.plots figures.json tests/bench    draws what an earlier run has written with --json
+python -m loadtests.bench.plots docs/images/plots/figures.json docs/images/plots    draws those of the documentation
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from matplotlib.figure import Figure as Canvas
+from PIL import Image
 
-HEADRACE, FLOOR, SECOND = "#0f766e", "#94a3b8", "#b45309"
+HEADRACE, FLOOR, SECOND = "#0f766e", "#64748b", "#b45309"
+DPI: Final = 200
+COLOURS: Final = 64
+"""Of a file's palette: a plot with a palette is a third as large, and looks the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a plot: the figures whose name begins so, and which side of them."""
+    """One line of a plot: figures whose names begin with `begins`; side is whose values, headrace's or the floor's."""
 
     label: str
     begins: str
@@ -78,7 +83,7 @@ def draw(figures: Mapping[str, Any], directory: Path) -> list[Path]:
     for name, plot in PLOTS.items():
         rows = [row for row in figures["rows"] if row["scenario"] == plot.scenario and row["at"] is not None]
         if rows:
-            file = directory / f"{name}.svg"
+            file = directory / f"{name}.png"
             _draw(plot, rows, figures["about"], file)
             drawn.append(file)
     return drawn
@@ -99,17 +104,24 @@ def _draw(plot: Plot, rows: Sequence[Mapping[str, Any]], about: Mapping[str, str
     axes.set_title(plot.title, fontsize=11, loc="left")
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
-    axes.set_xscale(plot.scale)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_major_formatter("{x:,g}")
+    if plot.scale == "log":
+        axes.set_xscale("log")
+        axes.set_xticks(list(x), [f"{value:,.0f}" for value in x])
+        axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     canvas.text(0.995, 0.005, f"{about['machine']}; {about['commit']}", ha="right", fontsize=6, color="#64748b")
-    # Without the date, the same figures are the same file.
-    canvas.savefig(file, metadata={"Date": None})
+    # The background is white and not transparent, so that the plot can be read on a dark page as well.
+    drawn = BytesIO()
+    canvas.savefig(drawn, format="png", dpi=DPI, facecolor="white")
+    Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
-@click.command(epilog="Example: python -m loadtests.bench.plots figures.json tests/bench")
+@click.command(epilog="Example: python -m loadtests.bench.plots figures.json plots")
 @click.argument("figures", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 def main(figures: Path, directory: Path) -> None:
