@@ -26,25 +26,25 @@ from headrace.node.directory import Directory
 from headrace.node.own_deployment import OwnDeployment
 from headrace.node.socket_passing import Channels
 from headrace.router.auth import PREFIX, PREFLIGHT, Terms, cors
-from headrace.router.client_address import Peers
-from headrace.router.connection_limits import Limits
+from headrace.router.client_addresses import ClientAddresses
+from headrace.router.connection_limits import ConnectionLimits
 from headrace.router.database import Database
-from headrace.router.demo_page import Demo, publisher
+from headrace.router.demo_page import DemoPage, publisher
+from headrace.router.directory_follower import DirectoryFollower, sockets_in
 from headrace.router.health import Health
-from headrace.router.history import SUFFIX, History
-from headrace.router.metrics import Metrics
-from headrace.router.metrics_endpoint import Scrape
-from headrace.router.operations_page import Ops
-from headrace.router.operator_auth import Operators
-from headrace.router.operator_sessions import EndedSessions
+from headrace.router.history_endpoint import SUFFIX, HistoryEndpoint
+from headrace.router.metrics import RouterMetrics
+from headrace.router.metrics_endpoint import MetricsEndpoint
+from headrace.router.operations_page import OperationsPage
+from headrace.router.operator_auth import OperatorAuth
+from headrace.router.operator_sessions import OperatorSessions
 from headrace.router.placement import Placement
-from headrace.router.placement_follower import Follower, sockets_in
-from headrace.router.publish import Publish
+from headrace.router.publish_endpoint import PublishEndpoint
 from headrace.router.refused_origins import RefusedOrigins
 from headrace.router.request import Request
 from headrace.router.response import SAFE, Headers, Response, as_error
-from headrace.router.static_files import PAGE_HEADERS, StaticFile
-from headrace.router.streams import Streams
+from headrace.router.static_file import PAGE_HEADERS, StaticFile
+from headrace.router.stream_endpoint import StreamEndpoint
 from headrace.router.worker import HeadraceWorker
 from headrace.settings import Settings
 
@@ -86,7 +86,7 @@ class Application:
         history: Route,
         routes: Mapping[str, Route],
         allowed_origins: tuple[str, ...],
-        metrics: Metrics,
+        metrics: RouterMetrics,
         follow: Sequence[Callable[[], None]],
         close: Callable[[], None],
     ) -> None:
@@ -173,7 +173,7 @@ def create_application() -> Application:
         )
     settings = Settings.from_environ(os.environ).require("secret", "redis_url")
     logs.set_up(settings, "router")
-    metrics = Metrics()
+    metrics = RouterMetrics()
     channels = Channels(deadline_s=settings.handoff_deadline_s)
     placement = Placement(
         settings.node,
@@ -184,37 +184,37 @@ def create_application() -> Application:
     metrics.watch(placement)
     deployment = OwnDeployment(settings, limit=lambda: gevent.Timeout(settings.publish_deadline_s, False))  # type: ignore[arg-type]
     directory = Directory.of(settings, deployment.required, resident=True)
-    follower = Follower(
+    follower = DirectoryFollower(
         directory,
         placement,
         interval_s=settings.directory_interval_s,
         learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
     )
     terms = Terms(settings.secret, settings.max_streams, settings.max_token_life_s)
-    peers = Peers(settings.trusted_proxies)
-    streams = Streams(
+    peers = ClientAddresses(settings.trusted_proxies)
+    streams = StreamEndpoint(
         terms=terms,
         placement=placement,
-        limits=Limits(directory, placement, settings),
+        limits=ConnectionLimits(directory, placement, settings),
         peers=peers,
         channels=channels,
         metrics=metrics,
         deployment=lambda: deployment.known,
     )
 
-    scrape = Scrape(metrics, placement, settings.runtime_dir)
+    scrape = MetricsEndpoint(metrics, placement, settings.runtime_dir)
     scrape.start()
 
     database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
 
-    operators = Operators(settings.ops_token, EndedSessions(directory, placement)) if settings.ops_token else None
+    operators = OperatorAuth(settings.ops_token, OperatorSessions(directory, placement)) if settings.ops_token else None
 
     def may_see_all(request: Request) -> bool:
         return request.is_local or (operators is not None and operators.is_token(request.bearer or ""))
 
     routes = _routes(settings, Health(placement, channels, may_see_all), scrape, database, metrics)
     if operators is not None:
-        routes |= _ops_routes(Ops(settings, operators, placement, directory, peers, database))
+        routes |= _ops_routes(OperationsPage(settings, operators, placement, directory, peers, database))
 
     def follow_directory() -> None:
         deployment.look()
@@ -229,7 +229,7 @@ def create_application() -> Application:
 
     return Application(
         stream=Route(streams, counted="streams"),
-        history=Route(History(terms, streams), counted="history"),
+        history=Route(HistoryEndpoint(terms, streams), counted="history"),
         routes=routes,
         allowed_origins=settings.allowed_origins,
         metrics=metrics,
@@ -239,7 +239,7 @@ def create_application() -> Application:
 
 
 def _routes(
-    settings: Settings, health: Health, scrape: Scrape, database: Database | None, metrics: Metrics
+    settings: Settings, health: Health, scrape: MetricsEndpoint, database: Database | None, metrics: RouterMetrics
 ) -> dict[str, Route]:
     routes = {
         "/healthz": Route(health.healthz, counted="health"),
@@ -248,11 +248,11 @@ def _routes(
         "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
     }
     if database is not None:
-        publish = Publish(settings.secret, database, settings.request_deadline_s, metrics)
+        publish = PublishEndpoint(settings.secret, database, settings.request_deadline_s, metrics)
         routes["/publish"] = Route(publish, ("POST",), counted="publish")
     if settings.demo:
         settings.require("database_url")
-        demo = Demo(
+        demo = DemoPage(
             secrets=settings.secret,
             publish_one=publisher(settings.database_url),
             body_deadline_s=settings.request_deadline_s,
@@ -264,7 +264,7 @@ def _routes(
     return routes
 
 
-def _ops_routes(ops: Ops) -> dict[str, Route]:
+def _ops_routes(ops: OperationsPage) -> dict[str, Route]:
     def file(name: str) -> Route:
         return Route(StaticFile(name, max_age_s=0, headers=PAGE_HEADERS), private=True, counted="ops")
 

@@ -17,7 +17,7 @@ MOST_QUESTIONS = 16
 """Questions to Redis at a time: each takes a connection of its own."""
 
 
-class Limits:
+class ConnectionLimits:
     """Lets clients in or not. Called by any request greenlet.
 
     The counts are the directory's, where everybody who was let in counts at once. Without Redis nobody is refused here;

@@ -29,7 +29,7 @@ MAX_DATA_CHARS: Final = 8 * 1024
 _CONNECT_TIMEOUT_S: Final = 3
 
 
-class Demo:
+class DemoPage:
     """The demo's endpoints. Called by any request greenlet; keeps nothing between requests.
 
     publish_one(stream, data, event) publishes in a transaction of its own; a body comes within body_deadline_s.

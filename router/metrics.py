@@ -13,7 +13,7 @@ from headrace.node.directory import ENDS
 from headrace.router.placement import Placement
 
 
-class Metrics(Collector):
+class RouterMetrics(Collector):
     """What one process has counted, and how its placement is at the moment. Any greenlet may count.
 
     after_death tells that the worker before this one was killed, or crashed.

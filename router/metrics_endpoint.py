@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.node import metrics_sockets
-from headrace.router.metrics import Metrics
+from headrace.router.metrics import RouterMetrics
 from headrace.router.placement import Placement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response
@@ -26,14 +26,14 @@ from headrace.router.response import Headers, Response
 logger = logging.getLogger(__name__)
 
 
-class Scrape:
+class MetricsEndpoint:
     """The endpoint, and the socket at which other workers ask this one.
 
     Called by any request greenlet. start() MUST be called once, in the worker: without it this worker's numbers are
     in its own answers only.
     """
 
-    def __init__(self, metrics: Metrics, placement: Placement, runtime_dir: Path) -> None:
+    def __init__(self, metrics: RouterMetrics, placement: Placement, runtime_dir: Path) -> None:
         self._metrics = metrics
         self._placement = placement
         self._runtime_dir = runtime_dir

@@ -22,9 +22,9 @@ from headrace.errors import DatabaseUnavailableError, UnavailableError, UsageErr
 from headrace.node.directory import Directory
 from headrace.node.operations import Operations, Plan
 from headrace.node.overview import overview
-from headrace.router.client_address import Peers
+from headrace.router.client_addresses import ClientAddresses
 from headrace.router.database import Database
-from headrace.router.operator_auth import Operators
+from headrace.router.operator_auth import OperatorAuth
 from headrace.router.placement import Placement
 from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
 from headrace.router.response import Headers, Response, as_error, as_json
@@ -49,16 +49,16 @@ class StaleError(UsageError):
     sentence = "the deployment has changed since the plan was made; look at the new one."
 
 
-class Ops:
+class OperationsPage:
     """The endpoints. Called by any request greenlet; keeps nothing between requests but wrong guesses."""
 
     def __init__(
         self,
         settings: Settings,
-        operators: Operators,
+        operators: OperatorAuth,
         placement: Placement,
         directory: Directory,
-        peers: Peers,
+        peers: ClientAddresses,
         database: Database | None,
     ) -> None:
         self._settings = settings

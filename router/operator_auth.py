@@ -18,7 +18,7 @@ from typing import Final
 import itsdangerous
 
 from headrace.node.limit_holder import network
-from headrace.router.operator_sessions import EndedSessions
+from headrace.router.operator_sessions import OperatorSessions
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error
 from headrace.tokens import serializer
@@ -33,7 +33,7 @@ MOST_ADDRESSES: Final = 1000
 _SALT: Final = "headrace.ops"
 
 
-class Guesses:
+class WrongGuesses:
     """How often which address has guessed wrong lately. Owned by Operators; bounded, the oldest address goes first."""
 
     def __init__(self) -> None:
@@ -52,16 +52,16 @@ class Guesses:
             self._wrong.popitem(last=False)
 
 
-class Operators:
+class OperatorAuth:
     """Tells operators from everybody else. Called by any request greenlet.
 
     now is in seconds since the epoch, host the client's address.
     """
 
-    def __init__(self, token: str, ended: EndedSessions) -> None:
+    def __init__(self, token: str, ended: OperatorSessions) -> None:
         self._token = token
         self._ended = ended
-        self._guesses = Guesses()
+        self._guesses = WrongGuesses()
         # With another token all sessions end.
         self._sessions = serializer([token], _SALT)
 

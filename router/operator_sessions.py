@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 MOST_ENDED: Final = 1000
 
 
-class EndedSessions:
+class OperatorSessions:
     """Remembers sessions by their ids. Called by any request greenlet; keeps the last that this worker has ended."""
 
     def __init__(self, directory: Directory, placement: Placement) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Final
 from urllib.parse import urlsplit
 
-from headrace.router.metrics import Metrics
+from headrace.router.metrics import RouterMetrics
 from headrace.router.request import Request
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class RefusedOrigins:
     A page may send any origin, and anybody may send many: the log has an origin once an hour, and few a minute.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: RouterMetrics) -> None:
         self._metrics = metrics
         self._told: OrderedDict[str, float] = OrderedDict()
 

@@ -15,7 +15,7 @@ import gunicorn.http.message
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
-from headrace.router.request_head import BoundedRequest
+from headrace.router.bounded_request import BoundedRequest
 
 # gunicorn caps `limit_request_line` at this constant, and 8190 bytes do not hold a token of many streams.
 gunicorn.http.message.MAX_REQUEST_LINE = 56 * 1024

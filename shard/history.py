@@ -42,8 +42,8 @@ from headrace.shard.fair_places import Place, Places
 from headrace.shard.messages import Page
 from headrace.shard.numbers.counters import Tally
 from headrace.shard.ports import Revocations
-from headrace.shard.postgres import log_functions
-from headrace.shard.postgres.log_functions import Event
+from headrace.shard.postgres import sql_functions
+from headrace.shard.postgres.sql_functions import Event
 from headrace.shard.postgres.unsendable import Unsendable
 from headrace.tokens import Context
 
@@ -167,7 +167,7 @@ class History:
     def _read(self, connection: psycopg.Connection[Any], handoff: Handoff) -> tuple[Page, list[Event]]:
         ((stream, start),) = handoff.streams
         after = start if isinstance(start, int) else 0
-        return log_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
+        return sql_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
     def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
         """Filter, write and close, or only close when another is given the place. Yields."""

@@ -6,12 +6,13 @@ intake ────► Connect ─────┼─► inbox ─► dispatcher 
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┤
 revocations ► Revised ────┘
-registration ─► Redis   announcer, pruner, presence, broadcast ─► PostgreSQL   metrics ─► routers
+registration ─► Redis   announcer, pruner, presence, operations feed ─► PostgreSQL   metrics ─► routers
 """
 
 import gc
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -36,13 +37,12 @@ from headrace.shard.history import History
 from headrace.shard.inbox import Inbox
 from headrace.shard.intake import Intake
 from headrace.shard.messages import Assign, Dismiss, Message, Ready, Stop
-from headrace.shard.node.census import Census
 from headrace.shard.node.registration import Registration, assignment
+from headrace.shard.node.reported_counts import ReportedCounts
 from headrace.shard.numbers.canary import Canary
-from headrace.shard.numbers.metrics import Metrics, Parts
-from headrace.shard.numbers.operations_feed import Broadcast
-from headrace.shard.numbers.pace import Pace, RecentLatency
-from headrace.shard.numbers.slowness import slowest
+from headrace.shard.numbers.metrics import MetricsServer, Parts
+from headrace.shard.numbers.operations_feed import OperationsFeed
+from headrace.shard.numbers.recent_performance import RecentLatency, RecentRates, slowest
 from headrace.shard.poller import Poller
 from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
@@ -56,6 +56,7 @@ from headrace.stream import OPS_STREAM
 logger = logging.getLogger(__name__)
 
 REVOCATIONS_PATIENCE_S: Final = 1.0
+_NAME_PARTS: Final = re.compile("(?<=[a-z])(?=[A-Z])")
 
 
 class Part(Protocol):
@@ -127,21 +128,23 @@ class Process:
             settings.directory_interval_s,
             balance=settings.auto_balance,
             follows=True,
-            census=Census(self.dispatcher.registry, settings.hot_connections),
+            counts=ReportedCounts(self.dispatcher.registry, settings.hot_connections),
         )
-        self._pace = Pace()
+        self._rates = RecentRates()
         self._latency = RecentLatency(self.dispatcher.delivery.counters.latency)
         self._dismissed: float | None = None
         self._wish = ""
         self._canary = Canary(settings, shard_id, lambda: self.state == "up")
         registry = self.dispatcher.registry
-        self._broadcast = Broadcast(settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None)
+        self._operations_feed = OperationsFeed(
+            settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None
+        )
         parts = Parts(
             self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
             self._listener, self._heartbeat, self._pruner, self._presence, self._transfer, self._intake,
             self._registration, self._canary, self._filters, self._version, self._limit,
         )  # fmt: skip
-        self._metrics = Metrics(shard_id, self.path, parts)
+        self._metrics = MetricsServer(shard_id, self.path, parts)
         self._assigned = Assign("", {})
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Not wall time: with the clock set back in between, a successor would look older than whom it succeeds.
@@ -157,7 +160,7 @@ class Process:
         parts: list[Part] = [
             self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
-            self._registration, self._canary, self._broadcast,
+            self._registration, self._canary, self._operations_feed,
         ]  # fmt: skip
         self._watch(dispatching, "dispatcher")
         following = gevent.spawn(self._deployment.follow)
@@ -168,7 +171,7 @@ class Process:
                 # events before it is known.
                 self._revocations.wait_loaded(REVOCATIONS_PATIENCE_S)
             for greenlet in part.start():
-                self._watch(greenlet, type(part).__name__.lower())
+                self._watch(greenlet, _NAME_PARTS.sub(" ", type(part).__name__).lower())
         # What exists by now lives as long as the process: keep it out of every collection to come.
         gc.freeze()
         logger.info("shard %s serves up to %d connections at %s", self.shard_id, self._limit, self.path)
@@ -182,7 +185,7 @@ class Process:
         """Nobody new, then goodbye to everyone, then the rest. Yields."""
         self.state = "stopping"
         self._canary.stop()
-        self._broadcast.stop()
+        self._operations_feed.stop()
         self._registration.stop()
         self._intake.stop()
         self._heartbeat.stop()
@@ -243,7 +246,7 @@ class Process:
         """
         assigned = assignment(snapshot, self._entry())
         self._canary.placed(snapshot)
-        self._broadcast.placed(snapshot)
+        self._operations_feed.placed(snapshot)
         over_s = snapshot.drained_nodes.get(self._settings.node)
         self._wish = "shard" if self.shard_id in snapshot.drained else "" if over_s is None else f"{over_s:g}"
         empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
@@ -271,7 +274,7 @@ class Process:
         counters, moves = self.dispatcher.delivery.counters, self.dispatcher.moves
         registry = self.dispatcher.registry
         canary = registry.stream(self._canary.stream)
-        events_s, deliveries_s = self._pace.rates(counters.events, counters.deliveries)
+        events_s, deliveries_s = self._rates.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
         blocked = self.dispatcher.outlet.blocked
         database_error = self._listener.last_error or self._readers.last_error or self._revocations.last_error

@@ -1,7 +1,7 @@
 """Logging of every process: one event a line on standard error, as JSON or for people, and never with a secret in it.
 
     {"event": "hand-off", "request_id": "51b1d976", "outcome": "accepted", "shard": "web1-0", "duration_ms": 1.0, …,
-     "timestamp": "…Z", "level": "info", "logger": "headrace.router.streams", "process": "router", "pid": 17}
+     "timestamp": "…Z", "level": "info", "logger": "headrace.router.stream_endpoint", "process": "router", "pid": 17}
 
 `event` says what happened; what it happened to has keys of its own, which the caller gives as `extra`. What libraries
 say, gunicorn among them, takes the same form. Redaction works on the whole line, so that no way into a line is missed;

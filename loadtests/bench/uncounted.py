@@ -23,7 +23,7 @@ STATEMENTS: Final[Mapping[str, str]] = {
 }
 """What counts, by file: whole lines."""
 AGES: Final = "[row[11] / 1e6 for row in rows if row[11] is not None]"
-"""In shard/postgres/log_functions.py: gathered for the latency alone."""
+"""In shard/postgres/sql_functions.py: gathered for the latency alone."""
 
 
 def copy(into: Path) -> None:
@@ -33,7 +33,7 @@ def copy(into: Path) -> None:
         shutil.copytree(ROOT / name, into / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for file, statement in STATEMENTS.items():
         _replace(into / file, rf"(?m)^( +){statement}$", r"\1pass")
-    _replace(into / "shard" / "postgres" / "log_functions.py", re.escape(AGES), "[]")
+    _replace(into / "shard" / "postgres" / "sql_functions.py", re.escape(AGES), "[]")
 
 
 def _replace(path: Path, pattern: str, instead: str) -> None:

@@ -111,7 +111,7 @@ BREAKS: Final[dict[str, Break]] = {
         faults="postgres-kill",
     ),
     "dead-sessions-stay": Break(
-        "shard/postgres/attendance.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
+        "shard/postgres/presence_members.py", "if now - since >= self._silent_after_s]", "if now - since >= 3600]"
     ),
     "a-leave-overlooks-others": Break(
         "headrace/sql/0007_presence.sql",

@@ -19,8 +19,8 @@ from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import Directory, ShardEntry, Snapshot
 from headrace.node.placement import rendezvous, spread
 from headrace.shard.messages import Assign
-from headrace.shard.node.census import Census
-from headrace.shard.node.siblings import Siblings
+from headrace.shard.node.death_watch import DeathWatch
+from headrace.shard.node.reported_counts import ReportedCounts
 from headrace.stream import SLOTS
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Registration:
         *,
         balance: bool = False,
         follows: bool = False,
-        census: Census | None = None,
+        counts: ReportedCounts | None = None,
     ) -> None:
         self.condition = "ok"
         self.succeeded = False
@@ -57,8 +57,8 @@ class Registration:
         self._interval_s = interval_s
         self._balance = balance
         self._follows = follows
-        self._census = census
-        self._siblings = Siblings(self._bury)
+        self._counts = counts
+        self._deaths = DeathWatch(self._bury)
         self._news = Event()
         self._known: Snapshot | None = None
         self._greenlets: list[gevent.Greenlet[..., None]] = []
@@ -76,7 +76,7 @@ class Registration:
             return
         gevent.killall(self._greenlets)
         self._greenlets = []
-        self._siblings.stop()
+        self._deaths.stop()
         entry = self._entry()
         try:
             self._directory.leave(entry.id, entry.pid)
@@ -94,9 +94,9 @@ class Registration:
                     logger.info("a younger process has the id %s; it gets the connections", entry.id)
             if not self.succeeded:
                 self._directory.register(entry)
-                if self._census is not None:
+                if self._counts is not None:
                     hot = self._known.hot if self._known else {}
-                    self._census.send(self._directory, entry, hot.get(entry.node, {}))
+                    self._counts.send(self._directory, entry, hot.get(entry.node, {}))
                 self._directory.claim(entry.node, balance=self._balance)
             self._known = self._directory.read(self._known)
         except DirectoryUnavailableError as error:
@@ -107,7 +107,7 @@ class Registration:
         if self.condition != "ok":
             logger.warning("Redis is back")
         self.condition = "ok"
-        self._siblings.watch(
+        self._deaths.watch(
             other
             for other in self._known.shards
             if other.node == entry.node and other.id != entry.id and _birth(other)[0] == _birth(entry)[0]

@@ -28,8 +28,8 @@ from headrace.shard.intake import Intake
 from headrace.shard.messages import Message, ReadKind
 from headrace.shard.node.registration import Registration
 from headrace.shard.numbers.canary import Canary
+from headrace.shard.numbers.connection_states import connection_states
 from headrace.shard.numbers.counters import Histogram
-from headrace.shard.numbers.standing import standing
 from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
 from headrace.shard.postgres.presence import Presence
@@ -62,7 +62,7 @@ class Parts:
     limit: int
 
 
-class Metrics:
+class MetricsServer:
     """Answers at a unix socket beside the hand-off socket with the numbers of all parts.
 
     Owned by its own greenlet, which only reads what the parts own.
@@ -70,7 +70,7 @@ class Metrics:
 
     def __init__(self, shard_id: str, hand_off_path: Path, parts: Parts) -> None:
         self._path = hand_off_path.with_suffix(metrics_sockets.SUFFIX)
-        self._labelled = metrics_sockets.Labelled(shard_id, Numbers(parts))
+        self._labelled = metrics_sockets.Labelled(shard_id, ShardMetrics(parts))
         self._listening: socket.socket | None = None
         self._inode = 0
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -93,7 +93,7 @@ class Metrics:
                 self._path.unlink()
 
 
-class Numbers(Collector):
+class ShardMetrics(Collector):
     """Reads the parts' numbers. The prefix `headrace_` is added to each name here."""
 
     def __init__(self, parts: Parts) -> None:
@@ -114,7 +114,7 @@ class Numbers(Collector):
 
     def _clients(self) -> Iterator[Metric]:
         parts, delivery = self._parts, self._parts.dispatcher.delivery
-        found = standing(delivery, lambda: gevent.sleep(0))
+        found = connection_states(delivery, lambda: gevent.sleep(0))
         yield _gauges("connections", "Connections by what they wait for.", "state", found)
         yield _gauge("connections_limit", "Most connections that this shard takes.", parts.limit)
         streams = parts.dispatcher.registry.streams

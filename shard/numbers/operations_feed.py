@@ -32,7 +32,7 @@ MOST_ROWS: Final = 50
 """Of hot streams, of slow clients and of moves: what a page can show, and an event can hold."""
 
 
-class Broadcast:
+class OperationsFeed:
     """Publishes what the directory says, as last read, when it is this shard's turn.
 
     Owned by its own greenlet. watched is asked whether somebody here is subscribed. Without Redis or PostgreSQL nothing

@@ -46,9 +46,9 @@ from headrace.errors import one_line
 from headrace.node.kept_session import Kept
 from headrace.settings import Settings
 from headrace.shard.connection import Connection
-from headrace.shard.postgres import log_functions
-from headrace.shard.postgres.attendance import Attendance, Pair, Report, Watch
+from headrace.shard.postgres import sql_functions
 from headrace.shard.postgres.backoff import Backoff
+from headrace.shard.postgres.presence_members import Pair, PresenceMembers, PresenceReport, SilentSessions
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class Presence:
         self._shard_id = shard_id
         self._name = f"headrace {shard_id} presence"
         self._clock = clock
-        self._attendance = Attendance(settings.presence_grace_s)
+        self._members = PresenceMembers(settings.presence_grace_s)
         self._beat_s = settings.presence_expiry_s / BEATS_AN_EXPIRY
-        self._watch = Watch(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
+        self._watch = SilentSessions(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
         self._held: set[str] = set()
         self._look_at = 0.0
         self._stirred = Event()
@@ -84,7 +84,7 @@ class Presence:
     @property
     def members(self) -> int:
         """How many pairs of user and stream have a connection here."""
-        return self._attendance.members
+        return self._members.count
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Start reporting; returns the greenlet, which ends only by `stop`."""
@@ -100,7 +100,7 @@ class Presence:
         """The user of the connection is on the streams that its token says. Never switches greenlets."""
         if connection.context.presence:
             for pair in _pairs(connection):
-                self._attendance.appear(pair)
+                self._members.appear(pair)
             self._stirred.set()
 
     def disappear(self, connection: Connection) -> None:
@@ -108,7 +108,7 @@ class Presence:
         if connection.context.presence:
             now = self._clock()
             for pair in _pairs(connection):
-                self._attendance.disappear(pair, now)
+                self._members.disappear(pair, now)
             self._stirred.set()
 
     # -- the greenlet
@@ -119,19 +119,19 @@ class Presence:
         backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
         try:
             while True:
-                report: Report | None = None
+                report: PresenceReport | None = None
                 try:
                     with gevent.Timeout(self._settings.read_deadline_s):
                         connection = kept.proven()
                         self._look_at_held(connection)
-                    report = self._attendance.report(self._clock(), without=self._held)
+                    report = self._members.report(self._clock(), without=self._held)
                     with gevent.Timeout(self._settings.read_deadline_s):
                         refused = self._exchange(connection, report)
                     if refused is not None:
                         self._tell_around(connection, refused)
                 except (psycopg.Error, gevent.Timeout) as error:
                     kept.close()
-                    self._attendance.failed(report, self._clock())
+                    self._members.failed(report, self._clock())
                     self._watch.reset()
                     if not self.last_error:
                         logger.warning("presence cannot be told, trying again: %s", one_line(error))
@@ -149,18 +149,18 @@ class Presence:
     def _look_at_held(self, connection: psycopg.Connection[Any]) -> None:
         """Now and then, see which of the streams that are left out of reports are held no longer. Yields."""
         if self._held and self._clock() >= self._look_at:
-            self._held = log_functions.held_rooms(connection, self._held)
+            self._held = sql_functions.held_rooms(connection, self._held)
             self._look_at = self._clock() + HELD_LOOK_S
 
-    def _tell_around(self, connection: psycopg.Connection[Any], refused: Report) -> None:
+    def _tell_around(self, connection: psycopg.Connection[Any], refused: PresenceReport) -> None:
         """Tell what a refused report was to tell, but for the streams that an open transaction holds. Yields."""
         rooms = sorted({stream for stream, _ in (*refused.here, *refused.gone)})
         with gevent.Timeout(self._settings.read_deadline_s):
-            held = log_functions.held_rooms(connection, rooms)
+            held = sql_functions.held_rooms(connection, rooms)
         if not held:
             # It has ended; or it has made the companion, which shows only by being waited for.
             for room in rooms:
-                report = self._attendance.report(self._clock(), only=room)
+                report = self._members.report(self._clock(), only=room)
                 with gevent.Timeout(self._settings.read_deadline_s):
                     if self._exchange(connection, report) is not None:
                         held.add(room)
@@ -169,28 +169,28 @@ class Presence:
         self._held |= held
         self._look_at = self._clock() + HELD_LOOK_S
 
-    def _exchange(self, connection: psycopg.Connection[Any], report: Report | None) -> Report | None:
+    def _exchange(self, connection: psycopg.Connection[Any], report: PresenceReport | None) -> PresenceReport | None:
         """Report, or only look; then end the sessions that have fallen silent. The report if it was refused. Yields."""
-        attendance = self._attendance
+        members = self._members
         if report is None:
-            sessions = log_functions.presence_sessions(connection)
+            sessions = sql_functions.presence_sessions(connection)
         else:
             try:
-                sessions = log_functions.report_presence(connection, self._shard_id, report)
+                sessions = sql_functions.report_presence(connection, self._shard_id, report)
             except psycopg.errors.LockNotAvailable:
-                attendance.refused(report)
+                members.refused(report)
                 return report
             self.reports += 1
             if report.session in sessions:
-                attendance.confirmed(report)
+                members.confirmed(report)
             else:
                 if report.after:
-                    logger.warning("PostgreSQL has given up our members; telling all %d again", attendance.members)
-                attendance.lost()
-        others = {session: serial for session, serial in sessions.items() if session != attendance.session}
+                    logger.warning("PostgreSQL has given up our members; telling all %d again", members.count)
+                members.lost()
+        others = {session: serial for session, serial in sessions.items() if session != members.session}
         for session, serial in self._watch.look(others, self._clock()):
             try:
-                left = log_functions.expire_presence(connection, session, serial)
+                left = sql_functions.expire_presence(connection, session, serial)
             except psycopg.errors.LockNotAvailable:
                 continue  # with the next look
             if left is not None:
@@ -209,7 +209,7 @@ class Presence:
         while True:
             self._stirred.clear()
             now = self._clock()
-            due_s = self._attendance.due_s(now, without=self._held)
+            due_s = self._members.due_s(now, without=self._held)
             if self._held:
                 until = min(until, self._look_at)
             wait_s = min(until - now, until if due_s is None else due_s)

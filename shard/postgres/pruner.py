@@ -11,7 +11,7 @@ import psycopg
 from headrace.errors import one_line
 from headrace.node.session import connect
 from headrace.settings import Settings
-from headrace.shard.postgres import log_functions
+from headrace.shard.postgres import sql_functions
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +51,16 @@ class Pruner:
                 with connect(self._settings.database_url, self._name) as connection:
                     self._round(connection)
                     if time.monotonic() >= forget_at:
-                        log_functions.forget_revocations(connection, self._settings.max_token_life_s)
-                        log_functions.forget_publications(connection, self._settings.idempotency_keep_s)
+                        sql_functions.forget_revocations(connection, self._settings.max_token_life_s)
+                        sql_functions.forget_publications(connection, self._settings.idempotency_keep_s)
                         forget_at = time.monotonic() + FORGET_S * random.uniform(0.5, 1.5)
                         # The sweep has told of them already. But rows whose announcer has died hold copies of events.
-                        log_functions.announce_left(connection)
+                        sql_functions.announce_left(connection)
             except psycopg.Error as error:
                 # Old events stay a little longer; nobody is hurt.
                 logger.warning("pruning failed, trying again later: %s", one_line(error))
 
     def _round(self, connection: psycopg.Connection[Any]) -> None:
-        while (deleted := log_functions.prune(connection, self._settings.prune_batch)) > 0:
+        while (deleted := sql_functions.prune(connection, self._settings.prune_batch)) > 0:
             self.pruned += deleted
             gevent.sleep(PAUSE_S)

@@ -20,7 +20,7 @@ from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Read, ReadFailed, ReadKind, Rows
 from headrace.shard.numbers.counters import SECONDS, SIZES, Histogram
-from headrace.shard.postgres import log_functions
+from headrace.shard.postgres import sql_functions
 from headrace.shard.postgres.backoff import Backoff
 from headrace.shard.postgres.unsendable import Unsendable
 
@@ -116,7 +116,7 @@ class Readers:
         names = [stream.name for stream in read.streams]
         try:
             with gevent.Timeout(settings.read_deadline_s):
-                pages, ages = log_functions.read_after(
+                pages, ages = sql_functions.read_after(
                     connection,
                     names,
                     read.after,

@@ -33,9 +33,9 @@ from headrace.node.session import connect
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Revised
-from headrace.shard.postgres import log_functions
+from headrace.shard.postgres import sql_functions
 from headrace.shard.postgres.backoff import Backoff
-from headrace.shard.postgres.log_functions import Revocation
+from headrace.shard.postgres.sql_functions import Revocation
 from headrace.tokens import Context
 
 logger = logging.getLogger(__name__)
@@ -163,12 +163,12 @@ class Revocations:
 
     def _follow(self, connection: psycopg.Connection[Any], backoff: Backoff) -> None:
         """Read from the beginning, then what is new, until the connection fails. Yields."""
-        floor, reload_at = log_functions.FIRST_FLOOR, self._clock() + RELOAD_S
+        floor, reload_at = sql_functions.FIRST_FLOOR, self._clock() + RELOAD_S
         while True:
-            whole = floor == log_functions.FIRST_FLOOR
+            whole = floor == sql_functions.FIRST_FLOOR
             # A connection on which nothing comes back any more holds up events from the end of the lease on.
             with gevent.Timeout(self._settings.read_deadline_s if whole else NEWS_DEADLINE_S):
-                next_floor, revocations = log_functions.read_revocations(connection, floor)
+                next_floor, revocations = sql_functions.read_revocations(connection, floor)
             self.take(revocations, whole=whole)
             floor = next_floor
             if self.last_error:
@@ -178,4 +178,4 @@ class Revocations:
             # Spread, so that shards which start together do not ask together for ever.
             gevent.sleep(self._settings.revocation_interval_s * random.uniform(0.8, 1.0))
             if self._clock() >= reload_at:
-                floor, reload_at = log_functions.FIRST_FLOOR, self._clock() + RELOAD_S
+                floor, reload_at = sql_functions.FIRST_FLOOR, self._clock() + RELOAD_S

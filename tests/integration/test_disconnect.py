@@ -9,8 +9,8 @@ import pytest
 
 import headrace
 from headrace.errors import StreamNameError, UsageError
-from headrace.shard.postgres import log_functions
-from headrace.shard.postgres.log_functions import FIRST_FLOOR, Revocation
+from headrace.shard.postgres import sql_functions
+from headrace.shard.postgres.sql_functions import FIRST_FLOOR, Revocation
 from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 
@@ -21,7 +21,7 @@ def reader(database_url: str) -> Any:
 
 
 def read(reader: Any, floor: str = FIRST_FLOOR) -> list[Revocation]:
-    return log_functions.read_revocations(reader, floor)[1]
+    return sql_functions.read_revocations(reader, floor)[1]
 
 
 def now_ms(reader: Any) -> float:
@@ -100,16 +100,16 @@ def test_no_row_is_missed_by_the_order_of_commits(database_url: str, reader: Any
         headrace.disconnect(early, user="early")
         headrace.disconnect(late, user="late")
         late.commit()
-        floor, found = log_functions.read_revocations(reader, FIRST_FLOOR)
+        floor, found = sql_functions.read_revocations(reader, FIRST_FLOOR)
         assert [item.user for item in found] == ["late"]
-        floor, found = log_functions.read_revocations(reader, floor)
+        floor, found = sql_functions.read_revocations(reader, floor)
         early.commit()
-        floor, found = log_functions.read_revocations(reader, floor)
+        floor, found = sql_functions.read_revocations(reader, floor)
         assert "early" in [item.user for item in found]
 
     def over() -> bool:
         nonlocal floor
-        floor, found = log_functions.read_revocations(reader, floor)
+        floor, found = sql_functions.read_revocations(reader, floor)
         return not found
 
     # A transaction of anybody, also of PostgreSQL's own housekeeping, that began before is waited for.
@@ -191,13 +191,13 @@ def test_what_can_no_longer_matter_is_forgotten(reader: Any) -> None:
     headrace.disconnect(reader, user="ada", reason="last")
     headrace.disconnect(reader, user="bob")
     headrace.disconnect(reader, stream="room:1")
-    log_functions.forget_revocations(reader, 0)
+    sql_functions.forget_revocations(reader, 0)
     assert [item.reason for item in read(reader) if item.user == "ada"] == ["last"]
     assert len(read(reader)) == 3
     reader.execute("update headrace.revocation set issued_to_ms = issued_to_ms - 3601000")
-    log_functions.forget_revocations(reader, 0)
+    sql_functions.forget_revocations(reader, 0)
     assert [item.user for item in read(reader)] == ["ada", "bob"]
-    log_functions.forget_revocations(reader, 60)
+    sql_functions.forget_revocations(reader, 60)
     assert [item.user for item in read(reader)] == ["ada", "bob"]
-    log_functions.forget_revocations(reader, 0.5)
+    sql_functions.forget_revocations(reader, 0.5)
     assert read(reader) == []

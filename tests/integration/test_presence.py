@@ -14,16 +14,16 @@ from psycopg import errors
 import headrace
 from headrace.settings import Settings
 from headrace.shard.connection import Connection
-from headrace.shard.postgres import log_functions
-from headrace.shard.postgres.attendance import Attendance, Report
+from headrace.shard.postgres import sql_functions
 from headrace.shard.postgres.presence import Presence
+from headrace.shard.postgres.presence_members import PresenceMembers, PresenceReport
 from headrace.tokens import Context
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 Link = psycopg.Connection[Any]
 ROOM = "room:1"
-LOCK_LIFE = log_functions.LOCK_LIFE
+LOCK_LIFE = sql_functions.LOCK_LIFE
 
 
 class Node:
@@ -33,31 +33,31 @@ class Node:
         self.name = name
         self.link: Link = psycopg.connect(url, autocommit=True)
         self.link.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        self.attendance = Attendance(0)
+        self.members = PresenceMembers(0)
 
-    def tell(self, report: Report | None = None) -> bool:
+    def tell(self, report: PresenceReport | None = None) -> bool:
         """Report what is to be told; whether it was taken."""
-        report = report or self.attendance.report(0)
+        report = report or self.members.report(0)
         if report is None:
             return True
-        if report.session in log_functions.report_presence(self.link, self.name, report):
-            self.attendance.confirmed(report)
+        if report.session in sql_functions.report_presence(self.link, self.name, report):
+            self.members.confirmed(report)
             return True
-        self.attendance.lost()
+        self.members.lost()
         return False
 
     def come(self, *users: str, stream: str = ROOM) -> None:
         for user in users:
-            self.attendance.appear((stream, user))
+            self.members.appear((stream, user))
         assert self.tell()
 
     def go(self, *users: str, stream: str = ROOM) -> None:
         for user in users:
-            self.attendance.disappear((stream, user), 0)
+            self.members.disappear((stream, user), 0)
         assert self.tell()
 
     def serial(self) -> int:
-        return log_functions.presence_sessions(self.link)[self.attendance.session]
+        return sql_functions.presence_sessions(self.link)[self.members.session]
 
     @property
     def pid(self) -> int:
@@ -74,9 +74,9 @@ def observer(database_url: str) -> Iterator[Link]:
 def make(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Node]]:
     made: list[Node] = []
     # PostgreSQL ends a session that stands still with the locks, as this process may.
-    life = log_functions.LOCK_LIFE.replace("'2s'", "'60s'")
-    assert life != log_functions.LOCK_LIFE
-    monkeypatch.setattr(log_functions, "LOCK_LIFE", life)
+    life = sql_functions.LOCK_LIFE.replace("'2s'", "'60s'")
+    assert life != sql_functions.LOCK_LIFE
+    monkeypatch.setattr(sql_functions, "LOCK_LIFE", life)
 
     def one(name: str) -> Node:
         made.append(Node(database_url, name))
@@ -152,8 +152,8 @@ def test_a_leave_here_and_a_join_there_see_each_other(
 ) -> None:
     """Of two shards that report on the same user at once, one waits for the other's commit and counts with it."""
     here.come("ada")
-    here.attendance.disappear((ROOM, "ada"), 0)
-    there.attendance.appear((ROOM, "ada"))
+    here.members.disappear((ROOM, "ada"), 0)
+    there.members.appear((ROOM, "ada"))
     ahead, behind = (there, here) if first == "join" else (here, there)
     blocker = make("blocker")
     blocker.link.execute("begin")
@@ -179,7 +179,7 @@ def test_clashing_orders_do_not_deadlock(here: Node, there: Node, observer: Link
     def work(node: Node, order: list[str]) -> None:
         try:
             for _ in range(15):
-                for change in (node.attendance.appear, lambda pair: node.attendance.disappear(pair, 0)):
+                for change in (node.members.appear, lambda pair: node.members.disappear(pair, 0)):
                     for stream in order:
                         change((stream, node.name))
                     assert node.tell()
@@ -204,12 +204,12 @@ def test_a_silent_session_is_given_up_once(
     """Of several that notice a dead shard at once, one ends it: who was held by it alone leaves, once."""
     here.come("ada", "bob")
     there.come("bob")
-    session, serial = here.attendance.session, here.serial()
+    session, serial = here.members.session, here.serial()
     noticing = [make(f"n{number}") for number in range(4)]
     left: list[int | None] = []
     threads = [
         threading.Thread(
-            target=lambda node=node: left.append(log_functions.expire_presence(node.link, session, serial))
+            target=lambda node=node: left.append(sql_functions.expire_presence(node.link, session, serial))
         )  # type: ignore[misc]
         for node in noticing
     ]
@@ -226,7 +226,7 @@ def test_a_session_that_lives_is_not_given_up(here: Node, there: Node, observer:
     here.come("ada")
     seen = here.serial()
     here.tell()
-    assert log_functions.expire_presence(there.link, here.attendance.session, seen) is None
+    assert sql_functions.expire_presence(there.link, here.members.session, seen) is None
     assert headrace.members(observer, ROOM) == ["ada"]
 
 
@@ -234,8 +234,8 @@ def test_a_shard_that_wakes_tells_everything_again(here: Node, there: Node, obse
     """A shard whose session was given up while it was stopped learns it from its next report, and heals."""
     here.come("ada", "bob")
     there.come("bob")
-    log_functions.expire_presence(there.link, here.attendance.session, here.serial())
-    here.attendance.appear((ROOM, "cid"))
+    sql_functions.expire_presence(there.link, here.members.session, here.serial())
+    here.members.appear((ROOM, "cid"))
     assert not here.tell(), "the session is not there"
     assert add_up(observer) == {"bob"}
     assert here.tell()
@@ -245,13 +245,13 @@ def test_a_shard_that_wakes_tells_everything_again(here: Node, there: Node, obse
 def test_a_report_that_comes_late_undoes_nothing(here: Node, there: Node, observer: Link) -> None:
     """A report whose sender gave up waiting, and reported anew, is without effect when it gets its turn after all."""
     here.come("bob")
-    here.attendance.appear((ROOM, "ada"))
-    stale = here.attendance.report(0)
+    here.members.appear((ROOM, "ada"))
+    stale = here.members.report(0)
     assert stale is not None
-    here.attendance.failed(stale, 0)
-    here.attendance.disappear((ROOM, "ada"), 0)
+    here.members.failed(stale, 0)
+    here.members.disappear((ROOM, "ada"), 0)
     here.come("cid")
-    assert stale.session not in log_functions.report_presence(there.link, "here", stale)
+    assert stale.session not in sql_functions.report_presence(there.link, "here", stale)
     assert add_up(observer) == {"bob", "cid"} == set(headrace.members(observer, ROOM))
 
 
@@ -263,17 +263,17 @@ def test_what_a_fail_over_lost_is_told_again(here: Node, observer: Link) -> None
     # What a replica has that did not get the last commit.
     observer.execute("update headrace.presence_session set serial = %s", [before])
     observer.execute("delete from headrace.presence_holder where member = 'bob'")
-    here.attendance.appear((ROOM, "cid"))
+    here.members.appear((ROOM, "cid"))
     assert not here.tell()
     assert here.tell()
-    held = observer.execute("select member from headrace.presence_holder where session = %s", [here.attendance.session])
+    held = observer.execute("select member from headrace.presence_holder where session = %s", [here.members.session])
     assert {member for (member,) in held} == {"ada", "bob", "cid"}
 
 
 def test_an_isolation_that_cannot_see_is_refused(here: Node) -> None:
     """In a transaction whose snapshot is older than the lock nothing is changed."""
     here.link.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    here.attendance.appear((ROOM, "ada"))
+    here.members.appear((ROOM, "ada"))
     with pytest.raises(errors.ActiveSqlTransaction, match="READ COMMITTED"):
         here.tell()
 
@@ -287,10 +287,10 @@ def test_members_and_head_make_one_whole(here: Node, there: Node, database_url: 
         present: list[str] = []
         while not ending.is_set():
             if present and chance.random() < 0.5:
-                node.attendance.disappear((ROOM, present.pop(chance.randrange(len(present)))), 0)
+                node.members.disappear((ROOM, present.pop(chance.randrange(len(present)))), 0)
             else:
                 present.append(f"u{chance.randrange(6)}")
-                node.attendance.appear((ROOM, present[-1]))
+                node.members.appear((ROOM, present[-1]))
             node.tell()
 
     threads = [threading.Thread(target=churn, args=(node, seed)) for seed, node in enumerate((here, there))]
@@ -320,7 +320,7 @@ def test_only_who_may_publish_may_ask(superuser: Link) -> None:
         assert headrace.members(observer, ROOM) == []
         assert headrace.member_count(observer, ROOM) == 0
         with pytest.raises(errors.InsufficientPrivilege):
-            log_functions.presence_sessions(observer)
+            sql_functions.presence_sessions(observer)
     finally:
         observer.execute("reset role")
         observer.execute("drop role asking")
@@ -345,7 +345,7 @@ def test_a_crowd_costs_few_statements(database_url: str, observer: Link) -> None
         )
         wait_until(lambda: gevent.sleep(0.01) or observer.execute(looking.encode()).fetchone() == (1,), "it has looked")
         assert presence.reports == 0
-        assert log_functions.presence_sessions(observer) == {}
+        assert sql_functions.presence_sessions(observer) == {}
         for number in range(5000):
             connect(f"u{number}", rooms[number % 50])
         wait_until(lambda: _sum(observer, rooms) == 5000, "all have joined")
@@ -364,9 +364,9 @@ def test_a_shard_that_is_cut_off_before_its_commit_holds_up_nobody(
     database_url: str, postgres_proxy: Proxy, there: Node, observer: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The locks of a report whose end never comes are taken back, long before others give up waiting."""
-    monkeypatch.setattr(log_functions, "LOCK_LIFE", LOCK_LIFE)
+    monkeypatch.setattr(sql_functions, "LOCK_LIFE", LOCK_LIFE)
     here = Node(postgres_proxy.url(database_url), "here")
-    here.attendance.appear((ROOM, "ada"))
+    here.members.appear((ROOM, "ada"))
     faults: list[psycopg.Error] = []
 
     def tell_in_vain() -> None:

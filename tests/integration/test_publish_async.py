@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import headrace.asyncio
 from headrace.errors import EventError
-from headrace.shard.postgres import log_functions
+from headrace.shard.postgres import sql_functions
 from tests.integration.test_publish import Row, events
 
 End = Callable[[], Awaitable[None]]
@@ -107,7 +107,7 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
         ("t", 1, "d", "tock", None),
     ]
     with psycopg.connect(database_url) as reader:
-        found = log_functions.read_revocations(reader, log_functions.FIRST_FLOOR)[1]
+        found = sql_functions.read_revocations(reader, sql_functions.FIRST_FLOOR)[1]
     assert [(item.user, item.stream, item.reason) for item in found] == [
         ("7", None, "signed out"),
         (None, "s", "disconnected"),

@@ -11,7 +11,7 @@ import pytest
 
 import headrace
 from headrace.publisher_token import sign_publisher
-from headrace.shard.postgres import log_functions
+from headrace.shard.postgres import sql_functions
 from headrace.tokens import sign
 from tests.fixtures.postgres import NUMBERS
 from tests.fixtures.proxy import Proxy
@@ -46,7 +46,7 @@ class Outside:
         return wait_until(lambda: (answer := self.post(value, key))[0] != 503 and answer, "an answer") or (0, None)
 
     def log(self, stream: str) -> list[tuple[int, str, str, str | None]]:
-        _, events = log_functions.read_events(self.database.connection, stream, 0, 10_000, 1 << 30)
+        _, events = sql_functions.read_events(self.database.connection, stream, 0, 10_000, 1 << 30)
         return [(event.id, event.type, event.data, event.visible_to) for event in events]
 
 
@@ -215,9 +215,9 @@ def test_a_page_of_an_allowed_origin_may_publish(outside: Outside) -> None:
 def test_keys_are_forgotten(outside: Outside, stream: str) -> None:
     """After the time that they are kept, the key is free."""
     assert outside.post(event(stream), "k") == (200, {"id": 1})
-    log_functions.forget_publications(outside.database.connection, 86_400)
+    sql_functions.forget_publications(outside.database.connection, 86_400)
     assert outside.post(event(stream), "k") == (200, {"id": 1})
-    log_functions.forget_publications(outside.database.connection, 0)
+    sql_functions.forget_publications(outside.database.connection, 0)
     assert outside.post(event(stream), "k") == (200, {"id": 2})
 
 

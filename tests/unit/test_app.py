@@ -11,7 +11,7 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from headrace.errors import SettingsError
 from headrace.router.app import Application, Endpoint, Route, create_application
-from headrace.router.metrics import Metrics
+from headrace.router.metrics import RouterMetrics
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_json
 from tests.fixtures.requests import environ
@@ -36,7 +36,7 @@ def application(follow: Callable[[], None] = lambda: None, stream: Endpoint = gi
         history=Route(ok, ("GET",)),
         routes=routes,
         allowed_origins=("https://app.example",),
-        metrics=Metrics(),
+        metrics=RouterMetrics(),
         follow=[follow],
         close=lambda: None,
     )

@@ -7,7 +7,7 @@ import gevent
 import pytest
 
 from headrace.node.directory import Directory, ShardEntry, Snapshot
-from headrace.router.connection_limits import MOST_QUESTIONS, Limits
+from headrace.router.connection_limits import MOST_QUESTIONS, ConnectionLimits
 from headrace.router.placement import Placement
 from headrace.settings import Settings
 
@@ -16,7 +16,7 @@ def test_without_redis_nobody_is_counted_who_may_have_left(tmp_path: Path) -> No
     """A node's limit holds while Redis tells how many there are; in an outage those given away only add up."""
     settings = Settings(node="n", max_node_connections=3)
     placement = Placement("n", hold_s=3, found=list)
-    limits = Limits(Directory("redis://127.0.0.1:1/0", expiry_s=3), placement, settings)
+    limits = ConnectionLimits(Directory("redis://127.0.0.1:1/0", expiry_s=3), placement, settings)
     placement.learn(Snapshot(("g", 1), (ShardEntry("n-0", "n", 1, str(tmp_path / "n-0.sock"), "up", 9, 1, 0, "0"),)))
     placement.gave("n-0")
     assert limits.refusal("r1", {}) == ""
@@ -32,7 +32,7 @@ def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
         placement = Placement("n", hold_s=3, found=list)
         placement.learn(Snapshot(("g", 1)))
         directory = Directory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", expiry_s=3)
-        limits = Limits(directory, placement, Settings(node="n"))
+        limits = ConnectionLimits(directory, placement, Settings(node="n"))
         questions = limits._questions
         for _ in range(MOST_QUESTIONS):
             questions.acquire()

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from headrace.errors import EventError
-from headrace.router.demo_page import MAX_BODY_BYTES, MAX_DATA_CHARS, Demo
+from headrace.router.demo_page import MAX_BODY_BYTES, MAX_DATA_CHARS, DemoPage
 from headrace.tokens import verify
 from tests.fixtures.requests import request
 
@@ -28,14 +28,14 @@ class Publisher:
 
 def post(publisher: Publisher, value: object, **headers: str) -> tuple[int, str]:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    demo = Demo(secrets=SECRETS, publish_one=publisher, body_deadline_s=1)
+    demo = DemoPage(secrets=SECRETS, publish_one=publisher, body_deadline_s=1)
     response = demo.publish(request("/demo/publish", method="POST", body=body, **headers), ())
     return response.status, json.loads(response.body)["error"] if response.body else ""
 
 
 def test_the_configuration_has_a_signed_url_for_each_stream() -> None:
     """The page gets paths that this router admits, each for the stream of its name."""
-    response = Demo(secrets=SECRETS, publish_one=Publisher(), body_deadline_s=1).config(request(), ())
+    response = DemoPage(secrets=SECRETS, publish_one=Publisher(), body_deadline_s=1).config(request(), ())
     streams = json.loads(response.body)["streams"]
     assert set(streams) == {"chat", "board", "likes"}
     for name, path in streams.items():

@@ -42,7 +42,7 @@ from headrace.shard.messages import (
     Verdict,
     Wake,
 )
-from headrace.shard.numbers.standing import standing
+from headrace.shard.numbers.connection_states import connection_states
 from headrace.shard.socket_calls import Wire
 from headrace.stream import slot
 from headrace.tokens import Context
@@ -514,7 +514,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def states_are_those_of_each_connection(self) -> None:
         if hasattr(self, "dispatcher"):
             found = Counter(state_of(connection) for connection in self.dispatcher.registry)
-            assert {state: n for state, n in standing(self.dispatcher.delivery).items() if n} == found
+            assert {state: n for state, n in connection_states(self.dispatcher.delivery).items() if n} == found
 
     @invariant()
     def presence_is_told_of_every_connection(self) -> None:

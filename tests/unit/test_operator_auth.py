@@ -11,10 +11,10 @@ from headrace.router.operator_auth import (
     MOST_ADDRESSES,
     MOST_GUESSES,
     SESSION_S,
-    Guesses,
-    Operators,
+    OperatorAuth,
+    WrongGuesses,
 )
-from headrace.router.operator_sessions import MOST_ENDED, EndedSessions
+from headrace.router.operator_sessions import MOST_ENDED, OperatorSessions
 from headrace.router.placement import Placement
 from headrace.router.request import Request
 from tests.fixtures.requests import request
@@ -24,13 +24,13 @@ HOST = "192.0.2.7"
 NOW = 1_800_000_000.0
 
 
-def worker(token: str = TOKEN) -> Operators:
+def worker(token: str = TOKEN) -> OperatorAuth:
     """One that knows nothing of others, since Redis is away."""
     directory = Directory("redis://127.0.0.1:1/0", expiry_s=3)
-    return Operators(token, EndedSessions(directory, Placement("n", hold_s=3, found=list)))
+    return OperatorAuth(token, OperatorSessions(directory, Placement("n", hold_s=3, found=list)))
 
 
-def status(operators: Operators, asked: Request, now: float = NOW, host: str = HOST) -> int:
+def status(operators: OperatorAuth, asked: Request, now: float = NOW, host: str = HOST) -> int:
     refusal = operators.refusal(asked, host, now)
     return refusal.status if refusal else 200
 
@@ -39,7 +39,7 @@ def bearer(token: str = TOKEN) -> Request:
     return request("/ops/status", authorization=f"Bearer {token}")
 
 
-def session(operators: Operators, **headers: str) -> str:
+def session(operators: OperatorAuth, **headers: str) -> str:
     """What the browser sends along after signing in, as far as its attributes allow."""
     response = operators.sign_in(request(method="POST", x_headrace_ops="1", **headers), TOKEN, HOST, NOW)
     assert response.status == 204
@@ -121,7 +121,7 @@ def test_who_signs_out_is_out() -> None:
 
 def test_the_memory_of_sessions_is_bounded() -> None:
     """A worker remembers the last sessions that it was told of."""
-    ended = EndedSessions(Directory("redis://127.0.0.1:1/0", expiry_s=3), Placement("n", hold_s=3, found=list))
+    ended = OperatorSessions(Directory("redis://127.0.0.1:1/0", expiry_s=3), Placement("n", hold_s=3, found=list))
     for number in range(MOST_ENDED + 1):
         ended.end(str(number), 60)
     assert not ended.has_ended("0")
@@ -156,7 +156,7 @@ def test_who_guesses_keeps_nobody_out() -> None:
 
 def test_the_memory_of_guesses_is_bounded() -> None:
     """However many addresses guess, only the last ones are remembered."""
-    guesses = Guesses()
+    guesses = WrongGuesses()
     for number in range(MOST_ADDRESSES + 1):
         for _ in range(MOST_GUESSES):
             guesses.wrong(str(number), NOW)

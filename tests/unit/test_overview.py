@@ -6,7 +6,7 @@ import json
 from headrace.node.directory import ShardEntry, Snapshot
 from headrace.node.overview import overview
 from headrace.shard.connection import Connection
-from headrace.shard.numbers.slowness import MOST, slowest
+from headrace.shard.numbers.recent_performance import MOST_SLOW_CLIENTS, slowest
 from headrace.tokens import Context
 
 ENTRY = ShardEntry("n-0", "n", 10, "/run/n-0.sock", "up", 100, 3, 2, "0.2.0")
@@ -38,7 +38,7 @@ def blocked(number: int, user: str | None, since: float) -> Connection:
 
 def test_the_slowest_clients_fit_a_directorys_entry() -> None:
     """The longest come first, of as many as fit; a name with a line break cannot pass for another client."""
-    found = slowest([blocked(n, "x" * 500, 100.0 - n) for n in range(MOST + 5)], 200.0)
+    found = slowest([blocked(n, "x" * 500, 100.0 - n) for n in range(MOST_SLOW_CLIENTS + 5)], 200.0)
     assert len(found) < 300
     assert [line.split()[1] for line in found.splitlines()] == ["107", "106", "105"]
     entry = dataclasses.replace(

@@ -8,7 +8,7 @@ import pytest
 from headrace import tokens
 from headrace.errors import StreamNameError, TokenError, TokenExpiredError, UsageError
 from headrace.publisher_token import Publisher, sign_publisher, verify_publisher
-from headrace.router.publish import TooManyError, read_events
+from headrace.router.publish_endpoint import TooManyError, read_events
 
 SECRETS = ("a-secret-of-the-tests", "an-older-secret-of-theirs")
 

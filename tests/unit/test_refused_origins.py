@@ -4,20 +4,20 @@ import logging
 
 import pytest
 
-from headrace.router.metrics import Metrics
+from headrace.router.metrics import RouterMetrics
 from headrace.router.refused_origins import AGAIN_S, MOST_A_MINUTE, MOST_ORIGINS, RefusedOrigins
 from tests.fixtures.requests import request
 
 ORIGIN = "https://www.example.com"
 
 
-def counted(metrics: Metrics) -> float:
+def counted(metrics: RouterMetrics) -> float:
     return next(s.value for family in metrics.collect() for s in family.samples if s.name.endswith("origins_total"))
 
 
 def test_an_origin_is_said_once_and_each_request_counts(caplog: pytest.LogCaptureFixture) -> None:
     """The first request of an origin is logged with what to do, every one is counted."""
-    metrics = Metrics()
+    metrics = RouterMetrics()
     refused = RefusedOrigins(metrics)
     for _ in range(3):
         refused.note(request("/streams/x", origin=ORIGIN), ORIGIN)
@@ -30,7 +30,7 @@ def test_an_origin_is_said_once_and_each_request_counts(caplog: pytest.LogCaptur
 
 def test_the_servers_own_pages_are_not_refused() -> None:
     """Browsers send Origin from a page of this very server too."""
-    metrics = Metrics()
+    metrics = RouterMetrics()
     refused = RefusedOrigins(metrics)
     refused.note(request("/streams/x", origin=ORIGIN, host="www.example.com"), ORIGIN)
     refused.note(request("/streams/x", origin=ORIGIN, host="inside", sec_fetch_site="same-origin"), ORIGIN)
@@ -39,7 +39,7 @@ def test_the_servers_own_pages_are_not_refused() -> None:
 
 def test_strangers_cannot_fill_the_log() -> None:
     """Few origins a minute are news, each once an hour, and what is remembered is bounded."""
-    refused = RefusedOrigins(Metrics())
+    refused = RefusedOrigins(RouterMetrics())
     news = [refused.is_news(f"https://{number}.example", 1000.0) for number in range(1000)]
     assert news.count(True) == MOST_A_MINUTE
     assert not refused.is_news("https://0.example", 1000.0 + AGAIN_S - 1)

@@ -7,8 +7,8 @@ import pytest
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Revised
-from headrace.shard.postgres.log_functions import Revocation
 from headrace.shard.postgres.revocations import LEASE_S, MOVING_S, Revocations
+from headrace.shard.postgres.sql_functions import Revocation
 from headrace.tokens import Context
 
 

@@ -9,7 +9,7 @@ from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, LimitRequestHe
 from gunicorn.http.parser import RequestParser
 
 from headrace.router import worker
-from headrace.router.request_head import MOST_DRAINED, BoundedRequest
+from headrace.router.bounded_request import MOST_DRAINED, BoundedRequest
 from tests.fixtures.growth import grows_in_proportion
 
 HEADER_BYTES = 1 << 20

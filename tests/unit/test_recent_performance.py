@@ -1,7 +1,7 @@
 """How fast a shard has been lately."""
 
 from headrace.shard.numbers.counters import SECONDS, Histogram
-from headrace.shard.numbers.pace import LATENCY_WINDOW_S, RecentLatency
+from headrace.shard.numbers.recent_performance import LATENCY_WINDOW_S, RecentLatency
 
 
 def test_a_quantile_lies_between_the_bounds_of_its_values() -> None:

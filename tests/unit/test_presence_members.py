@@ -1,4 +1,4 @@
-"""shard/postgres/attendance.py: connections, time and outcomes in; what PostgreSQL is told out."""
+"""shard/postgres/presence_members.py: connections, time and outcomes in; what PostgreSQL is told out."""
 
 import uuid
 
@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from headrace.shard.postgres import attendance
-from headrace.shard.postgres.attendance import Attendance, Report, Watch
+from headrace.shard.postgres import presence_members
+from headrace.shard.postgres.presence_members import PresenceMembers, PresenceReport, SilentSessions
 
 ADA = ("room", "ada")
 BOB = ("room", "bob")
@@ -16,11 +16,13 @@ GRACE_S = 5.0
 
 
 @pytest.fixture
-def here() -> Attendance:
-    return Attendance(GRACE_S)
+def here() -> PresenceMembers:
+    return PresenceMembers(GRACE_S)
 
 
-def tell(here: Attendance, now: float) -> tuple[tuple[attendance.Pair, ...], tuple[attendance.Pair, ...]]:
+def tell(
+    here: PresenceMembers, now: float
+) -> tuple[tuple[presence_members.Pair, ...], tuple[presence_members.Pair, ...]]:
     """What is told at that time, and confirmed."""
     report = here.report(now)
     if report is None:
@@ -29,7 +31,7 @@ def tell(here: Attendance, now: float) -> tuple[tuple[attendance.Pair, ...], tup
     return report.here, report.gone
 
 
-def test_tabs_are_one(here: Attendance) -> None:
+def test_tabs_are_one(here: PresenceMembers) -> None:
     """However many connections a user has, the first is told, and the end of the last."""
     for _ in range(3):
         here.appear(ADA)
@@ -41,7 +43,7 @@ def test_tabs_are_one(here: Attendance) -> None:
     assert tell(here, 20 + GRACE_S) == ((), (ADA,))
 
 
-def test_who_comes_back_within_the_grace_has_not_left(here: Attendance) -> None:
+def test_who_comes_back_within_the_grace_has_not_left(here: PresenceMembers) -> None:
     """A reconnect is no news but for the shard that tells that it has the user."""
     here.appear(ADA)
     tell(here, 0)
@@ -53,7 +55,7 @@ def test_who_comes_back_within_the_grace_has_not_left(here: Attendance) -> None:
     assert tell(here, 200) == ((), ())
 
 
-def test_nothing_is_told_of_who_was_never_told(here: Attendance) -> None:
+def test_nothing_is_told_of_who_was_never_told(here: PresenceMembers) -> None:
     """A user whose grace has run out before PostgreSQL could hear of the connection costs it nothing."""
     here.appear(ADA)
     here.disappear(ADA, 0)
@@ -61,7 +63,7 @@ def test_nothing_is_told_of_who_was_never_told(here: Attendance) -> None:
     assert here.due_s(GRACE_S) is None
 
 
-def test_a_shard_without_members_is_silent(here: Attendance) -> None:
+def test_a_shard_without_members_is_silent(here: PresenceMembers) -> None:
     """Without members there is no report, and the session is given up for another."""
     assert here.report(0) is None
     here.appear(ADA)
@@ -75,18 +77,18 @@ def test_a_shard_without_members_is_silent(here: Attendance) -> None:
     assert here.session != first
 
 
-def test_a_crowd_is_told_in_parts(here: Attendance) -> None:
+def test_a_crowd_is_told_in_parts(here: PresenceMembers) -> None:
     """Each report has a bounded number of pairs; what is left is due at once."""
-    for number in range(attendance.MAX_PAIRS + 1):
+    for number in range(presence_members.MAX_PAIRS + 1):
         here.appear(("room", f"u{number}"))
-    assert len(tell(here, 0)[0]) == attendance.MAX_PAIRS
+    assert len(tell(here, 0)[0]) == presence_members.MAX_PAIRS
     assert here.due_s(0) == 0
     assert len(tell(here, 0)[0]) == 1
 
 
-def test_memory_is_bounded(here: Attendance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded(here: PresenceMembers, monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many have a grace running, who leaves next leaves without one, and that is counted."""
-    monkeypatch.setattr(attendance, "MAX_LINGERING", 1)
+    monkeypatch.setattr(presence_members, "MAX_LINGERING", 1)
     for pair in (ADA, BOB):
         here.appear(pair)
     tell(here, 0)
@@ -96,7 +98,7 @@ def test_memory_is_bounded(here: Attendance, monkeypatch: pytest.MonkeyPatch) ->
     assert here.hurried == 1
 
 
-def test_an_outage_begins_every_grace_anew(here: Attendance) -> None:
+def test_an_outage_begins_every_grace_anew(here: PresenceMembers) -> None:
     """Whoever took over a connection could not tell either: nobody leaves before it has had the time to."""
     for pair in (ADA, BOB):
         here.appear(pair)
@@ -111,7 +113,7 @@ def test_an_outage_begins_every_grace_anew(here: Attendance) -> None:
     assert set(tell(here, 60 + GRACE_S)[1]) == {ADA, BOB}
 
 
-def test_a_lost_session_is_told_anew(here: Attendance) -> None:
+def test_a_lost_session_is_told_anew(here: PresenceMembers) -> None:
     """When PostgreSQL does not know the session, everything is told under another name, as if for the first time."""
     for pair in (ADA, BOB):
         here.appear(pair)
@@ -132,22 +134,22 @@ def test_a_lost_session_is_told_anew(here: Attendance) -> None:
     assert here.report(3 + GRACE_S) is None, "what was never told under the new name is not taken back"
 
 
-class AttendanceMachine(RuleBasedStateMachine):
+class PresenceMembersMachine(RuleBasedStateMachine):
     """Any interleaving of connections, reports and lost answers, against a PostgreSQL of three lines."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.here = Attendance(GRACE_S)
-        self.connections: dict[attendance.Pair, int] = {}
-        self.last_seen: dict[attendance.Pair, float] = {}
+        self.here = PresenceMembers(GRACE_S)
+        self.connections: dict[presence_members.Pair, int] = {}
+        self.last_seen: dict[presence_members.Pair, float] = {}
         self.now = 0.0
-        self.database: set[attendance.Pair] = set()
+        self.database: set[presence_members.Pair] = set()
         self.serial = 0
         self.session: uuid.UUID | None = None
-        self.outstanding: Report | None = None
-        self.late: list[Report] = []
+        self.outstanding: PresenceReport | None = None
+        self.late: list[PresenceReport] = []
 
-    def take(self, report: Report) -> bool:
+    def take(self, report: PresenceReport) -> bool:
         """What `headrace.presence_report` does."""
         if report.session == self.session:
             if not report.after <= self.serial < report.serial:
@@ -162,12 +164,12 @@ class AttendanceMachine(RuleBasedStateMachine):
         return True
 
     @rule(pair=st.sampled_from([ADA, BOB]))
-    def appear(self, pair: attendance.Pair) -> None:
+    def appear(self, pair: presence_members.Pair) -> None:
         self.connections[pair] = self.connections.get(pair, 0) + 1
         self.here.appear(pair)
 
     @rule(pair=st.sampled_from([ADA, BOB]))
-    def disappear(self, pair: attendance.Pair) -> None:
+    def disappear(self, pair: presence_members.Pair) -> None:
         if self.connections.get(pair):
             self.connections[pair] -= 1
             self.last_seen[pair] = self.now
@@ -218,7 +220,7 @@ class AttendanceMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_forgotten_while_connected(self) -> None:
-        assert self.here.members == sum(1 for count in self.connections.values() if count)
+        assert self.here.count == sum(1 for count in self.connections.values() if count)
 
     def teardown(self) -> None:
         """Once PostgreSQL answers, it has exactly those who are connected or whose grace runs, then the former only."""
@@ -240,14 +242,14 @@ class AttendanceMachine(RuleBasedStateMachine):
 
 
 AttendanceMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
-TestAttendance = AttendanceMachine.TestCase
+TestPresenceMembers = AttendanceMachine.TestCase
 
 ONE, TWO = uuid.uuid4(), uuid.uuid4()
 
 
 def test_a_session_that_stands_still_is_given_up() -> None:
     """Unchanged for long while it was looked at all the time; one that goes on is not."""
-    watch = Watch(silent_after_s=3, pause_s=2)
+    watch = SilentSessions(silent_after_s=3, pause_s=2)
     assert watch.look({ONE: 7, TWO: 1}, 100) == []
     assert watch.look({ONE: 7, TWO: 2}, 101) == []
     assert watch.look({ONE: 7, TWO: 3}, 102.9) == []
@@ -257,7 +259,7 @@ def test_a_session_that_stands_still_is_given_up() -> None:
 
 def test_who_could_not_look_has_seen_nothing() -> None:
     """After a pause, its own or PostgreSQL's, in which nobody could report, the observation begins anew."""
-    watch = Watch(silent_after_s=3, pause_s=2)
+    watch = SilentSessions(silent_after_s=3, pause_s=2)
     watch.look({ONE: 7}, 100)
     watch.look({ONE: 7}, 101)
     assert watch.look({ONE: 7}, 104) == []

@@ -12,7 +12,7 @@ MOST_AT_ONCE: Final = 2000
 MOST_CROWDS: Final = 64
 
 
-class Census:
+class ReportedCounts:
     """Tells the directory, once a second, what has changed since; everything where it has lost what it was told.
 
     Owned by the registration's greenlet; what it reads of the registry it reads without yielding. hot_connections is

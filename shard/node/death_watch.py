@@ -20,7 +20,7 @@ CLOSING_S: Final = 0.2
 Key = tuple[str, int, str]
 
 
-class Siblings:
+class DeathWatch:
     """Watches processes by their hand-off sockets; died is called, in a greenlet of its own, with one that is gone.
 
     Owned by the registration's greenlet. That nobody listens at a socket that is there proves a death; a process that

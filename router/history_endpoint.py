@@ -17,7 +17,7 @@ from headrace.node.handoff import Handoff, forms
 from headrace.router.auth import PREFIX, ForbiddenError, Terms, verify
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error
-from headrace.router.streams import ClientGoneError, Streams
+from headrace.router.stream_endpoint import ClientGoneError, StreamEndpoint
 from headrace.stream import slot
 from headrace.tokens import Context, Token
 
@@ -44,10 +44,10 @@ class Wanted:
     context: Context
 
 
-class History:
+class HistoryEndpoint:
     """The history endpoint. Called by any request greenlet; keeps nothing between requests."""
 
-    def __init__(self, terms: Terms, streams: Streams) -> None:
+    def __init__(self, terms: Terms, streams: StreamEndpoint) -> None:
         self._terms = terms
         self._streams = streams
 

@@ -13,9 +13,9 @@ from headrace.event import RESPONSE_HEADERS
 from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.router.auth import ForbiddenError, Terms, admit
-from headrace.router.client_address import Peers
-from headrace.router.connection_limits import Limits
-from headrace.router.metrics import Metrics
+from headrace.router.client_addresses import ClientAddresses
+from headrace.router.connection_limits import ConnectionLimits
+from headrace.router.metrics import RouterMetrics
 from headrace.router.placement import Placement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error
@@ -30,7 +30,7 @@ class ClientGoneError(Exception):
     """the client has broken off; nobody is there to answer."""
 
 
-class Streams:
+class StreamEndpoint:
     """The stream endpoint. Called by any request greenlet; keeps nothing between requests."""
 
     def __init__(
@@ -38,10 +38,10 @@ class Streams:
         *,
         terms: Terms,
         placement: Placement,
-        limits: Limits,
-        peers: Peers,
+        limits: ConnectionLimits,
+        peers: ClientAddresses,
         channels: Channels,
-        metrics: Metrics,
+        metrics: RouterMetrics,
         deployment: Callable[[], str] = lambda: "",
     ) -> None:
         """deployment returns the identity of this one, "" for unknown: no shard of another takes its clients."""

@@ -19,7 +19,7 @@ SUBSCRIPTIONS_A_BREATH: Final = 2000
 """How many are looked at before the dispatcher gets its turn again."""
 
 
-def standing(delivery: Delivery, breathe: Callable[[], None] = lambda: None) -> dict[str, int]:
+def connection_states(delivery: Delivery, breathe: Callable[[], None] = lambda: None) -> dict[str, int]:
     """How many connections are in which state. breathe is called now and then, and may yield."""
     live = looked_at = 0
     for stream in delivery.registry.streams:

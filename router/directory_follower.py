@@ -25,7 +25,7 @@ class Readable(Protocol):
         """True after each change, False after so many seconds without one."""
 
 
-class Follower:
+class DirectoryFollower:
     """Reads the directory on every change and every interval_s, and calls learned() after each read.
 
     Owned by its own greenlet, which calls run().

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Peers:
+class ClientAddresses:
     """Tells clients' addresses. Keeps nothing between calls.
 
     trusted are addresses and networks of proxies, and `unix` for whoever connects to a unix socket, which has no

@@ -4,7 +4,7 @@ import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
 from headrace.router.auth import ForbiddenError, Terms
-from headrace.router.history import Wanted, WrongPageError, wanted
+from headrace.router.history_endpoint import Wanted, WrongPageError, wanted
 from headrace.tokens import sign
 from tests.fixtures.requests import request
 

@@ -16,7 +16,7 @@ from psycopg.adapt import Loader
 from headrace.event import Frame
 from headrace.node.session import block
 from headrace.shard.messages import Page
-from headrace.shard.postgres.attendance import Report
+from headrace.shard.postgres.presence_members import PresenceReport
 from headrace.shard.postgres.unsendable import Unsendable
 from headrace.stream import PRESENCE_PREFIX, presence_stream
 
@@ -123,7 +123,7 @@ def prune(connection: psycopg.Connection[Any], batch: int) -> int:
     return int(row[0])
 
 
-def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: Report) -> dict[uuid.UUID, int]:
+def report_presence(connection: psycopg.Connection[Any], shard_id: str, report: PresenceReport) -> dict[uuid.UUID, int]:
     """Tell who is here and who is gone; all sessions with their serials, without the own if it was not taken. Yields.
 
     The connection MUST begin transactions as READ COMMITTED. Raises psycopg.Error, of which LockNotAvailable means that

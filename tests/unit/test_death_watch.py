@@ -7,7 +7,7 @@ import gevent
 from gevent import socket as gsocket
 
 from headrace.node.directory import ShardEntry
-from headrace.shard.node.siblings import Siblings
+from headrace.shard.node.death_watch import DeathWatch
 from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.waiting import wait_until
 
@@ -19,15 +19,15 @@ def test_a_shard_that_could_not_be_watched_is_watched_later(tmp_path: Path) -> N
         left_behind.bind(str(path))
     entry = ShardEntry("n-1", "n", 1, str(path), "up", 10, 0, 0, "0")
     died: list[ShardEntry] = []
-    siblings = Siblings(died.append)
+    deaths = DeathWatch(died.append)
     gevent.sleep(0)
     with no_free_descriptor():
-        siblings.watch([entry])
+        deaths.watch([entry])
         gevent.wait(timeout=1)
     assert died == []
-    siblings.watch([entry])
+    deaths.watch([entry])
     wait_until(lambda: gevent.sleep(0.001) or died, "the death is noticed")
-    siblings.stop()
+    deaths.stop()
     assert died == [entry]
 
 
@@ -35,13 +35,13 @@ def test_a_death_is_seen_whichever_file_the_kernel_closes_first(tmp_path: Path) 
     """Our channel ends while its socket still listens for a moment: a death; it goes on listening: none."""
     for id_ in ("n-1", "n-2"):
         died: list[ShardEntry] = []
-        siblings = Siblings(died.append)
+        deaths = DeathWatch(died.append)
         path = tmp_path / f"{id_}.sock"
         entry = ShardEntry(id_, "n", 1, str(path), "up", 10, 0, 0, "0")
         with gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
             listening.bind(str(path))
             listening.listen(4)
-            siblings.watch([entry])
+            deaths.watch([entry])
             channel, _ = listening.accept()
             channel.close()
             # The first look, which finds that somebody listens.
@@ -49,5 +49,5 @@ def test_a_death_is_seen_whichever_file_the_kernel_closes_first(tmp_path: Path) 
             if id_ == "n-1":
                 listening.close()
             gevent.wait(timeout=5)
-        siblings.stop()
+        deaths.stop()
         assert died == ([entry] if id_ == "n-1" else [])

@@ -25,7 +25,7 @@ from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.node.sqlstate import meaning, said
 from headrace.publisher_token import Publisher, verify_publisher
 from headrace.router.database import Database
-from headrace.router.metrics import Metrics
+from headrace.router.metrics import RouterMetrics
 from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
 from headrace.router.response import Headers, Response, as_error, as_json
 
@@ -48,10 +48,12 @@ class TooManyError(UsageError):
     sentence = "the batch has too many events; send it in parts."
 
 
-class Publish:
+class PublishEndpoint:
     """The publishing endpoint. Called by any request greenlet; keeps nothing between requests."""
 
-    def __init__(self, secrets: Sequence[str], database: Database, body_deadline_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self, secrets: Sequence[str], database: Database, body_deadline_s: float, metrics: RouterMetrics
+    ) -> None:
         self._secrets = secrets
         self._database = database
         self._body_deadline_s = body_deadline_s

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.router.client_address import Peers
+from headrace.router.client_addresses import ClientAddresses
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ from headrace.router.client_address import Peers
 )
 def test_the_client_behind_proxies(trusted: tuple[str, ...], peer: str, forwarded: str, client: str) -> None:
     """X-Forwarded-For is believed from trusted proxies only, and back to the first address that is not theirs."""
-    assert Peers(trusted).client(peer, forwarded) == client
+    assert ClientAddresses(trusted).client(peer, forwarded) == client

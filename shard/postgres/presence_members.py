@@ -23,7 +23,7 @@ MAX_LINGERING: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class PresenceReport:
     """What to tell: which pairs are here and which are gone, as which session, and the number of the report.
 
     after is the number of the last report that was confirmed; opens tells that there was none.
@@ -41,7 +41,7 @@ class Report:
         return self.after == 0
 
 
-class Attendance:
+class PresenceMembers:
     """The pairs of this shard.
 
     Owned by the presence greenlet; `appear` and `disappear` are the dispatcher's. Nothing here yields. One report may
@@ -69,7 +69,7 @@ class Attendance:
         return self._session
 
     @property
-    def members(self) -> int:
+    def count(self) -> int:
         """How many pairs have a connection here."""
         return len(self._connections)
 
@@ -107,7 +107,7 @@ class Attendance:
             return max(0.0, since + self._grace_s - now)
         return None
 
-    def report(self, now: float, without: Container[str] = (), only: str | None = None) -> Report | None:
+    def report(self, now: float, without: Container[str] = (), only: str | None = None) -> PresenceReport | None:
         """The next report: what is unsettled, at most MAX_PAIRS of it, or only that we live. MUST be followed by what
         became of it. None if PostgreSQL has nothing of us and need not hear from us.
 
@@ -132,9 +132,9 @@ class Attendance:
         if not (here or gone or self._told):
             return None
         self._serial += 1
-        return Report(self._session, self._serial, self._confirmed, tuple(here), tuple(gone))
+        return PresenceReport(self._session, self._serial, self._confirmed, tuple(here), tuple(gone))
 
-    def confirmed(self, report: Report) -> None:
+    def confirmed(self, report: PresenceReport) -> None:
         """PostgreSQL has the report."""
         self._confirmed = report.serial
         self._told.difference_update(report.gone)
@@ -142,7 +142,7 @@ class Attendance:
             # The session is no longer kept alive, and others remove it; whoever comes next begins another.
             self._begin_session()
 
-    def failed(self, report: Report | None, now: float) -> None:
+    def failed(self, report: PresenceReport | None, now: float) -> None:
         """PostgreSQL cannot be reached, or has not taken the report, or who knows.
 
         Meanwhile the others cannot tell of whom they have taken over from here: every grace begins anew.
@@ -155,7 +155,7 @@ class Attendance:
                     self._lingering[pair] = now
         self._lingering = dict.fromkeys(self._lingering, now)
 
-    def refused(self, report: Report) -> None:
+    def refused(self, report: PresenceReport) -> None:
         """PostgreSQL has not taken the report, for certain, and can be reached: it is told again."""
         self._unsettled.update(dict.fromkeys((*report.here, *report.gone)))
 
@@ -182,7 +182,7 @@ class Attendance:
         self._serial = self._confirmed = 0
 
 
-class Watch:
+class SilentSessions:
     """Finds sessions whose serial has stood still for long, though it was looked at all the time.
 
     Owned by the presence greenlet. Only this process's clock counts, and only while it could look: after a pause, its

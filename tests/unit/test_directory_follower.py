@@ -8,8 +8,8 @@ import pytest
 
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import ShardEntry, Snapshot
+from headrace.router.directory_follower import DirectoryFollower, sockets_in
 from headrace.router.placement import Placement
-from headrace.router.placement_follower import Follower, sockets_in
 
 KNOWN = Snapshot(("g", 1), (ShardEntry("a", "n1", 1, "/a.sock", "up", 1, 0, 0, "0"),), {})
 
@@ -46,7 +46,7 @@ def run(directory: ScriptedDirectory) -> tuple[Placement, list[float]]:
     placement = Placement("n1", hold_s=3, found=list)
     slept: list[float] = []
     learned: list[None] = []
-    follower = Follower(
+    follower = DirectoryFollower(
         directory,
         placement,
         interval_s=1,
