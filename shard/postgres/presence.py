@@ -1,6 +1,6 @@
 """Presence: tells PostgreSQL which users have connections here, and ends what dead shards have told.
 
-    dispatcher ── appear, disappear ──► attendance ── a report, at most one each half second ──► PostgreSQL
+    dispatcher ── appear, disappear ──► members ───── a report, at most one each half second ──► PostgreSQL
                   (a dict, no waiting)      ▲                                                       │
                                             └── watch ◄── all sessions with their serials ◄─────────┤
                                                                   presence:<stream> ◄── publish ────┘

@@ -61,7 +61,7 @@ class PresenceMembers:
 
     def __repr__(self) -> str:
         here, told = len(self._connections), len(self._told)
-        return f"<Attendance of {here} here, {len(self._lingering)} lingering, {told} told>"
+        return f"<PresenceMembers of {here} here, {len(self._lingering)} lingering, {told} told>"
 
     @property
     def session(self) -> uuid.UUID:

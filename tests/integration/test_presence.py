@@ -27,7 +27,7 @@ LOCK_LIFE = sql_functions.LOCK_LIFE
 
 
 class Node:
-    """A shard's worth of presence: its attendance without a grace, and its connection. Owned by one thread."""
+    """A shard's worth of presence: its members without a grace, and its connection. Owned by one thread."""
 
     def __init__(self, url: str, name: str) -> None:
         self.name = name

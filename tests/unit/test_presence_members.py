@@ -241,8 +241,8 @@ class PresenceMembersMachine(RuleBasedStateMachine):
         assert self.here.due_s(self.now) is None
 
 
-AttendanceMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
-TestPresenceMembers = AttendanceMachine.TestCase
+PresenceMembersMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=30)
+TestPresenceMembers = PresenceMembersMachine.TestCase
 
 ONE, TWO = uuid.uuid4(), uuid.uuid4()
 
