@@ -29,7 +29,7 @@ help:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock \
 	    && $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . \
-	    || { test -z "$$CI" && $(BIN)/python -m pip install --quiet --editable '.[loadtests,tests]'; }
+	    || { test -z "$$CI" && $(BIN)/python -m pip install --quiet --editable '.[docs,loadtests,tests]'; }
 	touch $@
 
 # After a change of dependencies, or with ARGS=--upgrade to renew all; what is not concerned stays as it is.
@@ -39,7 +39,7 @@ lock:
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv
 	$(LOCK) --extra dev --output-file requirements.lock pyproject.toml
-	echo 'setuptools>=77' | $(LOCK) --output-file deploy/requirements.lock --constraint requirements.lock pyproject.toml -
+	echo 'setuptools>=77' | $(LOCK) --extra server --output-file deploy/requirements.lock --constraint requirements.lock pyproject.toml -
 
 # Pages of the examples, at another port, may have the streams too.
 up: export HEADRACE_ALLOWED_ORIGINS ?= http://127.0.0.1:5000,http://localhost:5000

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = {"requirements.lock": ("dev",), "deploy/requirements.lock": ()}
+LOCKS = {"requirements.lock": ("dev",), "deploy/requirements.lock": ("server",)}
 
 
 def pinned(lock: str) -> dict[str, set[Version]]:
