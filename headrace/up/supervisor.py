@@ -134,7 +134,7 @@ def up(
 
                 def shard_unit(id_: str) -> Unit:
                     is_ready = partial(listens, runtime_dir / f"{id_}.sock")
-                    program_ = program(id_, ["shard", "--id", id_], home.path.parent, is_ready)
+                    program_ = program(id_, ["headrace.shard", "--id", id_], home.path.parent, is_ready)
                     # Beyond its dispatcher's deadline a shard ends its other parts.
                     return Unit(id_, program_, say=supervision.say, stop_deadline_s=own.stop_deadline_s + 5)
 

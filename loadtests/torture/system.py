@@ -132,7 +132,11 @@ class System:
         found = {}
         for process in self._children():
             words = _words(process)
-            if "shard" in words and "--id" in words and "headrace/node/child_process.py" not in " ".join(words):
+            if (
+                "headrace.shard" in words
+                and "--id" in words
+                and "headrace/node/child_process.py" not in " ".join(words)
+            ):
                 found[words[words.index("--id") + 1]] = process.pid
         return dict(sorted(found.items()))
 
