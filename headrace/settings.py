@@ -1,13 +1,19 @@
-"""The settings: one frozen value, read from the environment once per process and passed to who needs it.
+"""The settings: one frozen value, read from the environment once per process and passed to whatever needs it.
 
-Every field is the variable `HEADRACE_` + its name in capitals. A wrong value names the variable, the value and
-what is allowed. Nothing here is read at import.
+Every field of `Settings` is the variable `HEADRACE_` + its name in capitals. The end of a name is its unit: `_s`
+seconds, `_ms` milliseconds, `_bytes` bytes. Each field has metadata, from which the documentation is made:
+
+    parse     the Parser that reads the variable; parse.allowed says in words what is allowed
+    group     the heading under which the setting stands
+    help      what the setting does, with its unit, and what it means to leave it unset or 0
+    secret    whether the value is a password, or may hold one: then no message and no repr shows it
+
+A wrong value is an error that names the variable, the value and what is allowed. Nothing here is read at import.
 """
 
 import contextlib
 import dataclasses
 import difflib
-import ipaddress
 import os
 import re
 import resource
@@ -18,12 +24,26 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import SettingsError
+from headrace.setting_parsers import (
+    MODULE,
+    NAME,
+    ORIGINS,
+    PASSWORD,
+    PATH,
+    PREFIX,
+    PROXIES,
+    SECRETS,
+    SWITCH,
+    Parser,
+    count,
+    number,
+    one_of,
+    seconds,
+    server_url,
+    url,
+)
 
 ENV_FILE = Path(".headrace/env")
-EXAMPLES = frozenset({"at-least-16-characters-of-your-own"})
-"""Secrets that stand in files which everybody can read."""
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
-_OWN_PORTS = {"http": ":80", "https": ":443"}
 
 # What Kubernetes, and Docker's links, tell each container of a service whose name begins with `headrace`.
 _SERVICE_LINK = re.compile(
@@ -32,236 +52,247 @@ _SERVICE_LINK = re.compile(
 )
 
 
-def _text(text: str) -> str:
-    return text
+def _group(title: str) -> Callable[..., Any]:
+    """A function that makes a field of the group: its default, its parser, and what it does."""
+
+    def setting(default: Any, parse: Parser, help: str) -> Any:
+        metadata = {"parse": parse, "group": title, "help": help, "secret": parse.secret}
+        return field(default=default, metadata=metadata, repr=not parse.secret)
+
+    return setting
 
 
-def _number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> Callable[[str], Any]:
-    noun = "a whole number" if kind is int else "a number"
-    allowed = f"{noun} of {unit} from {low:g} to {high:g}" if unit else f"{noun} from {low:g} to {high:g}"
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(allowed) from None
-        if not low <= value <= high:
-            raise ValueError(allowed)
-        return value
-
-    return parse
-
-
-def _seconds(low: float, high: float) -> Callable[[str], Any]:
-    return _number(float, low, high, "seconds")
-
-
-def _count(low: int, high: int, unit: str = "") -> Callable[[str], Any]:
-    return _number(int, low, high, unit)
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not text.startswith(tuple(f"{scheme}:" for scheme in schemes)):
-            raise ValueError("a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes))
-        return text
-
-    return parse
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for part in text.split(",") if (word := part.strip()))
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    """Origins as browsers send them: in small letters, without a path, and without the scheme's own port."""
-    found = []
-    for word in _words(text):
-        if word in ("null", "*"):
-            raise ValueError(
-                "origins such as https://www.example.com; null is what any sandboxed page and any local file sends, "
-                "and * would be anybody"
-            )
-        origin = word.lower().removesuffix("/")
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError("comma-separated origins, each a scheme and a host, such as https://www.example.com")
-        scheme, _, host = origin.partition("://")
-        found.append(f"{scheme}://{host.removesuffix(_OWN_PORTS.get(scheme, '/'))}")
-    return tuple(found)
-
-
-def _proxies(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    for word in words:
-        if word != "unix":
-            try:
-                ipaddress.ip_network(word)
-            except ValueError:
-                raise ValueError("comma-separated addresses or networks such as 10.0.0.0/8, or unix") from None
-    return words
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    if not words or min(map(len, words)) < 16:
-        raise ValueError("one or more comma-separated secrets of at least 16 characters each")
-    if EXAMPLES.intersection(words):
-        raise ValueError("a secret of your own, not the example's, which everybody knows: openssl rand -hex 32")
-    return words
-
-
-def _password(text: str) -> str:
-    if len(text) < 16:
-        raise ValueError("a secret of at least 16 characters")
-    # Who guesses is not kept out by waiting, which would keep others out too: the token itself must be beyond guessing.
-    if text in EXAMPLES or len(set(text)) < 8:
-        raise ValueError("a secret that nobody can guess, such as what `openssl rand -hex 32` prints")
-    return text
-
-
-def _node(text: str) -> str:
-    if not text or len(text) > 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in text):
-        raise ValueError("1 to 64 ASCII letters, digits, dots, dashes or underscores")
-    return text
-
-
-def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,63}[A-Za-z0-9]", text):
-        raise ValueError(
-            "1 to 64 ASCII letters, digits, dots, dashes, underscores or colons, with one of the first two last"
-        )
-    return text
-
-
-def _switch(text: str) -> bool:
-    values = {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-    }
-    try:
-        return values[text.lower()]
-    except KeyError:
-        raise ValueError("on or off") from None
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(", ".join(words[:-1]) + f" or {words[-1]}")
-        return text
-
-    return parse
-
-
-def _setting(default: Any, parse: Callable[[str], Any], secret: bool = False) -> Any:
-    return field(default=default, metadata={"parse": parse, "secret": secret}, repr=not secret)
+# The groups, in the order of the fields.
+_servers = _group("Servers and names")
+_tokens = _group("Tokens and audiences")
+_limits = _group("Limits")
+_placement = _group("Placement")
+_requests = _group("HTTP requests")
+_clients = _group("Writing to clients")
+_reading = _group("Reading the log")
+_log = _group("Publishing and upkeep of the log")
+_presence = _group("Presence")
+_processes = _group("Between processes")
+_operation = _group("Addresses, checks and logs")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a process of headrace runs with. Units are in the names; see the comments for effects."""
+    """What a process of headrace runs with. `help` in each field's metadata says what it does."""
 
-    # Where things are. The LISTEN URL must reach PostgreSQL itself; the other may be a pooler.
-    database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
-    listen_database_url: str = _setting("", _url("postgresql", "postgres"), secret=True)
-    redis_url: str = _setting("", _url("redis", "rediss", "unix"), secret=True)
-    # Begins each key in Redis: deployments that share a database of Redis need one each.
-    redis_prefix: str = _setting("headrace", _prefix)
-    runtime_dir: Path = _setting(Path(".headrace/run"), Path)
-    node: str = _setting("", _node)
+    database_url: str = _servers(
+        "", server_url("postgresql", "postgres"), "URL of the PostgreSQL database, or of a pooler in front."
+    )
+    listen_database_url: str = _servers(
+        "",
+        server_url("postgresql", "postgres"),
+        "URL of the same database for LISTEN: PostgreSQL itself, or a pooler in session mode. DATABASE_URL unless set.",
+    )
+    redis_url: str = _servers(
+        "", server_url("redis", "rediss", "unix"), "URL of the Redis database with the directory of shards and slots."
+    )
+    redis_prefix: str = _servers(
+        "headrace", PREFIX, "Beginning of every key in Redis. Deployments that share a Redis database need one each."
+    )
+    runtime_dir: Path = _servers(
+        Path(".headrace/run"), PATH, "Directory of a node's unix sockets, which its routers and shards share."
+    )
+    node: str = _servers(
+        "", NAME, "Name of this node, unique among the deployment's nodes. The host's name unless set."
+    )
 
-    # Tokens and who may ask: the first secret signs, all verify.
-    secret: tuple[str, ...] = _setting((), _secrets, secret=True)
-    allowed_origins: tuple[str, ...] = _setting((), _origins)
-    # 0: for ever. Else tokens that live longer are refused, and revocations older than that are forgotten.
-    max_token_life_s: float = _setting(0.0, _seconds(0, 10 * 365 * 86_400))
-    filters: str = _setting("", _text)
-    filter_deadline_s: float = _setting(2.0, _seconds(0.01, 60))
+    secret: tuple[str, ...] = _tokens(
+        (), SECRETS, "Secrets of 16 characters or more, separated by commas. The first signs tokens; all verify them."
+    )
+    allowed_origins: tuple[str, ...] = _tokens(
+        (), ORIGINS, "Origins whose pages may read streams, separated by commas."
+    )
+    max_token_life_s: float = _tokens(
+        0.0,
+        seconds(0, 10 * 365 * 86_400),
+        "Seconds that a token may live. Tokens that live longer are refused, and older revocations are forgotten. "
+        "0: no limit.",
+    )
+    filters: str = _tokens("", MODULE, "Python module that registers the predicates.")
+    filter_deadline_s: float = _tokens(
+        2.0, seconds(0.01, 60), "Seconds that a predicate may take. After them the event is hidden."
+    )
 
-    # Limits. 0 connections of a shard: derived from the descriptor limit; of a node, a user or an address: none.
-    max_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
-    max_node_connections: int = _setting(0, _count(0, 10_000_000, "connections"))
-    max_user_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
-    max_address_connections: int = _setting(0, _count(0, 1_000_000, "connections"))
-    # Whose X-Forwarded-For is believed: addresses and networks of proxies, and `unix` for a router at a unix socket.
-    trusted_proxies: tuple[str, ...] = _setting((), _proxies)
-    max_streams: int = _setting(64, _count(1, 64, "streams a connection"))
+    max_connections: int = _limits(
+        0, count(0, 1_000_000, "connections"), "Connections of a shard, at most. 0: what its descriptor limit leaves."
+    )
+    max_node_connections: int = _limits(
+        0, count(0, 10_000_000, "connections"), "Connections of a node, at most. 0: what its shards take."
+    )
+    max_user_connections: int = _limits(
+        0, count(0, 1_000_000, "connections"), "Connections of a user over all nodes, at most. 0: no limit."
+    )
+    max_address_connections: int = _limits(
+        0, count(0, 1_000_000, "connections"), "Connections of a client's address over all nodes, at most. 0: no limit."
+    )
+    trusted_proxies: tuple[str, ...] = _limits(
+        (),
+        PROXIES,
+        "Proxies whose X-Forwarded-For is believed: addresses, networks, and `unix` for a router at a unix socket.",
+    )
+    max_streams: int = _limits(64, count(1, 64, "streams a connection"), "Streams of one connection, at most.")
 
-    # Placement. A shard with load_factor times its fair share is passed over; a stream is hot, and spread over the
-    # node, from hot_connections on until it has half of them (0: never); a new shard gets its share of slots by itself.
-    load_factor: float = _setting(1.5, _number(float, 1.05, 100, ""))
-    hot_connections: int = _setting(1000, _count(0, 1_000_000, "connections"))
-    auto_balance: bool = _setting(True, _switch)
+    load_factor: float = _placement(
+        1.5,
+        number(float, 1.05, 100, ""),
+        "How many times its fair share of connections a shard may have before routers pass it over.",
+    )
+    hot_connections: int = _placement(
+        1000,
+        count(0, 1_000_000, "connections"),
+        "Connections from which on a stream is hot, that is, spread over all shards of a node. At half of them it "
+        "is no longer. 0: never.",
+    )
+    auto_balance: bool = _placement(
+        True, SWITCH, "Whether a shard that joins is given its share of slots without `headrace rebalance`."
+    )
 
-    # Towards whoever connects: what one request may cost a router worker, and how many may wait in one.
-    request_deadline_s: int = _setting(5, _count(1, 600, "seconds"))
-    max_requests: int = _setting(4000, _count(1, 100_000, "requests in progress and connections without one"))
-    max_header_bytes: int = _setting(16 << 10, _count(1024, 1 << 20, "bytes a header"))
-    max_headers: int = _setting(64, _count(8, 1000, "headers"))
+    request_deadline_s: int = _requests(
+        5, count(1, 600, "seconds"), "Seconds for a request's head to arrive, and again for its body."
+    )
+    max_requests: int = _requests(
+        4000,
+        count(1, 100_000, "requests in progress and connections without one"),
+        "Clients that a router worker holds before they are handed over, at most.",
+    )
+    max_header_bytes: int = _requests(
+        16 << 10,
+        count(1024, 1 << 20, "bytes a header"),
+        "Bytes of one header, at most. All headers of a request together may have four times that.",
+    )
+    max_headers: int = _requests(64, count(8, 1000, "headers"), "Headers of one request, at most.")
 
-    # Towards the client.
-    heartbeat_interval_s: float = _setting(15.0, _seconds(0.1, 3600))
-    write_deadline_s: float = _setting(30.0, _seconds(0.1, 3600))
-    # What clients that stalled within a frame may keep in memory; above it, those stalled for longest are closed.
-    unsent_total_bytes: int = _setting(64 << 20, _count(1 << 20, 64 << 30, "bytes a shard"))
-    retry_ms: int = _setting(2000, _count(1, 600_000, "milliseconds"))
-    send_buffer_bytes: int = _setting(0, _count(0, 1 << 30, "bytes"))
-    tick_interval_s: float = _setting(0.25, _seconds(0.01, 60))
+    heartbeat_interval_s: float = _clients(
+        15.0, seconds(0.1, 3600), "Seconds between the heartbeats that keep a quiet connection open."
+    )
+    write_deadline_s: float = _clients(
+        30.0, seconds(0.1, 3600), "Seconds that a client may take nothing before its connection is closed."
+    )
+    unsent_total_bytes: int = _clients(
+        64 << 20,
+        count(1 << 20, 64 << 30, "bytes a shard"),
+        "Bytes that a shard keeps in memory for clients that stalled within a frame. Above it, those stalled for "
+        "longest are closed.",
+    )
+    retry_ms: int = _clients(
+        2000, count(1, 600_000, "milliseconds"), "Milliseconds after which a browser reconnects, jittered by half."
+    )
+    send_buffer_bytes: int = _clients(
+        0, count(0, 1 << 30, "bytes"), "Bytes of the send buffer of a client's socket. 0: the kernel decides."
+    )
+    tick_interval_s: float = _clients(
+        0.25, seconds(0.01, 60), "Seconds between the ticks of a shard's clock, which drives deadlines and heartbeats."
+    )
 
-    # Towards the log.
-    readers: int = _setting(2, _count(1, 16, "database connections a shard"))
-    page_events: int = _setting(500, _count(1, 10_000, "events"))
-    page_bytes: int = _setting(4 << 20, _count(1024, 256 << 20, "bytes"))
-    read_deadline_s: float = _setting(10.0, _seconds(0.5, 600))
-    ring_bytes: int = _setting(1 << 20, _count(0, 1 << 30, "bytes a stream"))
-    ring_total_bytes: int = _setting(128 << 20, _count(0, 64 << 30, "bytes a shard"))
-    sweep_interval_s: float = _setting(5.0, _seconds(0.1, 600))
-    unlisten_after_s: float = _setting(300.0, _seconds(0, 86_400))
-    ping_interval_s: float = _setting(2.0, _seconds(0.1, 60))
-    ping_deadline_s: float = _setting(2.0, _seconds(0.1, 60))
-    listen_proof_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
-    publish_deadline_s: float = _setting(5.0, _seconds(0.1, 60))
-    idempotency_keep_s: float = _setting(86_400.0, _seconds(60, 90 * 86_400))
-    revocation_interval_s: float = _setting(0.5, _seconds(0.02, 1))
-    prune_interval_s: float = _setting(10.0, _seconds(0.1, 3600))
-    prune_batch: int = _setting(2000, _count(1, 100_000, "events"))
-    # From so many publishing transactions a second on, one shard notifies for all of them, at this interval. 0: never.
-    announce_above_per_s: float = _setting(50.0, _number(float, 0, 1_000_000, "transactions a second"))
-    announce_interval_s: float = _setting(0.005, _seconds(0.001, 1))
+    readers: int = _reading(
+        2, count(1, 16, "database connections a shard"), "Database connections of a shard for reading."
+    )
+    page_events: int = _reading(500, count(1, 10_000, "events"), "Events of a stream in one read, at most.")
+    page_bytes: int = _reading(
+        4 << 20, count(1024, 256 << 20, "bytes"), "Bytes of data in one read, of all its streams together, at most."
+    )
+    read_deadline_s: float = _reading(
+        10.0, seconds(0.5, 600), "Seconds for a read. After them it is tried on another connection."
+    )
+    ring_bytes: int = _reading(
+        1 << 20, count(0, 1 << 30, "bytes a stream"), "Bytes of recent frames that a shard keeps of a stream."
+    )
+    ring_total_bytes: int = _reading(
+        128 << 20, count(0, 64 << 30, "bytes a shard"), "Bytes of recent frames that a shard keeps of all its streams."
+    )
+    sweep_interval_s: float = _reading(
+        5.0, seconds(0.1, 600), "Seconds between sweeps, which find what a lost notification would have told."
+    )
+    unlisten_after_s: float = _reading(
+        300.0, seconds(0, 86_400), "Seconds that a shard goes on listening to a slot that has no subscribers."
+    )
+    ping_interval_s: float = _reading(
+        2.0, seconds(0.1, 60), "Seconds of silence after which the LISTEN connection is tested."
+    )
+    ping_deadline_s: float = _reading(
+        2.0, seconds(0.1, 60), "Seconds for the answer to that test. After them the connection is replaced."
+    )
+    listen_proof_deadline_s: float = _reading(
+        5.0, seconds(0.1, 60), "Seconds for the notification to arrive by which a shard proves that LISTEN works."
+    )
 
-    # Presence: how often PostgreSQL is told, how long who left may come back unnoticed, how long a dead shard's
-    # members stay.
-    presence_interval_s: float = _setting(0.5, _seconds(0.05, 60))
-    presence_grace_s: float = _setting(5.0, _seconds(0, 600))
-    presence_expiry_s: float = _setting(15.0, _seconds(0.5, 3600))
+    publish_deadline_s: float = _log(
+        5.0, seconds(0.1, 60), "Seconds for `POST /publish`. After them the answer is 503."
+    )
+    idempotency_keep_s: float = _log(
+        86_400.0, seconds(60, 90 * 86_400), "Seconds that an Idempotency-Key is remembered."
+    )
+    revocation_interval_s: float = _log(0.5, seconds(0.02, 1), "Seconds between a shard's readings of revocations.")
+    prune_interval_s: float = _log(
+        10.0, seconds(0.1, 3600), "Seconds between searches for events that retention no longer keeps."
+    )
+    prune_batch: int = _log(2000, count(1, 100_000, "events"), "Events that one statement removes, at most.")
+    announce_above_per_s: float = _log(
+        50.0,
+        number(float, 0, 1_000_000, "transactions a second"),
+        "Publishing transactions a second from which on one shard notifies for all of them. 0: never.",
+    )
+    announce_interval_s: float = _log(0.005, seconds(0.001, 1), "Seconds between the notifications of that shard.")
 
-    # Between processes.
-    handoff_deadline_s: float = _setting(2.0, _seconds(0.05, 60))
-    directory_interval_s: float = _setting(1.0, _seconds(0.05, 60))
-    directory_expiry_s: float = _setting(3.0, _seconds(0.2, 600))
-    stop_deadline_s: float = _setting(5.0, _seconds(0.1, 600))
+    presence_interval_s: float = _presence(
+        0.5, seconds(0.05, 60), "Seconds between a shard's reports to PostgreSQL of the members who joined and left."
+    )
+    presence_grace_s: float = _presence(
+        5.0,
+        seconds(0, 600),
+        "Seconds that a member without a connection has to come back before it counts as having left.",
+    )
+    presence_expiry_s: float = _presence(
+        15.0, seconds(0.5, 3600), "Seconds after which the members of a dead shard leave."
+    )
 
-    # Where clients reach the router, for the addresses that commands print.
-    public_url: str = _setting("http://127.0.0.1:8000", _url("http", "https"))
+    handoff_deadline_s: float = _processes(2.0, seconds(0.05, 60), "Seconds for a shard's answer to a hand-off.")
+    directory_interval_s: float = _processes(
+        1.0,
+        seconds(0.05, 60),
+        "Seconds between the entries that a shard writes in Redis, and between a router's readings of them.",
+    )
+    directory_expiry_s: float = _processes(
+        3.0,
+        seconds(0.2, 600),
+        "Seconds after which an entry that was not written again is gone. At least twice DIRECTORY_INTERVAL_S.",
+    )
+    stop_deadline_s: float = _processes(5.0, seconds(0.1, 600), "Seconds that a stopping shard has for its goodbyes.")
 
-    # How often each shard tries delivery from end to end, 0 for never, and through which URL: one that leads to this
-    # node. "" is the public one. Only a shard that has the secret can do it.
-    canary_interval_s: float = _setting(5.0, _seconds(0, 3600))
-    canary_url: str = _setting("", _url("http", "https"))
-
-    # Opens the operations page /ops; without it there is none.
-    ops_token: str = _setting("", _password, secret=True)
-
-    # What `headrace up` serves.
-    demo: bool = _setting(False, _switch)
-    log_level: str = _setting("info", _text)
-    log_format: str = _setting("auto", _one_of("auto", "json", "text"))
+    public_url: str = _operation(
+        "http://127.0.0.1:8000",
+        url("http", "https"),
+        "URL at which clients reach the router, for the addresses that commands and applications print.",
+    )
+    canary_interval_s: float = _operation(
+        5.0, seconds(0, 3600), "Seconds between the canaries of a shard, which needs SECRET for them. 0: none."
+    )
+    canary_url: str = _operation(
+        "", url("http", "https"), "URL through which a shard's canary reaches its own node. PUBLIC_URL unless set."
+    )
+    ops_token: str = _operation(
+        "",
+        PASSWORD,
+        "Password of the operations page /ops, of 16 characters or more, which nobody can guess. Without it there "
+        "is no page.",
+    )
+    demo: bool = _operation(
+        False, SWITCH, "Whether `headrace up` serves the demo page. It does anyway where only this machine reaches it."
+    )
+    log_level: str = _operation(
+        "info", one_of("debug", "info", "warning", "error"), "Least important log lines that are written."
+    )
+    log_format: str = _operation(
+        "auto",
+        one_of("auto", "json", "text"),
+        "Form of log lines: `json`, `text`, or `auto`, which is text on a terminal and under `headrace up`, and "
+        "JSON elsewhere.",
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
@@ -289,10 +320,6 @@ class Settings:
         values.setdefault("listen_database_url", values.get("database_url", ""))
         values.setdefault("node", _default_node())
         settings = cls(**values)
-        if settings.log_level not in ("debug", "info", "warning", "error"):
-            raise SettingsError(
-                f"HEADRACE_LOG_LEVEL is {settings.log_level!r}; allowed is debug, info, warning or error"
-            )
         if settings.directory_expiry_s < 2 * settings.directory_interval_s:
             raise SettingsError(
                 f"HEADRACE_DIRECTORY_EXPIRY_S is {settings.directory_expiry_s:g}; allowed is at least twice "

@@ -1,6 +1,7 @@
 """headrace/settings.py"""
 
 import dataclasses
+import itertools
 import os
 import re
 import subprocess
@@ -215,3 +216,17 @@ def test_the_readme_has_them_all() -> None:
         else:
             assert fields[name].default in ("", ()), name
             assert default in ("", "the host's name", "the one above"), name
+
+
+def test_each_setting_explains_itself() -> None:
+    """Each setting has a sentence, which begins with the unit, and a group, whose fields stand together."""
+    described = [(field.name, field.metadata) for field in dataclasses.fields(Settings)]
+    groups = [metadata["group"] for _, metadata in described]
+    assert len(list(itertools.groupby(groups))) == len(set(groups)) > 5
+    for name, metadata in described:
+        assert re.fullmatch(r"[A-Z].*[.]", metadata["help"]), name
+        assert metadata["parse"].allowed, name
+        for end, unit in (("_per_s", ""), ("_s", "Seconds "), ("_ms", "Milliseconds "), ("_bytes", "Bytes ")):
+            if name.endswith(end):
+                assert metadata["help"].startswith(unit), name
+                break
