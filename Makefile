@@ -66,7 +66,7 @@ test-more: .venv
 OLDER := /usr/lib/postgresql/15/bin
 SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
     dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \
-    schema sessions snapshot sqlstates)) tests/system/test_hostile_sql.py
+    schema sessions snapshot postgres_errors)) tests/system/test_hostile_sql.py
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
 	test ! -x $(OLDER)/postgres || TEST_POSTGRES=$(OLDER) \

@@ -22,8 +22,8 @@ from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from headrace.errors import SettingsError
 from headrace.node import logs
+from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
-from headrace.node.own_deployment import OwnDeployment
 from headrace.node.socket_passing import Channels
 from headrace.router.auth import PREFIX, PREFLIGHT, Terms, cors
 from headrace.router.client_addresses import ClientAddresses
@@ -182,7 +182,7 @@ def create_application() -> Application:
         load_factor=settings.load_factor,
     )
     metrics.watch(placement)
-    deployment = OwnDeployment(settings, limit=lambda: gevent.Timeout(settings.publish_deadline_s, False))  # type: ignore[arg-type]
+    deployment = DeploymentIdentity(settings, limit=lambda: gevent.Timeout(settings.publish_deadline_s, False))  # type: ignore[arg-type]
     directory = Directory.of(settings, deployment.required, resident=True)
     follower = DirectoryFollower(
         directory,

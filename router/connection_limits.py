@@ -7,7 +7,7 @@ from gevent.lock import BoundedSemaphore
 
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import Directory
-from headrace.node.limit_holder import limits_of
+from headrace.node.limit_keys import limits_of
 from headrace.router.placement import Placement
 from headrace.settings import Settings
 

@@ -11,8 +11,8 @@ from gevent.lock import BoundedSemaphore
 
 from headrace.errors import DatabaseUnavailableError
 from headrace.node.kept_session import died
+from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
-from headrace.node.sqlstate import meaning, said
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 import psycopg
 
 from headrace.errors import DatabaseUnavailableError, UsageError
+from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
-from headrace.node.sqlstate import meaning, said
 from headrace.publish import publish
 from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
 from headrace.router.response import Headers, Response, as_error, as_json

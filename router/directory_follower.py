@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace.errors import DirectoryUnavailableError
-from headrace.node.directory import Snapshot
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.router.placement import Candidate, Placement
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class Readable(Protocol):
     """The part of `headrace.node.directory.Directory` that is needed here."""
 
-    def read(self, known: Snapshot | None = None) -> Snapshot:
+    def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
         """The whole directory; known spares reading again what has not changed."""
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
@@ -61,7 +61,7 @@ class DirectoryFollower:
             self._sleep(self._interval_s * random.uniform(0.5, 1.5))
 
     def _follow(self) -> None:
-        known: Snapshot | None = None
+        known: DirectorySnapshot | None = None
         with closing(self._directory.changes(timeout_s=self._interval_s)) as changes:
             for _ in changes:
                 known = self._directory.read(known)

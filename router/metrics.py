@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from headrace.node.directory import ENDS
+from headrace.node.directory_snapshot import ENDS
 from headrace.router.placement import Placement
 
 

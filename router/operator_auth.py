@@ -17,7 +17,7 @@ from typing import Final
 
 import itsdangerous
 
-from headrace.node.limit_holder import network
+from headrace.node.limit_keys import network
 from headrace.router.operator_sessions import OperatorSessions
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error

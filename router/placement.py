@@ -21,8 +21,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.node.directory import ShardEntry, Snapshot
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import bucket, overloaded, rendezvous, spread
+from headrace.node.shard_entry import ShardEntry
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Placement:
         self._load_factor = load_factor
         self._given: Counter[str] = Counter()
         self._clock = clock
-        self._known = Snapshot()
+        self._known = DirectorySnapshot()
         self._doubted_since = -math.inf
         self._suspects: dict[str, float] = {}
         self._generation = ""
@@ -82,7 +83,7 @@ class Placement:
         return tuple(entry for entry in self._known.shards if entry.node == self._node)
 
     @property
-    def known(self) -> Snapshot:
+    def known(self) -> DirectorySnapshot:
         """The directory as last known, other nodes with it."""
         return self._known
 
@@ -105,7 +106,7 @@ class Placement:
         """A shard has taken a client, of which the directory may not know yet."""
         self._given[shard_id] += 1
 
-    def learn(self, snapshot: Snapshot) -> None:
+    def learn(self, snapshot: DirectorySnapshot) -> None:
         """Take a fresh snapshot, unless it knows less only because Redis was emptied, stood still or refused writes.
 
         Then the entries of living shards are gone, and come back one by one when they register again.

@@ -22,7 +22,7 @@ import psycopg
 
 from headrace import calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
-from headrace.node.sqlstate import meaning, said
+from headrace.node.postgres_errors import meaning, said
 from headrace.publisher_token import Publisher, verify_publisher
 from headrace.router.database import Database
 from headrace.router.metrics import RouterMetrics

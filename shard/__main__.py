@@ -18,9 +18,9 @@ from headrace.errors import (
     HeadraceError,
     SettingsError,
 )
-from headrace.node import logs, node_sockets, runtime_directory
+from headrace.node import logs, runtime_directory
+from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
-from headrace.node.own_deployment import OwnDeployment
 from headrace.schema import migrations
 from headrace.settings import Settings, environ_with_file
 from headrace.shard.node import succession
@@ -42,13 +42,13 @@ def main(shard_id: str, predecessor: int | None) -> None:
     """Serve event streams to the clients that routers hand over, until SIGTERM."""
     try:
         settings = Settings.from_environ(environ_with_file(os.environ))
-        if not node_sockets.is_plain(shard_id):
+        if not runtime_directory.is_plain(shard_id):
             raise SettingsError(f"--id is {shard_id!r}; allowed is a file's name that does not begin with a dot")
         logs.set_up(settings, shard_id)
         runtime_directory.prepare(settings.runtime_dir, shard_id)
         _check_schema(settings)
         settings.require("redis_url")
-        deployment = OwnDeployment(settings, limit=lambda: gevent.Timeout(settings.read_deadline_s, False))  # type: ignore[arg-type]
+        deployment = DeploymentIdentity(settings, limit=lambda: gevent.Timeout(settings.read_deadline_s, False))  # type: ignore[arg-type]
         deployment.look()
         directory = Directory.of(settings, deployment.required, resident=True)
         if predecessor:

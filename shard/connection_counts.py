@@ -4,14 +4,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from headrace.node.limit_holder import address_holder, user_holder
+from headrace.node.limit_keys import address_limit_key, user_limit_key
 from headrace.shard.connection import Connection
 
 MOST_ARRIVED: Final = 20_000
 
 
 class Holdings:
-    """Counts connections by whom they count for; see `headrace.node.limit_holder`.
+    """Counts connections by whom they count for; see `headrace.node.limit_keys`.
 
     Owned by the dispatcher greenlet; the census takes the changes, and nothing here yields. A connection without a
     user counts for nobody, and addresses are counted only by_address: each costs some hundred bytes.
@@ -58,7 +58,7 @@ class Holdings:
 
     def _holders(self, connection: Connection) -> list[str]:
         user = connection.context.user
-        holders = [] if user is None else [user_holder(user)]
+        holders = [] if user is None else [user_limit_key(user)]
         if self._by_address:
-            holders.append(address_holder(connection.peer))
+            holders.append(address_limit_key(connection.peer))
         return holders

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import gevent
 from gevent.event import Event
 
-from headrace.node.limit_holder import address_holder, user_holder
+from headrace.node.limit_keys import address_limit_key, user_limit_key
 from headrace.predicates import Predicate
 from headrace.shard.connection import Connection
 from headrace.shard.inbox import Inbox
@@ -138,4 +138,4 @@ class Filters:
 def _lane(connection: Connection) -> str:
     """Who takes turns with others: a user or, without one, an address."""
     user = connection.context.user
-    return address_holder(connection.peer) if user is None else user_holder(user)
+    return address_limit_key(connection.peer) if user is None else user_limit_key(user)

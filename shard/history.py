@@ -35,8 +35,8 @@ from gevent.queue import SimpleQueue
 from headrace.cursor import Start
 from headrace.errors import one_line
 from headrace.node.handoff import Handoff
-from headrace.node.kept_session import Kept
-from headrace.node.limit_holder import address_holder, user_holder
+from headrace.node.kept_session import KeptSession
+from headrace.node.limit_keys import address_limit_key, user_limit_key
 from headrace.settings import Settings
 from headrace.shard.fair_places import Place, Places
 from headrace.shard.messages import Page
@@ -147,7 +147,7 @@ class History:
         self._queue.put(Request(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
 
     def _run(self, name: str) -> None:
-        kept = Kept(self._settings.database_url, name, timeout_s=DEADLINE_S, limit_s=DEADLINE_S)
+        kept = KeptSession(self._settings.database_url, name, timeout_s=DEADLINE_S, limit_s=DEADLINE_S)
         try:
             while True:
                 request = self._queue.get()
@@ -219,7 +219,7 @@ class History:
 
 def _holder(handoff: Handoff) -> str:
     user = handoff.context.user
-    return address_holder(handoff.peer) if user is None else user_holder(user)
+    return address_limit_key(handoff.peer) if user is None else user_limit_key(user)
 
 
 def _write(client: gsocket.socket, data: bytes) -> None:

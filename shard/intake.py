@@ -189,7 +189,7 @@ class Intake:
 
     def _admit(self, channel: gsocket.socket, message: Handoff, descriptors: list[int], unsent: bytes) -> str:
         try:
-            channel.send(handoff.encode_answer(handoff.Answer()))
+            channel.send(handoff.encode_answer(handoff.HandoffAnswer()))
         except OSError:
             return "router gone"
         about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
@@ -205,7 +205,7 @@ class Intake:
 
     def _answer(self, channel: gsocket.socket, refused: str) -> None:
         with contextlib.suppress(OSError):
-            channel.send(handoff.encode_answer(handoff.Answer(refused)))
+            channel.send(handoff.encode_answer(handoff.HandoffAnswer(refused)))
 
 
 def _prepare(fd: int, settings: Settings) -> bool:

@@ -24,11 +24,13 @@ import gevent
 from gevent.event import Event
 
 from headrace import predicates
-from headrace.node import node_sockets
-from headrace.node.directory import Directory, ShardEntry, Snapshot, State
+from headrace.node import runtime_directory
+from headrace.node.deployment_identity import DeploymentIdentity
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.handoff import REFUSED_FOREIGN, REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
-from headrace.node.limit_holder import limits_of
-from headrace.node.own_deployment import OwnDeployment
+from headrace.node.limit_keys import limits_of
+from headrace.node.shard_entry import ShardEntry, ShardState
 from headrace.settings import Settings
 from headrace.shard.clock import Heartbeat
 from headrace.shard.dispatcher import Dispatcher
@@ -80,14 +82,14 @@ class Process:
         self,
         settings: Settings,
         shard_id: str,
-        deployment: OwnDeployment,
+        deployment: DeploymentIdentity,
         directory: Directory,
         serves: Callable[[], None] = lambda: None,
     ) -> None:
         settings.require("database_url", "redis_url")
         self.shard_id = shard_id
         self.path = Path(settings.runtime_dir) / f"{shard_id}.sock"
-        self.state: State = "up"
+        self.state: ShardState = "up"
         self._settings = settings
         self._serves = serves
         self._limit = settings.connection_limit()
@@ -239,7 +241,7 @@ class Process:
                 return REFUSED_LIMIT
         return ""
 
-    def _placed(self, snapshot: Snapshot) -> None:
+    def _placed(self, snapshot: DirectorySnapshot) -> None:
         """The directory was read: follow it. An end by succession comes when the last connection has left.
 
         Yields once, at a succession, while the intake stops.
@@ -282,7 +284,7 @@ class Process:
             id=self.shard_id,
             node=self._settings.node,
             pid=os.getpid(),
-            path=str(node_sockets.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
+            path=str(runtime_directory.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
             state=self.state,
             capacity=self._limit,
             # The canary is nobody's client.

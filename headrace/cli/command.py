@@ -9,10 +9,10 @@ import psycopg
 
 from headrace.errors import HeadraceError, UsageError, one_line
 from headrace.node import session
+from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.operations import Operations
-from headrace.node.own_deployment import OwnDeployment
-from headrace.node.sqlstate import meaning, said
+from headrace.node.postgres_errors import meaning, said
 from headrace.schema import migrations
 from headrace.settings import Settings, environ_with_file
 
@@ -71,7 +71,7 @@ def open_operations() -> Operations:
 def open_directory() -> Directory:
     """The directory of this deployment. Raises SettingsError."""
     settings = read_settings("redis_url")
-    deployment = OwnDeployment(settings)
+    deployment = DeploymentIdentity(settings)
     deployment.look()
     # Who cannot learn the deployment, as while PostgreSQL is away, still reaches the directory.
     return Directory.of(settings, lambda: deployment.known)

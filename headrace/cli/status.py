@@ -10,7 +10,7 @@ import click
 
 from headrace.cli.command import aligned, main, open_directory, read_settings
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError
-from headrace.node import direct_http
+from headrace.node import http_client
 from headrace.node.overview import overview
 from headrace.node.sse_client import BROKEN
 from headrace.settings import Settings
@@ -64,7 +64,7 @@ def _last_known(settings: Settings) -> dict[str, Any] | None:
         # To those who come from elsewhere, or through a proxy, it tells its shards only then.
         request.add_header("Authorization", f"Bearer {settings.ops_token}")
     try:
-        with direct_http.open_direct(request, timeout=_PATIENCE_S) as response:
+        with http_client.open_direct(request, timeout=_PATIENCE_S) as response:
             ready = json.load(response)
     except urllib.error.HTTPError as error:
         with error:

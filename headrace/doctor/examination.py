@@ -9,11 +9,12 @@ import redis
 from headrace.doctor import front, listening, machine, postgresql, redis_server, rights, secret, shards
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
-from headrace.node import redis_failures
-from headrace.node.directory import Directory, ShardEntry
-from headrace.node.own_deployment import OwnDeployment
+from headrace.node import redis_errors
+from headrace.node.deployment_identity import DeploymentIdentity
+from headrace.node.directory import Directory
+from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
-from headrace.node.sqlstate import meaning, said
+from headrace.node.shard_entry import ShardEntry
 from headrace.publish import publish_now
 from headrace.schema.ownership import require_owned
 from headrace.settings import Settings
@@ -53,13 +54,13 @@ def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
         except redis.exceptions.NoPermissionError:
             yield ok("redis", "its user may not ask for INFO, so its version, memory and persistence are not looked at")
         except (redis.RedisError, OSError) as error:
-            yield fail("redis", str(error), f"{redis_failures.advice(error)}; meanwhile events go on")
+            yield fail("redis", str(error), f"{redis_errors.advice(error)}; meanwhile events go on")
             return
         else:
             yield redis_server.version(info)
             yield redis_server.persistence(info)
             yield redis_server.memory(info)
-    deployment = OwnDeployment(settings)
+    deployment = DeploymentIdentity(settings)
     deployment.look()
     with contextlib.closing(Directory.of(settings, lambda: deployment.known)) as directory:
         try:

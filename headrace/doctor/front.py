@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from headrace.doctor.finding import Finding, fail, ok, warn
-from headrace.node import direct_http, sse_client, tls_faults
+from headrace.node import http_client, sse_client, tls_errors
 from headrace.tokens import sign
 
 EVENTS: Final = 3
@@ -28,14 +28,14 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
     stream = f"headrace:doctor:{random_names.token_hex(8)}"
     url = f"{public_url.rstrip('/')}/streams/{sign(stream, secrets=secrets, ttl_s=60)}?since=now"
     try:
-        response = direct_http.open_direct(url, timeout=PATIENCE_S)
+        response = http_client.open_direct(url, timeout=PATIENCE_S)
     except urllib.error.HTTPError as error:
         with error:
             return _refused(error.code)
     except TimeoutError:
         return fail(_CHECK, f"{public_url} gave no answer within {PATIENCE_S:g} s", _BUFFERS)
     except sse_client.BROKEN as error:
-        if distrust := tls_faults.fault(error):
+        if distrust := tls_errors.fault(error):
             return fail(_CHECK, f"{public_url}: {distrust.found}", distrust.advice)
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
     with response:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from headrace.doctor.finding import Finding, fail, ok, warn
-from headrace.node.directory import ShardEntry
+from headrace.node.shard_entry import ShardEntry
 
 LAG_FAIL_S: Final = 5.0
 NEARLY_FULL: Final = 0.9

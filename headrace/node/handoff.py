@@ -98,7 +98,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HandoffAnswer:
     """A taker's answer; refused is empty when it took the client, else the reason in a word."""
 
     refused: str = ""
@@ -181,18 +181,18 @@ def decode(data: bytes) -> Handoff:
     return read
 
 
-def encode_answer(answer: Answer) -> bytes:
+def encode_answer(answer: HandoffAnswer) -> bytes:
     """The answer's bytes."""
     return json.dumps({"refused": answer.refused} if answer.refused else {"ok": True}).encode()
 
 
-def decode_answer(data: bytes) -> Answer:
+def decode_answer(data: bytes) -> HandoffAnswer:
     """Read an answer. Raises HandoffError for anything that is not one."""
     message = _load(data)
     if message.get("ok") is True:
-        return Answer()
+        return HandoffAnswer()
     if isinstance(message.get("refused"), str) and message["refused"]:
-        return Answer(message["refused"])
+        return HandoffAnswer(message["refused"])
     raise HandoffError(f"answer to a hand-off not understood: {data[:80]!r}")
 
 

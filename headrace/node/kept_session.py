@@ -16,7 +16,7 @@ from headrace.node.session import Session
 T = TypeVar("T")
 
 
-class Kept:
+class KeptSession:
     """One session of `headrace.node.session`, opened when it is needed.
 
     Owned by one greenlet. reopened counts the sessions that took the place of one that was lost. A session on which

@@ -24,8 +24,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from headrace.node import node_sockets
-from headrace.node.process_usage import Usage
+from headrace.node import socket_file
+from headrace.node.process_metrics import ProcessMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Labelled(Collector):
 
     def __init__(self, process: str, *collectors: Collector) -> None:
         self._process = process
-        self._collectors = (*collectors, Usage())
+        self._collectors = (*collectors, ProcessMetrics())
 
     def collect(self) -> Iterator[Metric]:
         """The families, as Prometheus' library wants them."""
@@ -104,7 +104,7 @@ def ask(path: Path, deadline_s: float = _PATIENCE_S) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(deadline_s)
         asking.connect(str(path))
-        node_sockets.require_trusted(asking, path)
+        socket_file.require_trusted(asking, path)
         while piece := asking.recv(1 << 16):
             pieces.append(piece)
             asking.settimeout(max(0.001, deadline - time.monotonic()))

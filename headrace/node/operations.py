@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
-from headrace.node.directory import Directory, ShardEntry, Snapshot
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import rendezvous
+from headrace.node.shard_entry import ShardEntry
 from headrace.stream import SLOTS, slot
 
 POLL_S: Final = 0.2
@@ -115,7 +117,7 @@ class Operations:
         self._node(snapshot, node)
         self._directory.undrain_node(node)
 
-        def down(now: Snapshot) -> list[str]:
+        def down(now: DirectorySnapshot) -> list[str]:
             mine = (entry for entry in now.shards if entry.node == node and entry.id not in now.drained)
             return [entry.id for entry in mine if entry.state != "up"]
 
@@ -140,7 +142,7 @@ class Operations:
     def join(self, shard_ids: list[str], require_them: Callable[[], None] = lambda: None) -> None:
         """Wait until these shards are registered. require_them is called meanwhile; it raises if they will not come."""
 
-        def joined(now: Snapshot) -> bool:
+        def joined(now: DirectorySnapshot) -> bool:
             if set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"}:
                 return True
             require_them()
@@ -184,8 +186,8 @@ class Operations:
         """Wait until every shard of the node has carried out the directory as it is now."""
         wanted = self._directory.read().epoch
 
-        def waiting(now: Snapshot) -> list[ShardEntry]:
-            return [entry for entry in now.shards if entry.node == node and not _settled(entry, wanted)]
+        def waiting(now: DirectorySnapshot) -> list[ShardEntry]:
+            return [entry for entry in now.shards if entry.node == node and not entry.has_carried_out(wanted)]
 
         self._wait(
             lambda now: not waiting(now),
@@ -194,8 +196,8 @@ class Operations:
 
     def _wait(
         self,
-        done: Callable[[Snapshot], bool],
-        progress: Callable[[Snapshot], str],
+        done: Callable[[DirectorySnapshot], bool],
+        progress: Callable[[DirectorySnapshot], str],
         *,
         deadline_s: float | None = None,
     ) -> None:
@@ -222,12 +224,12 @@ class Operations:
                 raise UnavailableError(f"not done within {deadline_s:g} s: {left}; `headrace status` tells more")
             time.sleep(POLL_S)
 
-    def _node(self, snapshot: Snapshot, node: str) -> None:
+    def _node(self, snapshot: DirectorySnapshot, node: str) -> None:
         known = sorted({entry.node for entry in snapshot.shards})
         if node not in known:
             raise UsageError(f"there is no node {node!r}; registered are {', '.join(known) or 'none'}")
 
-    def _shard(self, snapshot: Snapshot, shard_id: str) -> ShardEntry:
+    def _shard(self, snapshot: DirectorySnapshot, shard_id: str) -> ShardEntry:
         for entry in snapshot.shards:
             if entry.id == shard_id:
                 return entry
@@ -235,19 +237,14 @@ class Operations:
         raise UsageError(f"there is no shard {shard_id!r}; registered are {known}")
 
 
-def _settled(entry: ShardEntry, wanted: tuple[str, int]) -> bool:
-    generation, _, count = entry.settled.partition(" ")
-    return not entry.moving and generation == wanted[0] and count.isdigit() and int(count) >= wanted[1]
-
-
 def _progress(entries: Sequence[ShardEntry]) -> str:
     """Who moves where, as far as shards tell; "" for nobody."""
-    moves = [f"{target.replace(':', ' ')} from {entry.id}" for entry in entries for target in entry.targets.split()]
+    moves = [f"{target} {count} from {entry.id}" for entry in entries for target, count in entry.moves()]
     moving = sum(entry.moving for entry in entries)
     return f"{moving} connections are to move (to {', '.join(moves)})" if moving else ""
 
 
-def _willing(snapshot: Snapshot, node: str) -> list[str]:
+def _willing(snapshot: DirectorySnapshot, node: str) -> list[str]:
     return [
         entry.id
         for entry in snapshot.shards
@@ -255,14 +252,14 @@ def _willing(snapshot: Snapshot, node: str) -> list[str]:
     ]
 
 
-def _plans(snapshot: Snapshot) -> Iterator[Plan]:
+def _plans(snapshot: DirectorySnapshot) -> Iterator[Plan]:
     for node in sorted({entry.node for entry in snapshot.shards}):
         willing = _willing(snapshot, node)
         if willing:
             yield _plan(snapshot, node, willing)
 
 
-def _plan(snapshot: Snapshot, node: str, willing: Sequence[str], *, keep: bool = False) -> Plan:
+def _plan(snapshot: DirectorySnapshot, node: str, willing: Sequence[str], *, keep: bool = False) -> Plan:
     """Each slot of a node to its first choice among the willing; with keep, one that such a shard has stays there."""
     current = snapshot.slots.get(node, {})
     then = {

@@ -1,11 +1,15 @@
 """The runtime directory: where the processes of one node have their unix sockets, and what it must allow them.
 
+A shard's socket is `<runtime directory>/<shard id>.sock` whatever Redis says: who can write into Redis must not decide
+to whom clients are given.
+
 <process>.sock, <process>.prom           of a shard, or a router worker
-deployment                               the identity of the deployment; see headrace/node/own_deployment.py
+deployment                               the identity of the deployment; see headrace/node/deployment_identity.py
 .<process>.sock.<pid>                    while a socket is made, before it takes the place of a predecessor's
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -16,6 +20,18 @@ LONGEST_PATH_BYTES: Final = 107
 """sun_path of unix(7) has 108 bytes, the last of them NUL."""
 _LARGEST_PID: Final = 4_194_304
 """Of Linux; see proc(5)."""
+# No path into another directory, and no hidden file, which is a socket that is not in place yet.
+_PLAIN: Final = re.compile(r"[^./\0][^/\0]{0,199}")
+
+
+def is_plain(shard_id: str) -> bool:
+    """Whether a shard with this id has a socket in the runtime directory itself."""
+    return _PLAIN.fullmatch(shard_id) is not None
+
+
+def hand_off_socket(directory: Path, shard_id: str) -> Path:
+    """Where the shard of this node with a plain id accepts clients: an absolute path."""
+    return directory.absolute() / f"{shard_id}.sock"
 
 
 def longest_path(directory: Path, process: str) -> Path:

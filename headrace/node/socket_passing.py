@@ -27,7 +27,7 @@ from threading import BoundedSemaphore
 from typing import Final, Protocol
 
 from headrace.errors import HandoffError
-from headrace.node import node_sockets
+from headrace.node import socket_file
 from headrace.node.handoff import REFUSED_UNREADABLE, REFUSED_VERSION, decode_answer
 
 MAX_CHANNELS: Final = 16
@@ -253,7 +253,7 @@ def _connect(path: str) -> _Channel | Passed:
         # Connecting locally is immediate; only a full backlog would wait, that is, a shard that accepts nothing.
         channel.setblocking(False)
         channel.connect(path)
-        node_sockets.require_trusted(channel, path)
+        socket_file.require_trusted(channel, path)
     except BlockingIOError:
         channel.close()
         return Passed(Outcome.STALLED, "does not accept channels")

@@ -14,7 +14,7 @@ from typing import Final
 
 from headrace.errors import TokenError, UnavailableError
 from headrace.event import CURSOR_TYPE
-from headrace.node import direct_http, tls_faults
+from headrace.node import http_client, tls_errors
 
 SILENCE_S = 60.0
 """Heartbeats come far more often: after this the connection is dead, whatever TCP thinks."""
@@ -120,7 +120,7 @@ def follow(
         parser = Parser()
         after_s = 0.0
         try:
-            with direct_http.open_as_client(request, timeout=SILENCE_S) as response:
+            with http_client.open_as_client(request, timeout=SILENCE_S) as response:
                 type_ = response.headers.get_content_type()
                 if response.status != 200 or type_ != "text/event-stream":
                     raise http.client.HTTPException(f"the answer was {response.status} {type_}, no event stream")
@@ -161,11 +161,11 @@ def is_proxys_word(response: http.client.HTTPResponse) -> bool:
 def check_reachable(url: str, timeout_s: float = 5.0) -> None:
     """Raise UnavailableError, saying what to do, if no server answers at the URL's host."""
     try:
-        direct_http.open_as_client(url, timeout=timeout_s).close()
+        http_client.open_as_client(url, timeout=timeout_s).close()
     except urllib.error.HTTPError as error:
         error.close()
     except BROKEN as error:
-        if distrust := tls_faults.fault(error):
+        if distrust := tls_errors.fault(error):
             raise UnavailableError(f"{url}: {distrust.found}; {distrust.advice}") from error
         raise UnavailableError(f"nothing answers at {url} ({_reason(error)}); is `headrace up` running?") from error
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
-from headrace.node import node_sockets
+from headrace.node import socket_file
 from headrace.up.supervision import Supervision
-from headrace.up.unit import State, Unit
+from headrace.up.unit import Unit, UnitState
 
 START_DEADLINE_S: Final = 300.0
 """More than a successor can take until it is ready or given up."""
@@ -79,7 +79,7 @@ class Shards:
             yield f"stopping {id_}"
             unit = self._units.pop(id_)
             unit.stop(time.monotonic())
-            while unit.state is not State.ENDED:
+            while unit.state is not UnitState.ENDED:
                 yield None
 
     def restart(self, ids: Sequence[str]) -> Operation:
@@ -97,11 +97,11 @@ class Shards:
                 yield from self._until_ready(id_, unit)
             except UnavailableError:
                 old.stay(time.monotonic())
-                self._units[id_] = old if old.state is State.READY else self._launch(id_)
+                self._units[id_] = old if old.state is UnitState.READY else self._launch(id_)
                 raise
             yield f"{id_}: pid {old.program.pid} hands its connections to pid {unit.program.pid}"
             old.retire(time.monotonic(), HAND_OVER_DEADLINE_S)
-            while old.state is not State.ENDED or unit.state is not State.READY:
+            while old.state is not UnitState.ENDED or unit.state is not UnitState.READY:
                 if unit.failures >= PATIENCE:
                     # The old process can give its connections to nobody meanwhile; the other shards must not get there.
                     raise UnavailableError(f"{id_} is started again and again, and no further shard is: {unit.failure}")
@@ -113,7 +113,7 @@ class Shards:
         return unit
 
     def _until_ready(self, id_: str, unit: Unit) -> Operation:
-        while unit.state is not State.READY:
+        while unit.state is not UnitState.READY:
             if unit.failures >= PATIENCE:
                 unit.stop(time.monotonic())
                 raise UnavailableError(f"{id_} {unit.failure}; {unit.program.last_words()}")
@@ -144,4 +144,4 @@ def listens(path: Path, pid: int) -> bool:
             probe.connect(str(path))
         except OSError:
             return False
-        return node_sockets.listener(probe)[0] == pid
+        return socket_file.listener(probe)[0] == pid

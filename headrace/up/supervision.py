@@ -15,7 +15,7 @@ from types import FrameType
 
 from headrace.errors import UnavailableError
 from headrace.up.program import Output, Program
-from headrace.up.unit import State, Unit
+from headrace.up.unit import Unit, UnitState
 
 _LONGEST_WAIT_S = 5.0
 _SHORT_WAIT_S = 0.05
@@ -100,7 +100,7 @@ class Supervision:
         """
         while not self._stops:
             self._step()
-            if all(unit.state is State.READY for _, unit in self._units):
+            if all(unit.state is UnitState.READY for _, unit in self._units):
                 return True
             for _, unit in self._units:
                 if unit.failures >= _PATIENCE:
@@ -126,7 +126,7 @@ class Supervision:
             self._hang_up()
         self._hurry = self.extra()
         # Those that were replaced or removed.
-        self._units = [(stage, unit) for stage, unit in self._units if unit.state is not State.ENDED]
+        self._units = [(stage, unit) for stage, unit in self._units if unit.state is not UnitState.ENDED]
 
     def _wait(self) -> None:
         """Wait for the next event: a signal, output, or that a unit has something due."""
@@ -164,7 +164,7 @@ class Supervision:
         hurried_at = 2 if self._stops else 1
         for stage in sorted({stage for stage, _ in self._units}, reverse=True):
             units = [unit for of_stage, unit in self._units if of_stage == stage]
-            while any(unit.state is not State.ENDED for unit in units):
+            while any(unit.state is not UnitState.ENDED for unit in units):
                 now = time.monotonic()
                 for unit in units:
                     if self._stops >= hurried_at:

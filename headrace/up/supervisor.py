@@ -18,9 +18,9 @@ from headrace.embedded import EmbeddedPostgres, EmbeddedRedis
 from headrace.embedded.server import EmbeddedServer
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError, UsageError
 from headrace.node import metrics_sockets, session
+from headrace.node.deployment_identity import FILE_NAME as DEPLOYMENT_FILE
+from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
-from headrace.node.own_deployment import FILE_NAME as DEPLOYMENT_FILE
-from headrace.node.own_deployment import OwnDeployment
 from headrace.publish import set_retention
 from headrace.schema.migrations import migrate
 from headrace.settings import Settings
@@ -104,7 +104,7 @@ def up(
                 # What they print stands behind their names here, which is for people.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
                 theirs = Settings.from_environ(children)
-                deployment = OwnDeployment(theirs)
+                deployment = DeploymentIdentity(theirs)
                 meeting = Directory.of(theirs, deployment.required)
 
                 def prepare() -> None:

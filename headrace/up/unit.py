@@ -38,7 +38,7 @@ class Runnable(Protocol):
         """What it said last."""
 
 
-class State(enum.Enum):
+class UnitState(enum.Enum):
     """Where a unit is in its life."""
 
     WAITING = "waiting"  # for its time to be started
@@ -76,7 +76,7 @@ class Unit:
     ) -> None:
         self.name = name
         self.program = program
-        self.state = State.WAITING
+        self.state = UnitState.WAITING
         self.failures = 0  # deaths since the program was last steady
         self.failure = ""  # the last one, in words
         self._say = say
@@ -92,30 +92,30 @@ class Unit:
 
     def step(self, now: float) -> None:
         """Do what is due at the time now, in seconds of a monotonic clock."""
-        if self.state is State.WAITING:
+        if self.state is UnitState.WAITING:
             if now >= self._due:
                 self._launch(now)
-        elif self.state is State.STOPPING:
+        elif self.state is UnitState.STOPPING:
             self._see_stopping(now)
-        elif self.state is State.RETIRING:
+        elif self.state is UnitState.RETIRING:
             self._see_retiring(now)
-        elif self.state is not State.ENDED:
+        elif self.state is not UnitState.ENDED:
             self._see_running(now)
 
     def wait_s(self, now: float) -> float | None:
         """Seconds until `step` must be called again though no signal arrives; None if nothing will fall due."""
-        if self.state is State.ENDED or (self.state is State.READY and not self.failures):
+        if self.state is UnitState.ENDED or (self.state is UnitState.READY and not self.failures):
             return None
         wait_s = max(0.0, self._due - now)
         # Whether a program answers is found out by asking.
-        return min(wait_s, 0.05) if self.state is State.STARTING else wait_s
+        return min(wait_s, 0.05) if self.state is UnitState.STARTING else wait_s
 
     def stop(self, now: float) -> None:
         """Begin the orderly stop."""
-        if self.state is State.WAITING:
-            self.state = State.ENDED
-        elif self.state in (State.STARTING, State.READY, State.RETIRING):
-            self.state = State.STOPPING
+        if self.state is UnitState.WAITING:
+            self.state = UnitState.ENDED
+        elif self.state in (UnitState.STARTING, UnitState.READY, UnitState.RETIRING):
+            self.state = UnitState.STOPPING
             self._due = now + self._stop_deadline_s
             self.program.terminate()
 
@@ -124,22 +124,22 @@ class Unit:
 
         Whatever ends it, it is not started again. A second call puts the deadline off.
         """
-        if self.state in (State.STARTING, State.READY, State.RETIRING):
-            self.state = State.RETIRING
+        if self.state in (UnitState.STARTING, UnitState.READY, UnitState.RETIRING):
+            self.state = UnitState.RETIRING
             self._due = now + deadline_s
         else:
             self.stop(now)
 
     def stay(self, now: float) -> None:
         """Take a retirement back, if the program still runs."""
-        if self.state is State.RETIRING:
-            self.state = State.READY
+        if self.state is UnitState.RETIRING:
+            self.state = UnitState.READY
             self._due = now + self.STEADY_S
 
     def hurry(self, now: float) -> None:
         """Stop without further patience."""
         self.stop(now)
-        if self.state is State.STOPPING and not self._hurried:
+        if self.state is UnitState.STOPPING and not self._hurried:
             self._hurried = True
             self._due = now + self.HURRIED_DEADLINE_S
             self.program.hurry()
@@ -150,7 +150,7 @@ class Unit:
         except (HeadraceError, OSError) as error:
             self._failed(now, f"cannot be started: {error}")
         else:
-            self.state = State.STARTING
+            self.state = UnitState.STARTING
             self._due = now + self._start_deadline_s
             self._pid = self.program.pid
 
@@ -158,9 +158,9 @@ class Unit:
         status = self.program.poll()
         if status is not None:
             self._failed(now, f"(pid {self._pid}) ended with {describe_exit(status)}")
-        elif self.state is State.STARTING:
+        elif self.state is UnitState.STARTING:
             if self._answers():
-                self.state = State.READY
+                self.state = UnitState.READY
                 self._due = now + self.STEADY_S
             elif now >= self._due:
                 self.program.kill()
@@ -171,7 +171,7 @@ class Unit:
     def _see_retiring(self, now: float) -> None:
         status = self.program.poll()
         if status is not None:
-            self.state = State.ENDED
+            self.state = UnitState.ENDED
             if status:
                 self._say(f"{self.name} (pid {self._pid}) ended with {describe_exit(status)} while handing over")
         elif now >= self._due:
@@ -180,7 +180,7 @@ class Unit:
 
     def _see_stopping(self, now: float) -> None:
         if self.program.poll() is not None:
-            self.state = State.ENDED
+            self.state = UnitState.ENDED
         elif now >= self._due:
             if self._hurried:
                 self.program.kill()
@@ -199,6 +199,6 @@ class Unit:
         wait_s = self._draw(wait_s / 2, wait_s)
         self.failures += 1
         self.failure = how
-        self.state = State.WAITING
+        self.state = UnitState.WAITING
         self._due = now + wait_s
         self._say(f"{self.name} {how}; starting it again in {wait_s:.1f} s")

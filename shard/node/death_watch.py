@@ -11,7 +11,7 @@ from typing import Final
 import gevent
 from gevent import socket as gsocket
 
-from headrace.node.directory import ShardEntry
+from headrace.node.shard_entry import ShardEntry
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,10 @@ import gevent
 from gevent.event import Event
 
 from headrace.errors import DirectoryUnavailableError
-from headrace.node.directory import Directory, ShardEntry, Snapshot
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import rendezvous, spread
+from headrace.node.shard_entry import ShardEntry
 from headrace.shard.messages import Assign
 from headrace.shard.node.death_watch import DeathWatch
 from headrace.shard.node.reported_counts import ReportedCounts
@@ -42,7 +44,7 @@ class Registration:
         self,
         directory: Directory,
         entry: Callable[[], ShardEntry],
-        placed: Callable[[Snapshot], None],
+        placed: Callable[[DirectorySnapshot], None],
         interval_s: float,
         *,
         balance: bool = False,
@@ -60,7 +62,7 @@ class Registration:
         self._counts = counts
         self._deaths = DeathWatch(self._bury)
         self._news = Event()
-        self._known: Snapshot | None = None
+        self._known: DirectorySnapshot | None = None
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -145,7 +147,7 @@ class Registration:
             gevent.sleep(self._interval_s * random.uniform(0.5, 1.5))
 
 
-def successor(snapshot: Snapshot, entry: ShardEntry) -> ShardEntry | None:
+def successor(snapshot: DirectorySnapshot, entry: ShardEntry) -> ShardEntry | None:
     """The entry of a younger process with the same id on this machine, if there is one.
 
     Connections are handed over within one machine only, and only within one boot of it do ages compare. A process of
@@ -172,7 +174,7 @@ def _birth(entry: ShardEntry) -> tuple[str, int]:
     return (parts[1], int(parts[2])) if told else ("", 0)
 
 
-def assignment(snapshot: Snapshot, entry: ShardEntry) -> Assign:
+def assignment(snapshot: DirectorySnapshot, entry: ShardEntry) -> Assign:
     """Where the connections of the shard with this entry belong.
 
     A slot whose owner is unknown, dead or not up stays where it is, unless this shard is to be empty: then its first

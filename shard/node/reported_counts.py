@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from headrace.errors import DirectoryUnavailableError
-from headrace.node.directory import Directory, Report, ShardEntry
+from headrace.node.directory import Directory
+from headrace.node.shard_entry import ShardEntry
+from headrace.node.shard_report import ShardReport
 from headrace.shard.registry import Registry
 
 MOST_AT_ONCE: Final = 2000
@@ -40,7 +42,7 @@ class ReportedCounts:
                 held, arrived = self._registry.holdings.take_changes(MOST_AT_ONCE)
                 self._serial += 1
                 low = max(1, self._hot_connections // 2)
-                report = Report(self._serial, crowds, self._hot_connections, low, whole, held, arrived)
+                report = ShardReport(self._serial, crowds, self._hot_connections, low, whole, held, arrived)
                 if not directory.report(entry, report):
                     self._whole = True
                     if whole:

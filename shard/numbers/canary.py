@@ -20,9 +20,9 @@ import gevent
 import psycopg
 
 from headrace.errors import one_line
-from headrace.node import direct_http, sse_client, tls_faults
-from headrace.node.directory import Snapshot
-from headrace.node.kept_session import Kept
+from headrace.node import http_client, sse_client, tls_errors
+from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.kept_session import KeptSession
 from headrace.publish import publish_now
 from headrace.settings import Settings
 from headrace.shard.numbers.counters import SECONDS, Histogram, Tally
@@ -53,7 +53,7 @@ class Canary:
         self._shard_id = shard_id
         self._here = here
         self._name = f"headrace {shard_id} canary"
-        self._kept = Kept(settings.database_url, self._name, limit_s=DEADLINE_S)
+        self._kept = KeptSession(settings.database_url, self._name, limit_s=DEADLINE_S)
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -69,7 +69,7 @@ class Canary:
             self._greenlet.kill()
         self._kept.close()
 
-    def placed(self, snapshot: Snapshot) -> None:
+    def placed(self, snapshot: DirectorySnapshot) -> None:
         """The directory was read: find a stream in a slot of ours. The last one is kept while it is."""
         owners = snapshot.slots.get(self._settings.node, {})
         if self.stream and owners.get(slot(self.stream)) == self._shard_id:
@@ -107,7 +107,7 @@ class Canary:
         try:
             with gevent.Timeout(DEADLINE_S):
                 request = urllib.request.Request(f"{base}/streams/{token}?since=now")  # noqa: S310
-                with direct_http.open_direct(request) as response:
+                with http_client.open_direct(request) as response:
                     stage = "no event"
                     parser = sse_client.Parser()
                     while not parser.last_id:
@@ -129,7 +129,7 @@ class Canary:
             self._kept.close()
             return "no database", one_line(error)
         except (OSError, http.client.HTTPException) as error:
-            if distrust := tls_faults.fault(error):
+            if distrust := tls_errors.fault(error):
                 return stage, f"{base}: {distrust.found}; {distrust.advice}"
             return stage, str(error) or repr(error)
         except Exception as error:

@@ -15,8 +15,9 @@ import gevent
 import psycopg
 
 from headrace.errors import DirectoryUnavailableError, UsageError, one_line
-from headrace.node.directory import Directory, Snapshot
-from headrace.node.kept_session import Kept
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.kept_session import KeptSession
 from headrace.node.overview import overview
 from headrace.publish import publish
 from headrace.settings import Settings
@@ -45,8 +46,8 @@ class OperationsFeed:
         self._name = f"headrace {shard_id} operations"
         self._directory = directory
         self._watched = watched
-        self._snapshot: Snapshot | None = None
-        self._kept = Kept(settings.database_url, self._name, limit_s=DEADLINE_S)
+        self._snapshot: DirectorySnapshot | None = None
+        self._kept = KeptSession(settings.database_url, self._name, limit_s=DEADLINE_S)
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -60,7 +61,7 @@ class OperationsFeed:
             self._greenlet.kill()
         self._kept.close()
 
-    def placed(self, snapshot: Snapshot) -> None:
+    def placed(self, snapshot: DirectorySnapshot) -> None:
         """The directory was read."""
         self._snapshot = snapshot
 
@@ -72,7 +73,7 @@ class OperationsFeed:
             elif self._snapshot is not None:
                 self._take_turn(self._snapshot)
 
-    def _take_turn(self, snapshot: Snapshot) -> None:
+    def _take_turn(self, snapshot: DirectorySnapshot) -> None:
         try:
             if not self._directory.turn("overview", INTERVAL_S - LOOK_S / 2):
                 return
@@ -94,7 +95,7 @@ class OperationsFeed:
             logger.warning("the operations page gets no overviews: %s", error)
         self.last_error = error
 
-    def _publish(self, snapshot: Snapshot) -> None:
+    def _publish(self, snapshot: DirectorySnapshot) -> None:
         found = overview(snapshot)
         for rows in ("hot_streams", "slow_clients", "moves"):
             found[rows] = found[rows][:MOST_ROWS]

@@ -43,7 +43,7 @@ import psycopg
 from gevent.event import Event
 
 from headrace.errors import one_line
-from headrace.node.kept_session import Kept
+from headrace.node.kept_session import KeptSession
 from headrace.settings import Settings
 from headrace.shard.connection import Connection
 from headrace.shard.postgres import sql_functions
@@ -114,7 +114,7 @@ class Presence:
     # -- the greenlet
 
     def _run(self) -> None:
-        kept = Kept(self._settings.database_url, self._name, limit_s=self._settings.read_deadline_s)
+        kept = KeptSession(self._settings.database_url, self._name, limit_s=self._settings.read_deadline_s)
         # After an outage all are back within a beat, or the first would take the last for dead.
         backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
         try:

@@ -15,7 +15,7 @@ import psycopg
 from gevent.queue import SimpleQueue
 
 from headrace.errors import one_line
-from headrace.node.kept_session import Kept
+from headrace.node.kept_session import KeptSession
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Read, ReadFailed, ReadKind, Rows
@@ -86,7 +86,7 @@ class Readers:
         (self._live if read.kind is ReadKind.LIVE else self._rest).put(read)
 
     def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
-        kept = Kept(self._settings.database_url, name, limit_s=self._settings.read_deadline_s)
+        kept = KeptSession(self._settings.database_url, name, limit_s=self._settings.read_deadline_s)
         backoff = Backoff()
         reopened = 0
         try:

@@ -7,14 +7,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import gevent
 import pytest
 
-from headrace.node.directory import Snapshot
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.settings import Settings
 from headrace.shard.numbers.canary import Canary
 from headrace.stream import CANARY_PREFIX, SLOTS
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
-OURS = Snapshot(slots={"n": dict.fromkeys(range(SLOTS), "n-0")})
+OURS = DirectorySnapshot(slots={"n": dict.fromkeys(range(SLOTS), "n-0")})
 
 
 class Door(BaseHTTPRequestHandler):
@@ -23,7 +23,7 @@ class Door(BaseHTTPRequestHandler):
     canary: Canary
 
     def do_GET(self) -> None:
-        self.canary.placed(Snapshot())
+        self.canary.placed(DirectorySnapshot())
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"id: 0\n\n")

@@ -258,7 +258,7 @@ def test_a_killed_redis_is_an_error_and_its_return_needs_nothing(own_redis: Redi
 
 def test_a_stopped_redis_is_noticed_in_time(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Redis that neither answers nor closes costs a caller about a second, not for ever."""
-    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
+    monkeypatch.setattr("headrace.node.directory_script._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
     directory.register(entry("s1"))
     own_redis.pause()

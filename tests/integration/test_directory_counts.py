@@ -8,7 +8,8 @@ from typing import Any
 
 import redis
 
-from headrace.node.directory import Directory, Report
+from headrace.node.directory import Directory
+from headrace.node.shard_report import ShardReport
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import DEADLINE_S
@@ -17,7 +18,7 @@ SERIALS = itertools.count(1000)
 
 
 def report(directory: Directory, id_: str, crowds: dict[str, int] | None = None, **changes: Any) -> bool:
-    made = Report(next(SERIALS), crowds, high=100, low=50, whole=False, held={}, arrived=[])
+    made = ShardReport(next(SERIALS), crowds, high=100, low=50, whole=False, held={}, arrived=[])
     return directory.report(entry(id_), dataclasses.replace(made, **changes))
 
 
@@ -107,7 +108,7 @@ def test_a_predecessor_spoils_no_counts(directory: Directory) -> None:
     directory.register(entry("s1", pid=1))
     assert report(directory, "s1", whole=True, held={"user:ada": 1})
     directory.register(entry("s1", pid=2))
-    late = Report(2, None, 100, 50, True, {"user:ada": 2}, ())
+    late = ShardReport(2, None, 100, 50, True, {"user:ada": 2}, ())
     assert not directory.report(entry("s1", pid=1), late)
     assert directory.report(entry("s1", pid=2), dataclasses.replace(late, serial=1, held={}))
     assert directory.admit("r", {"user:ada": 1}) == ""

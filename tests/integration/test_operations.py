@@ -60,7 +60,7 @@ def test_an_operation_under_way_outlasts_a_pause_of_redis(
     said: list[str] = []
     patient = Directory(own_redis.url, expiry_s=30)
     monkeypatch.setattr(operations, "SAY_S", 0)
-    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", PRODUCT_TIMEOUT_S)
+    monkeypatch.setattr("headrace.node.directory_script._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
 
     def say(line: str) -> None:

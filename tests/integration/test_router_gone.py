@@ -34,7 +34,7 @@ def test_a_client_that_breaks_off_is_offered_to_nobody_else(router: Router, shar
         with client:
             left.wait(DEADLINE_S)
             wait_until(lambda: is_reset(client), "the reset has come")
-        channel.send(handoff.encode_answer(handoff.Answer(reasons.pop())))
+        channel.send(handoff.encode_answer(handoff.HandoffAnswer(reasons.pop())))
         return True
 
     pair = rendezvous(slot("room:1"), ["gone-a", "gone-b"])

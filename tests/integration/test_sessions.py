@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from headrace.node.kept_session import Kept
+from headrace.node.kept_session import KeptSession
 from headrace.node.session import Session, block, connect
 from tests.fixtures.pooler import pooler
 from tests.fixtures.postgres import Connection
@@ -115,7 +115,7 @@ def end(connection: Connection, name: str) -> None:
 
 def test_a_session_that_has_died_is_made_anew(connection: Connection, database_url: str) -> None:
     """A read is answered though its session has ended since the last one, and so is a write, before it is sent."""
-    kept = Kept(database_url, "kept")
+    kept = KeptSession(database_url, "kept")
     try:
         for use in (kept.read, kept.write):
             assert use(lambda session: session.execute("select 1").fetchone()) == (1,)
@@ -128,7 +128,7 @@ def test_a_session_that_has_died_is_made_anew(connection: Connection, database_u
 
 def test_what_may_have_been_committed_is_not_repeated(connection: Connection, database_url: str) -> None:
     """A write whose session ends in the middle of it fails, and runs once; the next one has a new session."""
-    kept = Kept(database_url, "kept")
+    kept = KeptSession(database_url, "kept")
     begun = []
 
     def write(session: Session) -> None:
@@ -148,7 +148,7 @@ def test_what_may_have_been_committed_is_not_repeated(connection: Connection, da
 
 def test_what_is_refused_keeps_the_session(database_url: str) -> None:
     """An error of a statement is no reason to try it again, or to connect anew."""
-    kept = Kept(database_url, "kept")
+    kept = KeptSession(database_url, "kept")
     asked = []
     try:
         for use in (kept.read, kept.write):

@@ -14,7 +14,8 @@ from typing import Any
 import gevent
 import pytest
 
-from headrace.node.directory import Directory, ShardEntry
+from headrace.node.directory import Directory
+from headrace.node.shard_entry import ShardEntry
 from headrace.settings import Settings
 from headrace.shard.clock import Heartbeat
 from headrace.shard.filters import Filters

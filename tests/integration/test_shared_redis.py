@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from headrace.errors import DirectoryForeignError, DirectoryUnavailableError
-from headrace.node.directory import Directory, Report
+from headrace.node.directory import Directory
+from headrace.node.shard_report import ShardReport
 from headrace.settings import Settings
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
@@ -54,7 +55,7 @@ def test_a_directory_belongs_to_one_deployment(open_directory: Open, redis_serve
         lambda: theirs.undrain("s1"),
         lambda: theirs.drain_node("n1", 1),
         lambda: theirs.undrain_node("n1"),
-        lambda: theirs.report(entry("s1"), Report(1, {"a": 500}, 100, 50, True, {"user:ada": 1}, [])),
+        lambda: theirs.report(entry("s1"), ShardReport(1, {"a": 500}, 100, 50, True, {"user:ada": 1}, [])),
         lambda: theirs.admit("r1", {"user:ada": 1}),
         lambda: theirs.release("r1", ["user:ada"]),
         lambda: theirs.assign("n1", {7: "s1"}),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from headrace.node import handoff
-from headrace.node.handoff import Answer, Handoff
+from headrace.node.handoff import Handoff, HandoffAnswer
 from headrace.tokens import Context
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.shard import Database, Shard, StartShard
@@ -101,7 +101,7 @@ def test_the_write_deadline_holds_without_the_kernels_help(slow_shard: Shard, da
     message = Handoff((("s", "now"),), Context(), "unix", "unix")
     with slow_shard.channel() as channel, far:
         socket.send_fds(channel, [handoff.encode(message)], [far.fileno()])
-        assert handoff.decode_answer(channel.recv(1000)) == Answer()
+        assert handoff.decode_answer(channel.recv(1000)) == HandoffAnswer()
     client = Client(near, "unix")
     slow_shard.clients.append(client)
     client.wait(lambda: client.last_id, "the cursor")

@@ -21,7 +21,7 @@ import redis
 from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.node.directory import ShardEntry
+from headrace.node.shard_entry import ShardEntry
 from headrace.publish import publish_now
 from tests.fixtures.pooler import pooler
 from tests.fixtures.ports import free_port

@@ -26,11 +26,11 @@ CROWD = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent
 from headrace.node.directory import Directory
-from headrace.node.own_deployment import OwnDeployment
+from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.settings import Settings
 from headrace.shard.process import Process
 settings = Settings.from_environ(os.environ)
-deployment = OwnDeployment(settings)
+deployment = DeploymentIdentity(settings)
 deployment.look()
 directory = Directory.of(settings, deployment.required, resident=True)
 gevent.joinall([gevent.spawn(Process(settings, id_, deployment, directory).run) for id_ in sys.argv[1:]])

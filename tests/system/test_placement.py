@@ -7,7 +7,8 @@ from pathlib import Path
 
 import redis
 
-from headrace.node.directory import Directory, Snapshot
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import bucket, rendezvous, spread
 from headrace.stream import SLOTS, slot
 from tests.fixtures.client import Client, wait_all
@@ -18,7 +19,7 @@ from tests.fixtures.waiting import wait_until
 from tests.system.test_cli import headrace as command
 
 
-def snapshot(stack: Stack) -> Snapshot:
+def snapshot(stack: Stack) -> DirectorySnapshot:
     directory = Directory(stack.redis.url, expiry_s=3)
     try:
         return directory.read()

@@ -16,8 +16,9 @@ import pytest
 
 import headrace
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.node.directory import Directory, ShardEntry
+from headrace.node.directory import Directory
 from headrace.node.operations import Operations
+from headrace.node.shard_entry import ShardEntry
 from headrace.schema.migrations import Migration, migrate, migrations
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign

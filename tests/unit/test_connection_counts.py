@@ -1,6 +1,6 @@
 """Whose connections a shard counts, and what of that it still has to tell."""
 
-from headrace.node.limit_holder import address_holder, user_holder
+from headrace.node.limit_keys import address_limit_key, user_limit_key
 from headrace.shard.connection import Connection
 from headrace.shard.connection_counts import MOST_ARRIVED, Holdings
 from headrace.tokens import Context
@@ -53,8 +53,8 @@ def test_what_is_not_told_is_bounded() -> None:
 def test_holders_are_short_and_differ() -> None:
     """A long name, or one with odd characters, stands as its digest; different names never meet."""
     names = ["ada", "x" * 500, "x" * 501, "a\nb", "\ud800", "user#ada", ""]
-    holders = {user_holder(name) for name in names}
+    holders = {user_limit_key(name) for name in names}
     assert len(holders) == len(names)
     assert max(map(len, holders)) < 200
     assert all(holder.isprintable() for holder in holders)
-    assert len(address_holder("x" * 5000 + ":1")) < 200
+    assert len(address_limit_key("x" * 5000 + ":1")) < 200

@@ -6,7 +6,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from headrace.node.directory import Directory, ShardEntry, Snapshot
+from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.shard_entry import ShardEntry
 from headrace.router.connection_limits import MOST_QUESTIONS, ConnectionLimits
 from headrace.router.placement import Placement
 from headrace.settings import Settings
@@ -17,7 +19,9 @@ def test_without_redis_nobody_is_counted_who_may_have_left(tmp_path: Path) -> No
     settings = Settings(node="n", max_node_connections=3)
     placement = Placement("n", hold_s=3, found=list)
     limits = ConnectionLimits(Directory("redis://127.0.0.1:1/0", expiry_s=3), placement, settings)
-    placement.learn(Snapshot(("g", 1), (ShardEntry("n-0", "n", 1, str(tmp_path / "n-0.sock"), "up", 9, 1, 0, "0"),)))
+    placement.learn(
+        DirectorySnapshot(("g", 1), (ShardEntry("n-0", "n", 1, str(tmp_path / "n-0.sock"), "up", 9, 1, 0, "0"),))
+    )
     placement.gave("n-0")
     assert limits.refusal("r1", {}) == ""
     placement.gave("n-0")
@@ -30,7 +34,7 @@ def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
     """With all questions stuck in a silent Redis, those in line are let in as soon as it is found to be away."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         placement = Placement("n", hold_s=3, found=list)
-        placement.learn(Snapshot(("g", 1)))
+        placement.learn(DirectorySnapshot(("g", 1)))
         directory = Directory(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", expiry_s=3)
         limits = ConnectionLimits(directory, placement, Settings(node="n"))
         questions = limits._questions

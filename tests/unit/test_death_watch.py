@@ -6,7 +6,7 @@ from pathlib import Path
 import gevent
 from gevent import socket as gsocket
 
-from headrace.node.directory import ShardEntry
+from headrace.node.shard_entry import ShardEntry
 from headrace.shard.node.death_watch import DeathWatch
 from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.waiting import wait_until

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import DirectoryUnavailableError
-from headrace.node.directory import ShardEntry, Snapshot
+from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.shard_entry import ShardEntry
 from headrace.router.directory_follower import DirectoryFollower, sockets_in
 from headrace.router.placement import Placement
 
-KNOWN = Snapshot(("g", 1), (ShardEntry("a", "n1", 1, "/a.sock", "up", 1, 0, 0, "0"),), {})
+KNOWN = DirectorySnapshot(("g", 1), (ShardEntry("a", "n1", 1, "/a.sock", "up", 1, 0, 0, "0"),), {})
 
 
 class Enough(Exception):
@@ -21,12 +22,12 @@ class Enough(Exception):
 class ScriptedDirectory:
     """Each run of changes() takes the next script: a list of snapshots or errors for read() to give."""
 
-    def __init__(self, *scripts: list[Snapshot | Exception]) -> None:
+    def __init__(self, *scripts: list[DirectorySnapshot | Exception]) -> None:
         self.scripts = [*scripts]
-        self.script: list[Snapshot | Exception] = []
-        self.known: list[Snapshot | None] = []
+        self.script: list[DirectorySnapshot | Exception] = []
+        self.known: list[DirectorySnapshot | None] = []
 
-    def read(self, known: Snapshot | None = None) -> Snapshot:
+    def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
         self.known.append(known)
         step = self.script.pop(0)
         if isinstance(step, Exception):

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import HandoffError
 from headrace.node import handoff
-from headrace.node.handoff import Answer, Handoff
+from headrace.node.handoff import Handoff, HandoffAnswer
 from headrace.tokens import Context
 
 MESSAGE = Handoff(
@@ -96,8 +96,8 @@ def test_too_large() -> None:
 
 def test_answers() -> None:
     """Taken and refused are told apart, and garbage from both."""
-    assert handoff.decode_answer(handoff.encode_answer(Answer())) == Answer()
-    assert handoff.decode_answer(handoff.encode_answer(Answer("full"))) == Answer("full")
+    assert handoff.decode_answer(handoff.encode_answer(HandoffAnswer())) == HandoffAnswer()
+    assert handoff.decode_answer(handoff.encode_answer(HandoffAnswer("full"))) == HandoffAnswer("full")
     for data in (b"", b"{}", b'{"refused": ""}', b'{"ok": 1}'):
         with pytest.raises(HandoffError):
             handoff.decode_answer(data)

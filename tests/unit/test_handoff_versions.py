@@ -8,7 +8,7 @@ import pytest
 
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.node import handoff
-from headrace.node.handoff import Answer, Handoff, Moved
+from headrace.node.handoff import Handoff, HandoffAnswer, Moved
 from headrace.tokens import Context
 from tests.fixtures.releases import RELEASES, Release
 
@@ -133,5 +133,5 @@ def test_another_version_is_told_from_garbage(version: int) -> None:
 
 def test_an_answer_may_say_more() -> None:
     """A taker's answer is understood with whatever a later version adds, and a reason that is new is a refusal."""
-    assert handoff.decode_answer(b'{"ok": true, "load": 3}') == Answer()
-    assert handoff.decode_answer(b'{"refused": "version", "speaks": 2}') == Answer("version")
+    assert handoff.decode_answer(b'{"ok": true, "load": 3}') == HandoffAnswer()
+    assert handoff.decode_answer(b'{"refused": "version", "speaks": 2}') == HandoffAnswer("version")

@@ -3,8 +3,9 @@
 import dataclasses
 import json
 
-from headrace.node.directory import ShardEntry, Snapshot
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.overview import overview
+from headrace.node.shard_entry import ShardEntry
 from headrace.shard.connection import Connection
 from headrace.shard.numbers.recent_performance import MOST_SLOW_CLIENTS, slowest
 from headrace.tokens import Context
@@ -18,7 +19,9 @@ def test_an_overview_tells_of_every_shard_and_what_is_wrong() -> None:
         ENTRY, id="n-1", state="draining", targets="n-0:7 n-2:", blocked=1, slowest="192.0.2.7:9 12 ada lovelace",
         last_error="it broke", database_error="no answer", latency_p99_ms=7.5,
     )  # fmt: skip
-    snapshot = Snapshot(("g", 3), (ENTRY, worse), {"n": {1: "n-0", 2: "n-1", 3: "n-1"}}, hot={"n": {"news": 5, "b": 9}})
+    snapshot = DirectorySnapshot(
+        ("g", 3), (ENTRY, worse), {"n": {1: "n-0", 2: "n-1", 3: "n-1"}}, hot={"n": {"news": 5, "b": 9}}
+    )
     found = json.loads(json.dumps(overview(snapshot)))
     assert [(shard["id"], shard["slots"], shard["blocked"]) for shard in found["shards"]] == [
         ("n-0", 1, 0),
@@ -44,7 +47,7 @@ def test_the_slowest_clients_fit_a_directorys_entry() -> None:
     entry = dataclasses.replace(
         ENTRY, slowest=slowest([blocked(1, "a\n192.0.2.1:1 99 b", 90.0), blocked(2, None, 95.0)], 100.0)
     )
-    clients = overview(Snapshot(shards=(entry,)))["slow_clients"]
+    clients = overview(DirectorySnapshot(shards=(entry,)))["slow_clients"]
     assert [(client["peer"], client["seconds"]) for client in clients] == [
         ("[2001:db8::1]:9", 10),
         ("[2001:db8::2]:9", 5),

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from headrace.node.directory import ShardEntry, Snapshot, State
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import BUCKETS
+from headrace.node.shard_entry import ShardEntry, ShardState
 from headrace.shard.messages import Assign
 from headrace.shard.node.registration import assignment, successor
 from headrace.stream import SLOTS
@@ -16,7 +17,7 @@ FIRST = dataclasses.replace(OLD, born="")
 
 
 def sees(other: ShardEntry, entry: ShardEntry) -> bool:
-    return successor(Snapshot(shards=(other,)), entry) == other
+    return successor(DirectorySnapshot(shards=(other,)), entry) == other
 
 
 def test_the_younger_of_two_processes_succeeds() -> None:
@@ -44,11 +45,11 @@ def test_what_a_successor_left_in_the_hash_is_not_believed() -> None:
     assert not sees(dataclasses.replace(FIRST, born=later.born), later)
 
 
-def snapshot(*entries: ShardEntry, **changes: Any) -> Snapshot:
-    return dataclasses.replace(Snapshot(("g", 7), entries), **changes)
+def snapshot(*entries: ShardEntry, **changes: Any) -> DirectorySnapshot:
+    return dataclasses.replace(DirectorySnapshot(("g", 7), entries), **changes)
 
 
-def others(*ids: str, state: State = "up") -> list[ShardEntry]:
+def others(*ids: str, state: ShardState = "up") -> list[ShardEntry]:
     return [dataclasses.replace(OLD, id=id_, pid=20, path=f"/run/{id_}.sock", state=state) for id_ in ids]
 
 

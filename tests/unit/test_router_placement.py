@@ -3,8 +3,9 @@
 from collections import Counter
 from dataclasses import replace
 
-from headrace.node.directory import ShardEntry, Snapshot, State
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import rendezvous
+from headrace.node.shard_entry import ShardEntry, ShardState
 from headrace.router.placement import SUSPICION_S, Candidate, Placement
 
 
@@ -18,12 +19,12 @@ class Clock:
         return self.now
 
 
-def entry(id_: str, state: State = "up", node: str = "n1") -> ShardEntry:
+def entry(id_: str, state: ShardState = "up", node: str = "n1") -> ShardEntry:
     return ShardEntry(id_, node, 1, f"/run/{id_}.sock", state, 10, 0, 0, "0")
 
 
-def snapshot(*entries: ShardEntry, generation: str = "g1", slots: dict[int, str] | None = None) -> Snapshot:
-    return Snapshot((generation, 1), entries, {"n1": slots or {}})
+def snapshot(*entries: ShardEntry, generation: str = "g1", slots: dict[int, str] | None = None) -> DirectorySnapshot:
+    return DirectorySnapshot((generation, 1), entries, {"n1": slots or {}})
 
 
 def placement(clock: Clock | None = None, found: tuple[str, ...] = ()) -> Placement:
@@ -65,7 +66,7 @@ def test_an_emptied_redis_takes_nothing_away() -> None:
     """An empty directory never means that there are no shards."""
     made = placement()
     made.learn(snapshot(entry("a"), entry("b")))
-    for empty in (Snapshot(), snapshot(generation="g2"), snapshot(), snapshot(entry("z", node="n2"))):
+    for empty in (DirectorySnapshot(), snapshot(generation="g2"), snapshot(), snapshot(entry("z", node="n2"))):
         made.learn(empty)
         assert sorted(ids(made)) == ["a", "b"]
 
@@ -132,7 +133,7 @@ def test_without_a_directory_sockets_that_are_found_are_used() -> None:
     """A router that never saw the directory uses the hand-off sockets of the runtime directory."""
     made = placement(found=("a", "b"))
     assert ids(made) == rendezvous(7, "ab")
-    made.learn(Snapshot())
+    made.learn(DirectorySnapshot())
     assert ids(made) == rendezvous(7, "ab")
     assert made.order(7)[0].path.startswith("/found/")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.node import handoff
-from headrace.node.handoff import Answer, Handoff, Moved
+from headrace.node.handoff import Handoff, HandoffAnswer, Moved
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.tokens import Context
 from tests.fixtures import scripted_shard
@@ -153,7 +153,7 @@ def test_a_killed_exchange_closes_the_client(
     class Killed(BaseException):
         """What gevent raises in a killed greenlet is no Exception either."""
 
-    def die(data: bytes) -> Answer:
+    def die(data: bytes) -> HandoffAnswer:
         raise Killed
 
     monkeypatch.setattr("headrace.node.socket_passing.decode_answer", die)

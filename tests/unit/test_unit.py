@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from headrace.errors import EmbeddedServerError
-from headrace.up.unit import State, Unit
+from headrace.up.unit import Unit, UnitState
 
 
 class Scripted:
@@ -55,7 +55,7 @@ def started(program: Scripted, said: list[str] | None = None) -> Unit:
     program.ready = True
     unit.step(0)
     unit.step(0)
-    assert unit.state is State.READY
+    assert unit.state is UnitState.READY
     return unit
 
 
@@ -65,13 +65,13 @@ def test_becomes_ready() -> None:
     unit = make(program)
     assert unit.wait_s(0) == 0
     unit.step(0)
-    assert (unit.state, program.asked) == (State.STARTING, ["launch"])
+    assert (unit.state, program.asked) == (UnitState.STARTING, ["launch"])
     unit.step(1)
-    assert unit.state is State.STARTING
+    assert unit.state is UnitState.STARTING
     assert unit.wait_s(1) == 0.05
     program.ready = True
     unit.step(2)
-    assert unit.state is State.READY
+    assert unit.state is UnitState.READY
     assert unit.wait_s(2) is None
 
 
@@ -81,7 +81,7 @@ def test_starts_again_what_died() -> None:
     unit = started(program, said)
     program.status = -signal.SIGKILL
     unit.step(5)
-    assert unit.state is State.WAITING
+    assert unit.state is UnitState.WAITING
     assert said == ["shard-0 (pid 101) ended with SIGKILL; starting it again in 0.2 s"]
     assert unit.wait_s(5) == pytest.approx(0.2)
     unit.step(5.1)
@@ -126,7 +126,7 @@ def test_steady_program_is_forgiven() -> None:
     unit.step(1)
     unit.step(2)
     unit.step(2)
-    assert (unit.state, unit.failures) == (State.READY, 1)
+    assert (unit.state, unit.failures) == (UnitState.READY, 1)
     assert unit.wait_s(2) == Unit.STEADY_S
     unit.step(2 + Unit.STEADY_S)
     assert unit.failures == 0
@@ -139,11 +139,11 @@ def test_failed_launch_is_a_death() -> None:
     program.refusal = EmbeddedServerError("no such program")
     unit = make(program, said)
     unit.step(0)
-    assert (unit.state, unit.failures) == (State.WAITING, 1)
+    assert (unit.state, unit.failures) == (UnitState.WAITING, 1)
     assert unit.failure == "cannot be started: no such program"
     program.refusal = None
     unit.step(1)
-    assert unit.state is State.STARTING
+    assert unit.state is UnitState.STARTING
 
 
 def test_late_program_is_killed() -> None:
@@ -155,7 +155,7 @@ def test_late_program_is_killed() -> None:
     assert program.asked == ["launch"]
     unit.step(30)
     assert program.asked == ["launch", "kill"]
-    assert unit.state is State.WAITING
+    assert unit.state is UnitState.WAITING
     assert said == ["shard-0 (pid 101) was not ready within 30 s; starting it again in 0.2 s"]
 
 
@@ -166,11 +166,11 @@ def test_stops_in_order() -> None:
     unit.stop(1)
     unit.stop(2)
     unit.step(2)
-    assert (unit.state, program.asked) == (State.STOPPING, ["launch", "terminate"])
+    assert (unit.state, program.asked) == (UnitState.STOPPING, ["launch", "terminate"])
     assert unit.wait_s(2) == 9
     program.status = 0
     unit.step(3)
-    assert unit.state is State.ENDED
+    assert unit.state is UnitState.ENDED
     unit.step(100)
     assert program.asked == ["launch", "terminate"]
 
@@ -207,7 +207,7 @@ def test_waiting_unit_stops_at_once() -> None:
     unit.step(1)
     unit.stop(1)
     unit.step(100)
-    assert (unit.state, program.asked) == (State.ENDED, ["launch"])
+    assert (unit.state, program.asked) == (UnitState.ENDED, ["launch"])
 
 
 def test_who_retires_is_not_started_again() -> None:
@@ -218,7 +218,7 @@ def test_who_retires_is_not_started_again() -> None:
     program.status = -9
     unit.step(2)
     unit.step(100)
-    assert (unit.state, program.asked) == (State.ENDED, ["launch"])
+    assert (unit.state, program.asked) == (UnitState.ENDED, ["launch"])
     assert said == ["shard-0 (pid 101) ended with SIGKILL while handing over"]
 
 
@@ -229,8 +229,8 @@ def test_a_retirement_is_put_off_and_taken_back() -> None:
     unit.retire(0, 10)
     unit.retire(5, 10)
     unit.step(14)
-    assert unit.state is State.RETIRING
+    assert unit.state is UnitState.RETIRING
     unit.stay(14)
     program.status = 1
     unit.step(15)
-    assert unit.state is State.WAITING
+    assert unit.state is UnitState.WAITING

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError
 from headrace.up.shards import PATIENCE, Shards, listens
-from headrace.up.unit import State, Unit
+from headrace.up.unit import Unit, UnitState
 from tests.unit.test_unit import Scripted
 
 
@@ -63,7 +63,7 @@ def test_without_the_directory_nothing_is_replaced() -> None:
     with pytest.raises(UnavailableError, match=r"n-0 stays, .* HEADRACE_REDIS_URL"):
         next(node.shards.restart(["n-0"]))
     assert len(node.programs) == 1
-    assert node.units[0].state is State.READY
+    assert node.units[0].state is UnitState.READY
 
 
 def test_a_predecessor_that_dies_stays_dead() -> None:
@@ -77,7 +77,7 @@ def test_a_predecessor_that_dies_stays_dead() -> None:
         node.step()
         next(restart, None)
     assert [program.asked for program in node.programs] == [["launch"], ["launch"]]
-    assert [unit.state for unit in node.units] == [State.ENDED, State.READY]
+    assert [unit.state for unit in node.units] == [UnitState.ENDED, UnitState.READY]
 
 
 def test_a_predecessor_whose_successor_fails_is_kept() -> None:
@@ -90,17 +90,17 @@ def test_a_predecessor_whose_successor_fails_is_kept() -> None:
         if dies:
             node.programs[0].status = -9
         node.units[1].failures = PATIENCE
-        node.units[1].state = State.WAITING
+        node.units[1].state = UnitState.WAITING
         node.units[0].step(time.monotonic())
         with pytest.raises(UnavailableError):
             next(restart)
         if dies:
             node.step()
-            assert [unit.state for unit in node.units] == [State.ENDED, State.ENDED, State.READY]
+            assert [unit.state for unit in node.units] == [UnitState.ENDED, UnitState.ENDED, UnitState.READY]
         else:
             node.programs[0].status = 1
             node.units[0].step(time.monotonic())
-            assert [unit.state for unit in node.units] == [State.WAITING, State.ENDED]
+            assert [unit.state for unit in node.units] == [UnitState.WAITING, UnitState.ENDED]
 
 
 def test_a_successor_that_dies_while_it_is_given_clients_ends_the_restart() -> None:
@@ -112,10 +112,10 @@ def test_a_successor_that_dies_while_it_is_given_clients_ends_the_restart() -> N
     while "hands" not in (next(restart) or ""):
         node.step()
     assert next(restart) is None
-    node.units[2].state, node.units[2].failures = State.WAITING, PATIENCE
+    node.units[2].state, node.units[2].failures = UnitState.WAITING, PATIENCE
     with pytest.raises(UnavailableError, match="n-0 is started again and again"):
         next(restart)
-    assert [unit.state for unit in node.units] == [State.RETIRING, State.READY, State.WAITING]
+    assert [unit.state for unit in node.units] == [UnitState.RETIRING, UnitState.READY, UnitState.WAITING]
 
 
 def test_a_restart_waits_for_a_successor_that_was_started_again() -> None:
@@ -124,10 +124,10 @@ def test_a_restart_waits_for_a_successor_that_was_started_again() -> None:
     restart = node.shards.restart([])
     while "hands" not in (next(restart) or ""):
         node.step()
-    node.units[1].state, node.units[1].failures = State.WAITING, 1
+    node.units[1].state, node.units[1].failures = UnitState.WAITING, 1
     node.programs[0].status = 0
     node.units[0].step(time.monotonic())
-    assert node.units[0].state is State.ENDED
+    assert node.units[0].state is UnitState.ENDED
     assert next(restart) is None
-    node.units[1].state = State.READY
+    node.units[1].state = UnitState.READY
     assert list(restart) == []

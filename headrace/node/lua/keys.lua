@@ -1,4 +1,4 @@
--- The directory of shards in Redis: who serves what on which node. Its four files are one script; this is the first.
+-- The directory of shards in Redis: who serves what on which node. Its five files are one script; this is the first.
 --
 -- Every key, with its shape; each begins with the prefix, `headrace` unless it is set:
 --
@@ -8,9 +8,7 @@
 --                             count        changes of the directory in this generation
 --   :shards           hash    id of each registered shard -> its node; one whose entry has expired is dead and is removed
 --                             at the next claim
---   :shard:<id>       hash    node, pid, path, state, capacity, connections, streams, version, deployment, lag_s,
---                             last_error, moving, settled, born, started_ms, events_s, deliveries_s, targets, wish,
---                             database_error, canary, latency_p50_ms, latency_p99_ms, blocked, slowest (all text).
+--   :shard:<id>       hash    the fields of ShardEntry, in headrace/node/shard_entry.py, but its id; all text.
 --                             Expires: each register() is one heartbeat
 --   :crowds:<id>      hash    stream -> connections that it leads on this shard: the hot streams of its node, and those
 --                             that may become hot; at most 128. Written anew by each report; expires like the entry

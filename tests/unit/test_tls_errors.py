@@ -1,4 +1,4 @@
-"""headrace/node/tls_faults.py, in all that goes through the front door as a client would"""
+"""headrace/node/tls_errors.py, in all that goes through the front door as a client would"""
 
 import ssl
 import threading
@@ -12,8 +12,8 @@ import pytest
 
 from headrace.doctor import front
 from headrace.errors import UnavailableError
-from headrace.node import sse_client, tls_faults
-from headrace.node.directory import Snapshot
+from headrace.node import sse_client, tls_errors
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.settings import Settings
 from headrace.shard.numbers.canary import Canary
 from headrace.stream import SLOTS
@@ -59,7 +59,7 @@ def port(certificate: Path) -> Iterator[int]:
 def probe(url: str) -> Canary:
     """A canary that has probed once."""
     canary = Canary(Settings(node="n", secret=(SECRET,), canary_interval_s=0.01, canary_url=url), "n-0", lambda: True)
-    canary.placed(Snapshot(slots={"n": dict.fromkeys(range(SLOTS), "n-0")}))
+    canary.placed(DirectorySnapshot(slots={"n": dict.fromkeys(range(SLOTS), "n-0")}))
     canary.start()
     try:
         wait_until(lambda: gevent.sleep(0.001) or canary.result, "a probe has ended")
@@ -107,4 +107,4 @@ def test_a_server_without_tls_is_named(port: int) -> None:
 
 def test_other_errors_are_no_fault_of_tls() -> None:
     """A refused connection is told as before."""
-    assert tls_faults.fault(ConnectionRefusedError(111, "Connection refused")) is None
+    assert tls_errors.fault(ConnectionRefusedError(111, "Connection refused")) is None

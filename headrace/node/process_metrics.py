@@ -20,7 +20,7 @@ _BIRTH, _VIRTUAL, _RESIDENT = 19, 20, 21
 """Fields of /proc/self/stat behind the name, from 0; see proc(5)."""
 
 
-class Usage(Collector):
+class ProcessMetrics(Collector):
     """Reads /proc at each collection.
 
     When the process started is found out once: a clock that is set does not move it, and whoever counts its changes

@@ -14,7 +14,8 @@ import pytest
 import redis
 
 from headrace.errors import DirectoryReadOnlyError, DirectoryUnavailableError
-from headrace.node.directory import Directory, Report
+from headrace.node.directory import Directory
+from headrace.node.shard_report import ShardReport
 from tests.fixtures.directory import entry
 from tests.fixtures.ports import free_port
 from tests.fixtures.redis import RedisServer
@@ -107,7 +108,7 @@ def test_the_rights_that_are_named_are_enough(admin: "redis.Redis") -> None:
         assert next(changes)
         changes.close()
         directory.claim("n1", settle_s=0)
-        directory.report(entry("s1"), Report(1, {"a": 500}, 100, 50, True, {"user:ada": 1}, []))
+        directory.report(entry("s1"), ShardReport(1, {"a": 500}, 100, 50, True, {"user:ada": 1}, []))
         assert directory.admit("r1", {"user:ada": 5}) == ""
         directory.release("r1", ["user:ada"])
         directory.drain("s1")
@@ -126,7 +127,7 @@ def test_what_is_no_redis_or_speaks_otherwise_is_told_apart(
     admin: "redis.Redis", own_redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS on one side alone, a certificate nobody knows, another protocol, a wrong number, host, path or port."""
-    monkeypatch.setattr("headrace.node.directory._TIMEOUT_S", 2.0)
+    monkeypatch.setattr("headrace.node.directory_script._TIMEOUT_S", 2.0)
     assert "use redis:// for rediss://" in told(tcp_url(admin, scheme="rediss"))
     assert "number of the database" in told(f"{own_redis.url}?db=99")
     assert "correct the host" in told("redis://nowhere.invalid:6379/0")

@@ -35,7 +35,7 @@ TIMEOUT_S: Final = 2.0
 NAME: Final = "headrace identity"
 
 
-class OwnDeployment:
+class DeploymentIdentity:
     """The identity, as text; read by whoever likes, looked at by one greenlet or thread at a time.
 
     limit makes a context that ends a look which takes too long.
@@ -54,7 +54,7 @@ class OwnDeployment:
         self._identity = ""
 
     def __repr__(self) -> str:
-        return f"<OwnDeployment {self._identity or 'unknown'}>"
+        return f"<DeploymentIdentity {self._identity or 'unknown'}>"
 
     @property
     def known(self) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from headrace.node import direct_http
+from headrace.node import http_client
 from tests.fixtures.waiting import DEADLINE_S
 
 
@@ -44,14 +44,14 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def test_a_nodes_own_programs_go_past_proxies(port: int) -> None:
     """The canary, the doctor and status ask a node itself, whatever the environment says."""
-    with direct_http.open_direct(f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE_S) as response:
+    with http_client.open_direct(f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE_S) as response:
         assert response.read() == b"itself"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_client_goes_past_them_on_its_own_machine(port: int, host: str) -> None:
     """`tail` beside a router reaches it without a proxy."""
-    with direct_http.open_as_client(f"http://{host}:{port}/", timeout=DEADLINE_S) as response:
+    with http_client.open_as_client(f"http://{host}:{port}/", timeout=DEADLINE_S) as response:
         assert response.read() == b"itself"
 
 
@@ -59,5 +59,5 @@ def test_a_client_goes_through_them_to_other_hosts(port: int, monkeypatch: pytes
     """`tail` far away from a router goes the way that every other client there goes, whatever was asked before."""
     before = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     monkeypatch.setattr(urllib.request, "_opener", before)  # as what was asked without proxies leaves it
-    with direct_http.open_as_client("http://192.0.2.7/", timeout=DEADLINE_S) as response:
+    with http_client.open_as_client("http://192.0.2.7/", timeout=DEADLINE_S) as response:
         assert response.read() == b"proxy"

@@ -13,8 +13,8 @@ from headrace.cli import main
 from headrace.cli.command import aligned
 from headrace.doctor import examination
 from headrace.doctor.finding import Finding, Level
+from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
-from headrace.node.sqlstate import meaning, said
 from headrace.publisher_token import sign_publisher
 from headrace.settings import Settings
 from tests.fixtures.ports import free_port

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.node import metrics_sockets, node_sockets
+from headrace.node import metrics_sockets, runtime_directory, socket_file
 from headrace.node.socket_passing import Channels, Outcome
 from tests.fixtures.waiting import DEADLINE_S
 
@@ -71,18 +71,18 @@ def test_our_own_are_trusted(runtime_dir: Path) -> None:
         listening.bind(str(path))
         listening.listen()
         asking.connect(str(path))
-        node_sockets.require_trusted(asking, path)
-        assert node_sockets.listener(asking) == (os.getpid(), os.geteuid())
+        socket_file.require_trusted(asking, path)
+        assert socket_file.listener(asking) == (os.getpid(), os.geteuid())
     path.unlink()
 
 
 @pytest.mark.parametrize("shard_id", ["n-0", "Zürich:1", "a.b", "x" * 200])
 def test_an_id_names_a_socket_in_the_directory_itself(shard_id: str) -> None:
     """Any file's name may be a shard's id."""
-    assert node_sockets.is_plain(shard_id)
+    assert runtime_directory.is_plain(shard_id)
 
 
 @pytest.mark.parametrize("shard_id", ["", ".", "..", ".hidden", "a/b", "/etc/x", "../x", "a\0b", "x" * 201])
 def test_an_id_does_not_lead_elsewhere(shard_id: str) -> None:
     """What would lead out of the runtime directory, or to a hidden file, is no shard's id."""
-    assert not node_sockets.is_plain(shard_id)
+    assert not runtime_directory.is_plain(shard_id)

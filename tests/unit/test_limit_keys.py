@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.node.limit_holder import address_holder
+from headrace.node.limit_keys import address_limit_key
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from headrace.node.limit_holder import address_holder
 )
 def test_an_address_is_what_one_subscriber_has(peer: str, holder: str) -> None:
     """An IPv4 address by itself, an IPv6 address with its whole /64 network."""
-    assert address_holder(peer) == holder
+    assert address_limit_key(peer) == holder

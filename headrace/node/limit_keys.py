@@ -11,14 +11,14 @@ from typing import Final
 _LONGEST_NAME: Final = 128
 
 
-def user_holder(user: str) -> str:
+def user_limit_key(user: str) -> str:
     """The holder of a user's connections."""
     if len(user) > _LONGEST_NAME or not user.isprintable():
         return f"user#{hashlib.sha256(repr(user).encode()).hexdigest()}"
     return f"user:{user}"
 
 
-def address_holder(peer: str) -> str:
+def address_limit_key(peer: str) -> str:
     """The holder of the connections from the address of a peer, which is `host:port`."""
     return f"address:{network(peer.rpartition(':')[0])[:_LONGEST_NAME]}"
 
@@ -43,7 +43,7 @@ def limits_of(user: str | None, peer: str, user_limit: int, address_limit: int) 
     """For each holder of a connection that is limited, its limit; 0 is none."""
     limits = {}
     if user is not None and user_limit:
-        limits[user_holder(user)] = user_limit
+        limits[user_limit_key(user)] = user_limit
     if address_limit:
-        limits[address_holder(peer)] = address_limit
+        limits[address_limit_key(peer)] = address_limit
     return limits
