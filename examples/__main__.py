@@ -36,7 +36,7 @@ def main(name: str, port: int, headrace_port: int) -> None:
     try:
         if not headrace_answers():
             origins = ",".join([address, f"http://localhost:{port}"])
-            up = [sys.executable, "-m", "headrace.cli", "up", "--port", str(headrace_port)]
+            up = [sys.executable, "-P", "-m", "headrace.cli", "up", "--port", str(headrace_port)]
             started.append(subprocess.Popen(up, env={"HEADRACE_ALLOWED_ORIGINS": origins, **os.environ}))
             wait(started, headrace_answers)
         elif not headrace_allows(address):

@@ -8,6 +8,10 @@ What an operator may want otherwise is in `headrace.settings`; bind and workers 
 import os
 import sys
 
+from headrace.node import server_extra
+
+server_extra.require()
+
 from headrace.errors import HeadraceError
 from headrace.node import logs, runtime_directory
 from headrace.settings import Settings

@@ -1,5 +1,9 @@
 """`python -m headrace.shard --id NODE-0`: runs one shard with the settings of the environment."""
 
+from headrace.node import server_extra
+
+server_extra.require()
+
 from gevent import monkey
 
 monkey.patch_all()

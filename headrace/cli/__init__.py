@@ -1,4 +1,11 @@
-"""The command `headrace`: what an operator and a curious developer type. Each subcommand is thin over a module."""
+"""The command `headrace`, for operators and developers. Each subcommand is thin over a module of its own.
+
+Where a package of the extra `server` is missing, importing this ends the program with a sentence that says so.
+"""
+
+from headrace.node import server_extra
+
+server_extra.require()
 
 from headrace.cli import access, doctor, log, node, placement, presence, status, subscribe
 from headrace.cli.command import main

@@ -46,6 +46,9 @@ class Home:
             if not self.path.exists():
                 self.path.mkdir(parents=True)
                 self.path.chmod(0o711)  # a server's own user has to pass through
+            # An application's repository, in which `up` is run, must not take in secrets and data.
+            if not (ignore := self.path / ".gitignore").exists():
+                private_file.write(ignore, "*\n")
             abandoned, descriptor = self._lock()
         try:
             yield abandoned
@@ -69,9 +72,6 @@ class Home:
             for name, values in (("made", made), ("env", {**made, **given})):
                 text = "".join(f"{variable}={value}\n" for variable, value in values.items())
                 private_file.write(self.path / name, text)
-            # Secrets and data below have no business in the repository of whoever runs `up` inside one.
-            if not (ignore := self.path / ".gitignore").exists():
-                private_file.write(ignore, "*\n")
 
     def without_made(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The environment less what an earlier `up` here made and wrote into `env`, which a shell may have read."""

@@ -57,7 +57,7 @@ class Node:
         environ["PYTHONPATH"] = os.pathsep.join([str(self.root), *filter(None, [environ.get("PYTHONPATH")])])
         if self.shards > 1:
             environ["PGOPTIONS"] = "-c log_statement=all"
-        argv = [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]
+        argv = [sys.executable, "-P", "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]
         argv += ["--shards", str(self.shards), "--router-workers", str(self.router_workers)]
         with self._output.open("wb") as output:
             self._up = spawn(

@@ -180,7 +180,7 @@ class Run:
             environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
             environ["PYTHONPATH"] = str(Path(headrace.__file__).parents[1])
             done = subprocess.run(
-                [sys.executable, "-m", "headrace.cli", *arguments],
+                [sys.executable, "-P", "-m", "headrace.cli", *arguments],
                 cwd=self._node.directory,
                 env=environ,
                 capture_output=True,

@@ -61,7 +61,7 @@ class System:
         self.machine = Machine(self.directory)
         self.postgres = Postgres(self.directory, self.machine)
         self.redis = Redis(self.directory, self.machine)
-        self._command = shlex.split(command) or [sys.executable, "-m", "headrace.cli"]
+        self._command = shlex.split(command) or [sys.executable, "-P", "-m", "headrace.cli"]
         self._up: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
 

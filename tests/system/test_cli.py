@@ -23,7 +23,7 @@ def headrace(*arguments: str, cwd: Path, **options: object) -> "subprocess.Compl
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     environ |= options.pop("environ", {})  # type: ignore[arg-type]
     return subprocess.run(
-        [sys.executable, "-m", "headrace.cli", *arguments],
+        [sys.executable, "-P", "-m", "headrace.cli", *arguments],
         cwd=cwd,
         env=environ,
         capture_output=True,
@@ -70,7 +70,7 @@ def test_tail(running_up: Up) -> None:
     """Tail prints the events of a stream as they come, with id and type."""
     headrace("publish", "cli:tail", "kept", "--event", "note", cwd=running_up.directory)
     tail = subprocess.Popen(
-        [sys.executable, "-m", "headrace.cli", "tail", "cli:tail", "--since", "all"],
+        [sys.executable, "-P", "-m", "headrace.cli", "tail", "cli:tail", "--since", "all"],
         cwd=running_up.directory,
         stdout=subprocess.PIPE,
         text=True,
@@ -89,7 +89,7 @@ def test_tail_goes_on_when_its_connection_is_cut(running_up: Up) -> None:
     proxy = Proxy("127.0.0.1", urlsplit(running_up.ready()).port or 80)
     environ = {"HEADRACE_PUBLIC_URL": f"http://127.0.0.1:{proxy.port}"}
     tail = subprocess.Popen(
-        [sys.executable, "-m", "headrace.cli", "tail", "cli:cut", "--since", "all"],
+        [sys.executable, "-P", "-m", "headrace.cli", "tail", "cli:cut", "--since", "all"],
         cwd=here,
         env={name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")} | environ,
         stdout=subprocess.PIPE,

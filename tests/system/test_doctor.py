@@ -259,7 +259,7 @@ def test_the_front_door_is_tried(start_stack: StartStack, monkeypatch: pytest.Mo
 def _doctor(**settings: object) -> "subprocess.CompletedProcess[str]":
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     environ |= {f"HEADRACE_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "headrace.cli", "doctor"]
+    command = [sys.executable, "-P", "-m", "headrace.cli", "doctor"]
     return subprocess.run(
         [*command, "--json"],
         env=environ,

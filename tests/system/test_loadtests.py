@@ -46,7 +46,7 @@ class Up:
         self.output = directory / "up.log"
         with self.output.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "headrace.cli", "up", "--port", "0", "--node", "n"],
+                [sys.executable, "-P", "-m", "headrace.cli", "up", "--port", "0", "--node", "n"],
                 cwd=directory,
                 env=ENVIRON | environ,
                 stdout=log,

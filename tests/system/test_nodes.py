@@ -111,7 +111,7 @@ def test_draining_a_node_sends_its_clients_to_the_other(nodes: list[Up], databas
         theirs = connections(nodes[0], "a")
         assert 2 < theirs < 38  # nginx spreads streams by chance, as nodes have other ports each time
         draining = subprocess.Popen(
-            [sys.executable, "-m", "headrace.cli", "drain", "--node", "a", "--over", str(OVER_S)],
+            [sys.executable, "-P", "-m", "headrace.cli", "drain", "--node", "a", "--over", str(OVER_S)],
             cwd=nodes[1].directory,
             env=ENVIRON,
             stdout=subprocess.PIPE,

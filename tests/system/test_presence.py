@@ -227,7 +227,7 @@ def test_the_readmes_code(running_up: Up, monkeypatch: pytest.MonkeyPatch) -> No
     clients[0].wait_for(1)
     assert told(clients[0]) == [("join", "ada", 1)]
     for option, expected in ((), "ada\n"), (("--count",), "1\n"):
-        argv = [sys.executable, "-m", "headrace.cli", "members", ROOM, *option]
+        argv = [sys.executable, "-P", "-m", "headrace.cli", "members", ROOM, *option]
         assert subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout == expected
     for client in clients:
         client.close()

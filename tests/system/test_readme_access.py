@@ -43,7 +43,7 @@ class Site:
 
     def shell(self, line: str) -> str:
         """What a line of a terminal prints, where `headrace` is this one and the server this `up`."""
-        command = f'headrace() {{ {shlex.quote(sys.executable)} -m headrace.cli "$@"; }}\n{line}'
+        command = f'headrace() {{ {shlex.quote(sys.executable)} -P -m headrace.cli "$@"; }}\n{line}'
         command = command.replace("http://127.0.0.1:8000", self.base)
         done = subprocess.run(
             ["bash", "-c", command], cwd=self.up.directory, env=ENVIRON, capture_output=True, text=True, timeout=60

@@ -52,7 +52,7 @@ def build(database: Database, other_database_url: str, own_redis: RedisServer) -
 def command(*arguments: str, stack: Stack) -> "subprocess.CompletedProcess[str]":
     environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
     environ |= {"HEADRACE_DATABASE_URL": stack.database.url, "HEADRACE_REDIS_URL": stack.redis.url}
-    program = [sys.executable, "-m", "headrace.cli", *arguments]
+    program = [sys.executable, "-P", "-m", "headrace.cli", *arguments]
     ran = subprocess.run(program, env=environ, cwd=stack.runtime_dir, capture_output=True, text=True, check=False)
     return ran
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_killed_holder_is_noticed(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
+def test_git_ignores_the_directory(tmp_path: Path) -> None:
+    """From the first moment on git ignores all of the directory, unless the user has decided what it ignores."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    home = Home(tmp_path / ".headrace")
+    with home.locked():
+        assert (home.path / ".gitignore").read_text() == "*\n"
+        home.secret()
+        untracked = subprocess.check_output(["git", "status", "--porcelain", "--untracked-files=all"], cwd=tmp_path)
+        assert untracked == b""
+    (home.path / ".gitignore").write_text("secret\n")
+    with home.locked():
+        assert (home.path / ".gitignore").read_text() == "secret\n"
+
+
 def test_unusable_directory(tmp_path: Path) -> None:
     """A directory that cannot be made is the user's to correct."""
     (tmp_path / "file").write_text("")
@@ -55,16 +70,15 @@ def test_secret_is_kept(tmp_path: Path) -> None:
 
 
 def test_environ_is_what_other_commands_read(tmp_path: Path) -> None:
-    """The file `env` has one variable a line, is private, and is replaced whole; git ignores all of the directory."""
+    """The file `env` has one variable a line, is private, and is replaced whole."""
     home = Home(tmp_path)
     home.write_environ({"HEADRACE_NODE": "a"}, {"HEADRACE_SECRET": "x=y"})
     home.write_environ({}, {"HEADRACE_SECRET": "x=y"})
     # Nothing but variables, since shells read it in many ways.
     assert (tmp_path / "env").read_text() == "HEADRACE_SECRET=x=y\n"
     assert environ_with_file({}, tmp_path / "env") == {"HEADRACE_SECRET": "x=y"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", "env", "made"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["env", "made"]
     assert stat.S_IMODE((tmp_path / "env").stat().st_mode) == 0o600
-    assert (tmp_path / ".gitignore").read_text() == "*\n"
 
 
 def test_what_it_made_is_known_again(tmp_path: Path) -> None:

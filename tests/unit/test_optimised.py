@@ -7,15 +7,14 @@ import sys
 SAYS = """
 import pkgutil, importlib
 import click
-import headrace.cli, headrace.errors, router, shard
-from headrace.cli.command import main
+import headrace.errors
+from headrace.cli import main
 
 for name, command in [("headrace", main), *sorted(main.commands.items())]:
     print(command.get_help(click.Context(command, info_name=name)), command.get_short_help_str())
-for package in (headrace, router, shard):
-    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if not found.name.startswith("headrace.django.") and not found.name.endswith(("__main__", "gunicorn_conf")):
-            importlib.import_module(found.name)
+for found in pkgutil.walk_packages(headrace.__path__, "headrace."):
+    if not found.name.startswith("headrace.django.") and not found.name.endswith(("__main__", "gunicorn_conf")):
+        importlib.import_module(found.name)
 kinds = [headrace.errors.HeadraceError]
 for kind in kinds:
     kinds += kind.__subclasses__()
