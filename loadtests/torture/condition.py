@@ -1,4 +1,4 @@
-"""Conditions: what deploy/RUNBOOK.md says is to be seen, and whether it is.
+"""Conditions: what docs/operate/runbook.md says is to be seen, and whether it is.
 
     readyz redis.status == away            a value of the JSON of /readyz; of a list, any entry's
     ops epoch changes                      the same of /ops/status

@@ -13,7 +13,7 @@ from typing import Final
 
 from loadtests.torture.condition import Condition
 
-PATH: Final = Path(__file__).parents[2] / "deploy" / "RUNBOOK.md"
+PATH: Final = Path(__file__).parents[2] / "docs" / "operate" / "runbook.md"
 _ALERT: Final = re.compile(r"Headrace\w+")
 
 

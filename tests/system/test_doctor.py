@@ -298,8 +298,10 @@ def test_the_command_says_what_is_wrong_and_exits_so(start_stack: StartStack) ->
     assert ran.returncode == 0, ran.stdout
     assert all(finding["advice"] for finding in findings.values() if finding["level"] != "ok")
 
-    # README shows what such a node's examination looks like.
-    sample = (ROOT / "README.md").read_text().partition("$ headrace doctor\n")[2].partition("```")[0]
+    # The page on watching shows what such a node's examination looks like.
+    sample = (
+        (ROOT / "docs" / "operate" / "watch.md").read_text().partition("$ headrace doctor\n")[2].partition("```")[0]
+    )
     shown = dict(re.findall(r"^(?:ok|warn|fail) +(.*?)  +(.*)$", sample, re.MULTILINE))
     assert list(shown) == list(findings)
     assert shown["schema"] == findings["schema"]["found"]

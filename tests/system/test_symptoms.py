@@ -1,4 +1,4 @@
-"""deploy/RUNBOOK.md: its table names, for every fault, what a node really shows; its SQL runs."""
+"""docs/operate/runbook.md: its table names, for every fault, what a node really shows; its SQL runs."""
 
 import os
 import re

@@ -15,9 +15,12 @@ from headrace.settings import Settings
 from headrace.shard import history
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-DEPLOY = (ROOT / "deploy" / "README.md").read_text()
-RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
+DOCS = ROOT / "docs"
+DEPLOY = (DOCS / "operate" / "deploy.md").read_text()
+HTTP = (DOCS / "reference" / "http.md").read_text()
+RUNBOOK = (DOCS / "operate" / "runbook.md").read_text()
+SIZING = (DOCS / "operate" / "sizing.md").read_text()
+WATCH = (DOCS / "operate" / "watch.md").read_text()
 SHARD = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "shard").rglob("*.py"))}
 
 
@@ -40,10 +43,10 @@ def rows(document: str, heading: str) -> list[str]:
 
 
 def test_every_reason_of_a_goodbye_is_told() -> None:
-    """README lists what shards say when they end a connection, and the runbook what they count: all of it, no more."""
+    """The HTTP reference lists the reasons with which shards end a connection, the runbook those that they count."""
     said = texts("goodbye", 1) | texts("Stop", 0) | {DEFAULT_REASON}
     assert {"shutdown", "drain", "expired"} < said
-    assert {cell.partition("`")[2].partition("`")[0] for cell in rows(README, "reason of a goodbye")} == said
+    assert {cell.partition("`")[2].partition("`")[0] for cell in rows(HTTP, "reason of a goodbye")} == said
     counted = said | texts("goodbye", 2) | texts("close", 1)
     assert {cell.strip("`") for cell in rows(RUNBOOK, "reason | is")} == counted
 
@@ -55,19 +58,25 @@ def test_the_connections_of_a_shard_are_counted_once() -> None:
     assert len(names - {"reader", "operations", "history"}) + history.READERS == CONNECTIONS_BESIDE_READERS
     words = ("eight", "nine", "ten", "eleven", "twelve")
     number = words[Settings().readers + CONNECTIONS_BESIDE_READERS - 8]
-    for document in (DEPLOY, RUNBOOK):
+    for document in (SIZING, RUNBOOK):
         said = " ".join(document.split())
         assert re.search(
             rf"up to {number} connections[\w ]* \(`HEADRACE_READERS` \+ {CONNECTIONS_BESIDE_READERS}\)", said
         )
-    (example,) = re.findall(r"; (\d+) shards need (\d+)$", README, re.MULTILINE)
+    (example,) = re.findall(r"; (\d+) shards need (\d+)$", WATCH, re.MULTILINE)
     assert int(example[1]) == int(example[0]) * (Settings().readers + CONNECTIONS_BESIDE_READERS) + 1
 
 
-@pytest.mark.parametrize("path", ["README.md", "deploy/README.md", "deploy/RUNBOOK.md", "loadtests/README.md"])
-def test_settings_and_commands_are_those_that_there_are(path: str) -> None:
+PAGES = [
+    *(ROOT / name for name in ("README.md", "deploy/README.md", "loadtests/README.md", "tests/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_settings_and_commands_are_those_that_there_are(path: Path) -> None:
     """Every setting that a document names is one, with the default that it says; every command is one."""
-    document = (ROOT / path).read_text()
+    document = path.read_text()
     settings = {f"HEADRACE_{field.name.upper()}": field for field in fields(Settings)}
     assert set(re.findall(r"HEADRACE_[A-Z_]+", document)) <= settings.keys()
     for name, number, unit in re.findall(r"`(HEADRACE_[A-Z_]+)` \(([\d,]+(?:\.\d+)?)( ms)?\b", document):
@@ -76,7 +85,7 @@ def test_settings_and_commands_are_those_that_there_are(path: str) -> None:
     assert set(commands) <= main.commands.keys()
 
 
-@pytest.mark.parametrize("document", [README, RUNBOOK, CliRunner().invoke(main, ["up", "--help"]).output])
+@pytest.mark.parametrize("document", [DEPLOY, RUNBOOK, CliRunner().invoke(main, ["up", "--help"]).output])
 def test_where_servers_come_from_is_told(document: str) -> None:
-    """README, runbook and help name the extra that brings the servers of `headrace up`."""
+    """The pages on deploying and the help name the extra that brings the servers of `headrace up`."""
     assert "[embedded]" in document
