@@ -11,11 +11,16 @@ author = "the headrace authors"
 copyright = "the headrace authors"
 release = version = metadata.version("headrace")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "repository_links"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "repository_links", "generated"]
 exclude_patterns = ["_build"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
 myst_heading_anchors = 4
+
+# Docstrings say `name`; their types are of libraries that are not described here.
+default_role = "code"
+nitpick_ignore_regex = [("py:.*", ".*")]
+autodoc_member_order = "bysource"
 
 html_theme = "furo"
 html_title = f"headrace {release}"

@@ -30,8 +30,18 @@ class RepositoryLinks(SphinxTransform):
             target = Path(os.path.normpath(folder / node["reftarget"].partition("#")[0]))
             if docs in target.parents or not target.exists():
                 continue
-            link = nodes.reference("", "", *node.children, refuri=REPOSITORY + str(target.relative_to(docs.parent)))
-            node.replace_self(link)
+            node.replace_self(_link(node, target.relative_to(docs.parent), node["reftarget"].partition("#")[2]))
+        # A Markdown file is taken for a page, whose name has no suffix.
+        for node in list(self.document.findall(addnodes.pending_xref)):
+            target = Path(f"{node.get('reftarget')}.md")
+            if node.get("refdomain") == "doc" and target.is_absolute() and target.exists():
+                node.replace_self(_link(node, target.relative_to(docs.parent), node.get("reftargetid") or ""))
+
+
+def _link(node: nodes.Element, path: Path, anchor: str) -> nodes.reference:
+    """A link with the node's text to a file, at a heading of it if anchor is one."""
+    address = f"{REPOSITORY}{path}#{anchor}".removesuffix("#")
+    return nodes.reference("", "", *node.children, refuri=address)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

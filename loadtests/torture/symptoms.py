@@ -1,8 +1,8 @@
 """`python -m loadtests.torture.symptoms`: are the symptoms those of the runbook?
 
 Starts the torture's system, with publishers and subscribers, and injects each of its faults alone. Nothing of what
-docs/operate/runbook.md says of a fault may show before it, and all of that must show while it lasts, at /metrics, /readyz,
-/ops/status or by `headrace doctor`. Settings are headrace's own, so that the times are those of an operator.
+docs/operate/runbook.md says of a fault may show before it, and all of that must show while it lasts, at /metrics,
+/readyz, /ops/status or by `headrace doctor`. Settings are headrace's own, so that the times are those of an operator.
 """
 
 # ruff: noqa: E402  # gevent patches before anything is imported

@@ -203,21 +203,6 @@ def test_request_limit() -> None:
     assert Settings(max_requests=10**6).request_limit() < 10**6
 
 
-def test_the_readme_has_them_all() -> None:
-    """The README's table has every setting in order, with its real default, and something to say of it."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    table = readme.partition("\n### Settings\n")[2].partition("\n### ")[0]
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) ?\| (\w.*|`.*) \|$", table, re.MULTILINE)
-    fields = {field.name.upper(): field for field in dataclasses.fields(Settings)}
-    assert [name for name, _, _ in rows] == list(fields)
-    for name, default, _ in rows:
-        if default.startswith("`"):
-            assert fields[name].metadata["parse"](default.strip("`")) == fields[name].default, name
-        else:
-            assert fields[name].default in ("", ()), name
-            assert default in ("", "the host's name", "the one above"), name
-
-
 def test_each_setting_explains_itself() -> None:
     """Each setting has a sentence, which begins with the unit, and a group, whose fields stand together."""
     described = [(field.name, field.metadata) for field in dataclasses.fields(Settings)]

@@ -1,0 +1,49 @@
+"""Tables that are made of the code when the documentation is built: settings, commands, metrics, SQL functions.
+
+A line `<!-- generated: NAME -->` in a page is replaced by what `NAME.markdown()` returns, before Markdown is read.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from sphinx.application import Sphinx
+
+from generated import commands, element, metrics, settings, sql
+
+MAKERS: Final[dict[str, Callable[[], str]]] = {
+    "commands": commands.markdown,
+    "element": element.markdown,
+    "metrics": metrics.markdown,
+    "settings": settings.markdown,
+    "sql": sql.markdown,
+}
+_LINE: Final = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def _replace(app: Sphinx, docname: str, source: list[str]) -> None:
+    source[0] = _LINE.sub(lambda line: MAKERS[line[1]](), source[0])
+
+
+def _changed(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """The pages that are read again though their files have not changed: the code may have."""
+    return [page for page in env.found_docs if _LINE.search(env.doc2path(page).read_text())]
+
+
+def _literal(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """What is indented in a docstring is code, also where the line before has one colon only."""
+    for number, line in enumerate(lines[:-1]):
+        following = next((other for other in lines[number + 1 :] if other.strip()), "")
+        indented = len(following) - len(following.lstrip()) > len(line) - len(line.lstrip())
+        if line.endswith(":") and not line.endswith("::") and indented:
+            lines[number] += ":"
+            if lines[number + 1].strip():
+                lines.insert(number + 1, "")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("source-read", _replace)
+    app.connect("autodoc-process-docstring", _literal)
+    app.connect("env-get-outdated", _changed)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
