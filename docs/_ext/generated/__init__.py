@@ -31,14 +31,16 @@ def _changed(app: Sphinx, env: Any, added: set[str], changed: set[str], removed:
 
 
 def _literal(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
-    """What is indented in a docstring is code, also where the line before has one colon only."""
-    for number, line in enumerate(lines[:-1]):
-        following = next((other for other in lines[number + 1 :] if other.strip()), "")
-        indented = len(following) - len(following.lstrip()) > len(line) - len(line.lstrip())
-        if line.endswith(":") and not line.endswith("::") and indented:
-            lines[number] += ":"
-            if lines[number + 1].strip():
-                lines.insert(number + 1, "")
+    """An indented block of a docstring is code, though no `::` says so."""
+    result: list[str] = []
+    before = ""
+    for line in lines:
+        deeper = len(line) - len(line.lstrip()) > len(before) - len(before.lstrip())
+        if line.strip() and deeper and result and not result[-1].strip() and not before.endswith("::"):
+            result += ["::", ""]
+        result.append(line)
+        before = line if line.strip() else before
+    lines[:] = result
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
