@@ -6,7 +6,6 @@ A shard that is registered and does not answer is named by `headrace_scrape_up{p
 """
 
 import logging
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -40,7 +39,7 @@ class MetricsEndpoint:
         self._name = "router"
         self._labelled = metrics_sockets.Labelled(self._name, metrics)
         self._claim: IO[bytes] | None = None
-        self._listening: socket.socket | None = None
+        self._socket: metrics_sockets.MetricsSocket | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
@@ -49,20 +48,19 @@ class MetricsEndpoint:
             self._name, self._claim = metrics_sockets.claim_name(self._runtime_dir, "router")
             # Who stops in order removes it.
             self._metrics.after_death = self._path.exists()
-            self._listening = metrics_sockets.listen(self._path)
+            self._labelled = metrics_sockets.Labelled(self._name, self._metrics)
+            self._socket = metrics_sockets.MetricsSocket(self._path, self._labelled.render)
         except OSError as error:
             logger.warning("other workers cannot ask this one for its metrics: %s", error)
             return
-        self._labelled = metrics_sockets.Labelled(self._name, self._metrics)
-        self._greenlet = gevent.spawn(metrics_sockets.answer, self._listening, self._labelled.render)
+        self._greenlet = gevent.spawn(self._socket.serve)
 
     def stop(self) -> None:
         """End, and leave the name to another. Yields."""
-        if self._greenlet is None or self._listening is None or self._claim is None:
+        if self._greenlet is None or self._socket is None or self._claim is None:
             return
         self._greenlet.kill()
-        self._listening.close()
-        self._path.unlink(missing_ok=True)
+        self._socket.close()
         self._claim.close()
 
     def __call__(self, request: Request, headers: Headers) -> Response:

@@ -21,6 +21,7 @@ from gevent import socket as gsocket
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.node import handoff
 from headrace.node.handoff import Handoff
+from headrace.node.socket_file import SocketFile
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Connect, Message
@@ -60,7 +61,7 @@ class Intake:
         self._refusal = refusal
         self._turn_page = turn_page
         self._listening: gsocket.socket | None = None
-        self._inode = 0
+        self._file: SocketFile | None = None
         self._greenlets: set[gevent.Greenlet[..., None]] = set()
         self._accepting: gevent.Greenlet[..., None] | None = None
 
@@ -70,16 +71,8 @@ class Intake:
         The file of another process at the path is replaced in one step: it may be a predecessor's, which goes on
         with its channels while new ones come here. Raises OSError if the path cannot be bound.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         listening = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        listening.bind(str(fresh))
-        # Whoever can connect can have clients served without a token.
-        fresh.chmod(0o600)
-        listening.listen(MAX_CHANNELS)
-        self._inode = fresh.stat().st_ino
-        fresh.rename(self._path)
+        self._file = SocketFile(listening, self._path, backlog=MAX_CHANNELS)
         self._listening = listening
         self._reserve = _socket.socket(socket.AF_UNIX)
         self._accepting = gevent.spawn(self._accept, listening)
@@ -93,10 +86,8 @@ class Intake:
             self._reserve.close()
         if self._listening is not None:
             self._listening.close()
-            with contextlib.suppress(FileNotFoundError):
-                # A successor has put its own in place.
-                if self._path.stat().st_ino == self._inode:
-                    self._path.unlink()
+            if self._file is not None:
+                self._file.remove()
             # The number may be another file's from now on.
             self._listening = None
         gevent.killall(list(self._greenlets))

@@ -12,7 +12,6 @@ the shards and `router-<n>`, n counting a node's workers from 0: series do not m
 import contextlib
 import fcntl
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +25,14 @@ from prometheus_client.samples import Sample
 
 from headrace.node import socket_file
 from headrace.node.process_metrics import ProcessMetrics
+from headrace.node.socket_file import SocketFile
 
 logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".prom"
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PATIENCE_S: Final = 2.0
+_BACKLOG: Final = 16
 _MAX_PROCESSES: Final = 1000
 
 
@@ -58,43 +59,46 @@ def _labelled(sample: Sample, process: str) -> Sample:
     return sample._replace(labels={"process": process, **sample.labels})
 
 
-def listen(path: Path) -> socket.socket:
-    """A socket that listens at path, where it replaces what a predecessor has left. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        listening.bind(str(fresh))
-        fresh.chmod(0o600)
-        listening.listen(16)
-        fresh.rename(path)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
+class MetricsSocket:
+    """The socket at path, which listens from now on. render returns the process's numbers.
 
+    Owned by the greenlet or thread that calls serve(). Raises OSError if the path cannot be bound.
+    """
 
-def answer(listening: socket.socket, render: Callable[[], bytes]) -> None:
-    """Answer whoever connects, one after the other, until the socket is closed. Yields in a patched process."""
-    while True:
+    def __init__(self, path: Path, render: Callable[[], bytes]) -> None:
+        self._render = render
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            asker, _ = listening.accept()
-        except OSError:
-            if listening.fileno() < 0:
-                return
-            # As when no more files may be opened.
-            time.sleep(1.0)
-            continue
-        with asker, contextlib.suppress(OSError):
-            asker.settimeout(_PATIENCE_S)
+            self._file = SocketFile(self._listening, path, backlog=_BACKLOG)
+        except BaseException:
+            self._listening.close()
+            raise
+
+    def serve(self) -> None:
+        """Answer each process that connects, one after the other, until close(). Yields in a patched process."""
+        while True:
             try:
-                text = render()
-            except Exception:
-                # Whoever asks gets nothing and says so; nothing else of the process depends on its numbers.
-                logger.exception("could not render the metrics")
+                asker, _ = self._listening.accept()
+            except OSError:
+                if self._listening.fileno() < 0:
+                    return
+                # As when no more files may be opened.
+                time.sleep(1.0)
                 continue
-            asker.sendall(text)
+            with asker, contextlib.suppress(OSError):
+                asker.settimeout(_PATIENCE_S)
+                try:
+                    text = self._render()
+                except Exception:
+                    # The asker gets nothing and says so; nothing else of the process depends on its numbers.
+                    logger.exception("could not render the metrics")
+                    continue
+                asker.sendall(text)
+
+    def close(self) -> None:
+        """Listen no more, and remove the file unless another process has put its own in its place."""
+        self._listening.close()
+        self._file.remove()
 
 
 def ask(path: Path, deadline_s: float = _PATIENCE_S) -> bytes:

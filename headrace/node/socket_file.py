@@ -29,9 +29,10 @@ class Bindable(Protocol):
 
 
 class SocketFile:
-    """The file, mode 0600, of a unix socket that listens.
+    """The file of a unix socket, which listens from now on; it takes the place of a file that is there.
 
-    Takes the place of a file that is there. Raises OSError if the path cannot be bound.
+    Its mode is 0600: a process that can connect can have clients served without a token. Raises OSError if the path
+    cannot be bound.
     """
 
     def __init__(self, listening: Bindable, path: Path, *, backlog: int) -> None:

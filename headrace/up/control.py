@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.errors import HeadraceError, UnavailableError, UsageError
+from headrace.node.socket_file import SocketFile
 from headrace.up.shards import Operation, Shards
 
 FILE_NAME: Final = "up.control"
 MAX_REQUEST_BYTES: Final = 64 * 1024
 DEADLINE_S: Final = 180.0
+_BACKLOG: Final = 16
 
 
 class Control:
@@ -33,17 +35,13 @@ class Control:
     """
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, shards: Shards) -> None:
-        self._path = path
         self._selector = selector
         self._shards = shards
         self._waiting: list[tuple[socket.socket | None, Operation]] = []
         self._under_way = False
-        path.unlink(missing_ok=True)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.setblocking(False)
-        self._listening.bind(str(path))
-        path.chmod(0o600)
-        self._listening.listen()
+        self._file = SocketFile(self._listening, path, backlog=_BACKLOG)
         selector.register(self._listening, selectors.EVENT_READ, self._accept)
 
     def ask(self, operation: Operation) -> None:
@@ -82,7 +80,7 @@ class Control:
         """Stop listening; who still waits hears no more."""
         self._selector.unregister(self._listening)
         self._listening.close()
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
         for client, _ in self._waiting:
             if client is not None:
                 client.close()

@@ -4,8 +4,6 @@ Nothing here is called while events are delivered: the parts count in plain numb
 No series is per stream, connection or user, so that their number stays the same whatever is published.
 """
 
-import contextlib
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -71,26 +69,21 @@ class MetricsServer:
     def __init__(self, shard_id: str, hand_off_path: Path, parts: Parts) -> None:
         self._path = hand_off_path.with_suffix(metrics_sockets.SUFFIX)
         self._labelled = metrics_sockets.Labelled(shard_id, ShardMetrics(parts))
-        self._listening: socket.socket | None = None
-        self._inode = 0
+        self._socket: metrics_sockets.MetricsSocket | None = None
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Listen; returns the greenlet, which ends only by `stop`. Raises OSError if the path cannot be bound."""
-        self._listening = metrics_sockets.listen(self._path)
-        self._inode = self._path.stat().st_ino
-        self._greenlet = gevent.spawn(metrics_sockets.answer, self._listening, self._labelled.render)
+        self._socket = metrics_sockets.MetricsSocket(self._path, self._labelled.render)
+        self._greenlet = gevent.spawn(self._socket.serve)
         return [self._greenlet]
 
     def stop(self) -> None:
         """End, and remove the socket unless a successor has put its own in place. Yields."""
-        if self._greenlet is None or self._listening is None:
+        if self._greenlet is None or self._socket is None:
             return
         self._greenlet.kill()
-        self._listening.close()
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        self._socket.close()
 
 
 class ShardMetrics(Collector):
