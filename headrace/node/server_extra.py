@@ -18,7 +18,8 @@ def require() -> None:
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
+        names = ", ".join(missing)
         sys.exit(
-            f"headrace: commands, shards and routers need pip install 'headrace[server]' (not found: {', '.join(missing)}); "
+            f"headrace: commands, shards and routers need pip install 'headrace[server]' (not found: {names}); "
             "`headrace up` without a PostgreSQL or a Redis of your own needs pip install 'headrace[embedded]'"
         )
