@@ -13,7 +13,7 @@ from locust.runners import WorkerRunner
 
 from headrace.errors import HeadraceError
 from headrace.settings import Settings, environ_with_file
-from loadtests.parts import Parts
+from loadtests.load_run import LoadRun
 from loadtests.publishers import Publisher
 from loadtests.subscribers import Chat, FanOut, ManyStreams, Slow, Storm
 
@@ -36,7 +36,7 @@ def add_options(parser: Any) -> None:
 def build(environment: Any, **_: Any) -> None:
     """Make what the users share; without what they need, end with a sentence."""
     try:
-        environment.headrace = Parts(Settings.from_environ(environ_with_file(os.environ)))
+        environment.headrace = LoadRun(Settings.from_environ(environ_with_file(os.environ)))
     except HeadraceError as error:
         sys.exit(f"locust: {error}")
     environment.host = environment.host or environment.headrace.settings.public_url

@@ -6,7 +6,7 @@ import time
 import gevent
 from locust import User, constant, task
 
-from loadtests.parts import Parts
+from loadtests.load_run import LoadRun
 from loadtests.payload import Writer
 from loadtests.subscribers import Subscriber
 
@@ -25,7 +25,7 @@ class Publisher(User):
 
     def on_start(self) -> None:
         """See what the others want."""
-        self.parts: Parts = self.environment.headrace
+        self.load_run: LoadRun = self.environment.headrace
         self.writer = Writer()
         self.kinds = [kind for kind in self.environment.user_classes if issubclass(kind, Subscriber) and kind.traffic]
         self.due = time.monotonic()
@@ -41,6 +41,8 @@ class Publisher(User):
         rate = self.environment.parsed_options.events_per_s / self.fixed_count
         self.due = max(self.due + len(streams) / rate, time.monotonic() - 1)
         gevent.sleep(max(0.0, self.due - time.monotonic()))
-        if not self.parts.publish(self.environment, self.writer, streams, kind.bytes, phantom=random.random() < 0.05):
+        if not self.load_run.publish(
+            self.environment, self.writer, streams, kind.bytes, phantom=random.random() < 0.05
+        ):
             # Whether it has committed is not known.
             self.writer = Writer()

@@ -11,9 +11,9 @@ from locust import User, constant, task
 
 import headrace
 from loadtests.checker import Checker, Problem
-from loadtests.connection import Connection, EndedError, Place, RefusedError
-from loadtests.parts import Parts
+from loadtests.load_run import LoadRun
 from loadtests.payload import Payload, Writer
+from loadtests.stream_connection import CursorNotice, EndedError, RefusedError, StreamConnection
 
 CATCH_UP_DEADLINE_S = 20.0
 STORM_INTERVAL_S = 3.0
@@ -40,9 +40,9 @@ class Subscriber(User):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self.parts: Parts = environment.headrace
+        self.load_run: LoadRun = environment.headrace
         self.kind = type(self).__name__
-        self.connection: Connection | None = None
+        self.connection: StreamConnection | None = None
         self.follow(self.choose())
 
     def choose(self) -> Sequence[str]:
@@ -53,7 +53,7 @@ class Subscriber(User):
         """From now on follow these streams, beginning at their heads."""
         self.disconnect()
         self.checker = Checker(streams)
-        self.path = headrace.sign(streams, user=self.kind, secrets=self.parts.settings.secret)
+        self.path = headrace.sign(streams, user=self.kind, secrets=self.load_run.settings.secret)
 
     def on_stop(self) -> None:
         """Be sure that nothing is missing at the end, where no later event would show it."""
@@ -74,7 +74,7 @@ class Subscriber(User):
             self.disconnect()
             return False
         for message in arrived:
-            if isinstance(message, Place):
+            if isinstance(message, CursorNotice):
                 self._report(self.checker.place(message.id))
                 continue
             payload = Payload.decode(message.data)
@@ -91,7 +91,7 @@ class Subscriber(User):
 
     def catch_up(self) -> None:
         """Read until everything has arrived that is committed now; what has not at the deadline is lost."""
-        heads = self.parts.database.heads(self.checker.streams)
+        heads = self.load_run.database.heads(self.checker.streams)
         deadline = time.monotonic() + CATCH_UP_DEADLINE_S
         while (late := self.checker.behind(heads)) and time.monotonic() < deadline:
             self.read(0.5)
@@ -109,7 +109,7 @@ class Subscriber(User):
         began = time.monotonic()
         error: Exception | None = None
         try:
-            self.connection = Connection(
+            self.connection = StreamConnection(
                 self.environment.host, self.path, self.checker.cursor, receive_buffer=self.receive_buffer
             )
         except (RefusedError, OSError) as refusal:
@@ -142,7 +142,7 @@ class Subscriber(User):
                 name=f"{self.kind} {problem.kind}",
                 response_time=0,
                 response_length=0,
-                exception=BrokenPromiseError(self.parts.detail(problem)),
+                exception=BrokenPromiseError(self.load_run.detail(problem)),
                 context={},
             )
 
@@ -228,7 +228,7 @@ class Chat(Subscriber):
     @task(5)
     def speak(self) -> None:
         """Say something in one of the rooms."""
-        self.parts.publish(self.environment, self.writer, [random.choice(self.checker.streams)], self.bytes)
+        self.load_run.publish(self.environment, self.writer, [random.choice(self.checker.streams)], self.bytes)
 
     @task(1)
     def move(self) -> None:

@@ -16,7 +16,7 @@ from loadtests.bench.figure import Figure, Row, rows, table
 from loadtests.bench.machine import described
 from loadtests.bench.node import Node
 from loadtests.bench.plots import draw
-from loadtests.bench.publisher import Publisher
+from loadtests.bench.publisher import BenchPublisher
 from loadtests.bench.tools import Tools
 
 
@@ -112,7 +112,7 @@ def _measured(
     scenario: Scenario, running: Running, tools: Tools, n: int, seconds: float, stream: str, about: dict[str, str]
 ) -> list[Figure]:
     node = running.node(scenario)
-    publisher = Publisher(node.database_url)
+    publisher = BenchPublisher(node.database_url)
     try:
         if not about:
             cores.pin(0, cores.ALL)

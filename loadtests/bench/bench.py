@@ -11,7 +11,7 @@ from loadtests.bench.clients import Clients
 from loadtests.bench.floor import Floor
 from loadtests.bench.node import Node
 from loadtests.bench.pilot import Pilot
-from loadtests.bench.publisher import Publisher
+from loadtests.bench.publisher import BenchPublisher
 from loadtests.bench.tools import Tools
 
 FLOOR_PER_S: Final = 150_000
@@ -24,7 +24,7 @@ class Bench:
 
     tools: Tools
     node: Node
-    publisher: Publisher
+    publisher: BenchPublisher
     n: int
     seconds: float
     stream: str

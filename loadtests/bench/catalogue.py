@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from loadtests.bench import counting, publishing, scaling, scenarios
+from loadtests.bench import metrics_cost, publishing, scaling, scenarios
 from loadtests.bench.bench import Bench
 from loadtests.bench.figure import Figure
 
@@ -26,7 +26,7 @@ SCENARIOS: Final = {
     "many": Scenario(scenarios.many),
     "publish": Scenario(publishing.publish),
     "unpinned": Scenario(publishing.unpinned),
-    "metrics": Scenario(counting.metrics, fresh=True),
+    "metrics": Scenario(metrics_cost.metrics, fresh=True),
     "latency": Scenario(scenarios.latency),
     "rates": Scenario(scaling.rates),
     "growth": Scenario(scaling.growth),

@@ -14,14 +14,14 @@ from loadtests.bench.payload import payload
 from loadtests.bench.pilot import Pilot
 
 
-class Publisher:
+class BenchPublisher:
     """One connection to PostgreSQL, with a transaction for each call. A context is its `connection`."""
 
     def __init__(self, url: str) -> None:
         self.connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
 
     @classmethod
-    def when_there_is(cls, url: str, timeout_s: float = 60) -> "Publisher":
+    def when_there_is(cls, url: str, timeout_s: float = 60) -> "BenchPublisher":
         """Connect as soon as PostgreSQL takes connections again. Raises FailedError after the timeout."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

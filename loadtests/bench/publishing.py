@@ -16,7 +16,7 @@ from loadtests.bench import writers
 from loadtests.bench.bench import Bench
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure
-from loadtests.bench.publisher import Publisher
+from loadtests.bench.publisher import BenchPublisher
 
 TURNS: Final = 5
 """With live delivery and without notification in turn: the machine's speed changes within minutes."""
@@ -125,7 +125,7 @@ def _calm_stream(bench: Bench) -> str:
 def _calm(bench: Bench) -> Iterator[None]:
     """Meanwhile 20 events a second on a stream of their own, delivered or not: all that is compared bears them."""
     # Over a connection of its own: the other one waits for pgbench with us.
-    with ThreadPoolExecutor(1) as pool, closing(Publisher(bench.node.database_url)) as publisher:
+    with ThreadPoolExecutor(1) as pool, closing(BenchPublisher(bench.node.database_url)) as publisher:
         paced = pool.submit(publisher.paced, _calm_stream(bench), bench.seconds, 20.0)
         yield
         paced.result()

@@ -12,9 +12,9 @@ from loadtests.bench.bench import FLOOR_PER_S, Bench
 from loadtests.bench.clients import FailedError
 from loadtests.bench.figure import Figure
 from loadtests.bench.floor import Floor
+from loadtests.bench.paused_clients import PausedClients
 from loadtests.bench.pilot import Pilot
-from loadtests.bench.publisher import Publisher
-from loadtests.bench.sleepers import Sleepers
+from loadtests.bench.publisher import BenchPublisher
 
 RATES: Final = (10, 50, 100, 200, 400, 800)
 STREAMS: Final = 50
@@ -87,13 +87,13 @@ def hot(bench: Bench) -> list[Figure]:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class PilotedStream:
     """A stream with its clients, of whom only the pilot's read."""
 
     stream: str
     pilot: Pilot
-    sleepers: Sleepers
-    publisher: Publisher
+    paused: PausedClients
+    publisher: BenchPublisher
 
 
 def shards(bench: Bench) -> list[Figure]:
@@ -103,30 +103,30 @@ def shards(bench: Bench) -> list[Figure]:
     """
     node = bench.node
     with ExitStack() as stack:
-        crowds: list[Crowd] = []
+        all_piloted: list[PilotedStream] = []
         taken: set[int] = set()
         for number in range(STREAMS):
             stream = f"{bench.stream}.{number}"
-            sleepers = stack.enter_context(Sleepers(node.address, node.path(stream)))
-            sleepers.come(1)
-            sleepers.begin()
-            held = node.held_by_shards(sleepers.ports())
+            paused = stack.enter_context(PausedClients(node.address, node.path(stream)))
+            paused.come(1)
+            paused.begin()
+            held = node.held_by_shards(paused.ports())
             if held.index(1) in taken:
                 continue
             taken.add(held.index(1))
             pilot = stack.enter_context(Pilot(node.address, node.path(stream)))
             for _ in range(PILOTS):
-                sleepers.come(bench.n // PILOTS)
+                paused.come(bench.n // PILOTS)
                 pilot.join()
-            sleepers.begin()
+            paused.begin()
             pilot.begin()
-            publisher = stack.enter_context(closing(Publisher(node.database_url)))
-            crowds.append(Crowd(stream, pilot, sleepers, publisher))
-            if len(crowds) == len(node.shard_pids):
+            publisher = stack.enter_context(closing(BenchPublisher(node.database_url)))
+            all_piloted.append(PilotedStream(stream, pilot, paused, publisher))
+            if len(all_piloted) == len(node.shard_pids):
                 break
         seconds = min(bench.seconds, UNREAD_S)
-        alone = [_unread([crowd], seconds) for crowd in crowds]
-        together = _unread(crowds, seconds)
+        alone = [_unread([piloted], seconds) for piloted in all_piloted]
+        together = _unread(all_piloted, seconds)
         if node.counted("headrace_client_stalls_total"):
             raise FailedError(
                 "a client's buffer was full, so the shard was not held up by writing alone; give it fewer --seconds"
@@ -146,9 +146,9 @@ def _floors(bench: Bench, count: int) -> float:
         floors: list[Floor] = []
         for core in (cores.SERVER, cores.CLIENT)[:count]:
             floor = stack.enter_context(Floor(bench.tools.rawfan, core))
-            sleepers = stack.enter_context(Sleepers(floor.address, "/s0"))
-            sleepers.come(each)
-            sleepers.begin(b"\r\n\r\n")
+            paused = stack.enter_context(PausedClients(floor.address, "/s0"))
+            paused.come(each)
+            paused.begin(b"\r\n\r\n")
             floors.append(floor)
 
         def publish(floor: Floor) -> float:
@@ -160,20 +160,20 @@ def _floors(bench: Bench, count: int) -> float:
             return sum(pool.map(publish, floors))
 
 
-def _unread(crowds: Sequence[Crowd], seconds: float) -> float:
+def _unread(all_piloted: Sequence[PilotedStream], seconds: float) -> float:
     """Publish behind each crowd's pilot, all at once: writes a second, each an event to a client that does not read."""
 
-    def publish(crowd: Crowd) -> float:
-        before, began = crowd.pilot.seen, time.monotonic()
-        crowd.publisher.behind(crowd.pilot, crowd.stream, seconds, 1)
+    def publish(piloted: PilotedStream) -> float:
+        before, began = piloted.pilot.seen, time.monotonic()
+        piloted.publisher.behind(piloted.pilot, piloted.stream, seconds, 1)
         # What the pilot has seen last is still being written to others, as what it saw first was.
-        return (crowd.pilot.seen - before) * len(crowd.sleepers) / (time.monotonic() - began)
+        return (piloted.pilot.seen - before) * len(piloted.paused) / (time.monotonic() - began)
 
-    before = [crowd.pilot.seen for crowd in crowds]
-    with ThreadPoolExecutor(len(crowds)) as pool:
-        rate = sum(pool.map(publish, crowds))
-    for crowd, seen in zip(crowds, before, strict=True):
-        head = crowd.publisher.head(crowd.stream)
-        crowd.pilot.reach(head)
-        crowd.sleepers.wake(seen + 1, head)
+    before = [piloted.pilot.seen for piloted in all_piloted]
+    with ThreadPoolExecutor(len(all_piloted)) as pool:
+        rate = sum(pool.map(publish, all_piloted))
+    for piloted, seen in zip(all_piloted, before, strict=True):
+        head = piloted.publisher.head(piloted.stream)
+        piloted.pilot.reach(head)
+        piloted.paused.wake(seen + 1, head)
     return rate

@@ -13,7 +13,7 @@ from loadtests.bench import cores
 from loadtests.bench.bench import Bench, busy
 from loadtests.bench.clients import Clients, FailedError
 from loadtests.bench.figure import Figure
-from loadtests.bench.publisher import Publisher
+from loadtests.bench.publisher import BenchPublisher
 
 WINDOW: Final = 12
 """Events of a burst that wait for each connection."""
@@ -231,7 +231,7 @@ def outage(bench: Bench) -> list[Figure]:
         clients.ready()
         bench.node.kill_postgres()
         began = time.monotonic()
-        with closing(Publisher.when_there_is(bench.node.database_url)) as publisher:
+        with closing(BenchPublisher.when_there_is(bench.node.database_url)) as publisher:
             away_s = time.monotonic() - began
             publisher.many([bench.stream])
             result = clients.result()

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from loadtests.operations.run import Run, dump, render
+from loadtests.operations.run import OperationsRun, dump, render
 
 
 @click.command(epilog="Example: python -m loadtests.operations --clients 500 --shards 3")
@@ -17,7 +17,7 @@ from loadtests.operations.run import Run, dump, render
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict for programs; progress goes to stderr.")
 def main(clients: int, streams: int, rate: float, shards: int, moves: int, pause_s: float, as_json: bool) -> None:
     """Operate a whole node under load. Exits with 1 if a connection closed, or an event was lost or out of order."""
-    run = Run(
+    run = OperationsRun(
         clients=clients,
         streams=streams,
         rate=rate,

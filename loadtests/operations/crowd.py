@@ -14,7 +14,7 @@ from loadtests.chunks import Body
 CONNECT_DEADLINE_S = 20.0
 
 
-class Client:
+class CrowdClient:
     """One connection that begins before the first event of its stream. Owned by the crowd's thread.
 
     last is the id of its last event, heard_at when that came.
@@ -46,7 +46,7 @@ class Crowd:
         self.silence_s = 0.0
         self.age_s = 0.0
         self._address = address
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, CrowdClient] = {}
         self._poll = select.epoll()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._read, name="crowd")
@@ -61,7 +61,7 @@ class Crowd:
         if not head.startswith(b"HTTP/1.1 200 "):
             self.problems["head"] += 1
         connection.setblocking(False)
-        client = Client(connection, stream)
+        client = CrowdClient(connection, stream)
         head, _, rest = head.partition(b"\r\n\r\n")
         client.body = Body(head)
         client.rest = client.body.feed(rest)
@@ -106,7 +106,7 @@ class Crowd:
                     self.problems["closed"] += 1
                     self._poll.unregister(descriptor)
 
-    def _take(self, client: Client, data: bytes) -> None:
+    def _take(self, client: CrowdClient, data: bytes) -> None:
         *blocks, client.rest = (client.rest + data).split(b"\n\n")
         now = time.monotonic()
         for block in blocks:

@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(slots=True)
-class Verdict:
+class OperationsVerdict:
     """What a run has come to. problems is empty if no promise was broken."""
 
     clients: int
@@ -61,7 +61,7 @@ class Verdict:
         return asdict(self)
 
 
-class Publisher:
+class SteadyPublisher:
     """Publishes to the streams in turn, at a rate, from a thread of its own; heads are the newest ids."""
 
     def __init__(self, url: str, streams: list[str], rate: float) -> None:
@@ -94,7 +94,7 @@ class Publisher:
                     count += 1
 
 
-class Run:
+class OperationsRun:
     """Owned by the main thread."""
 
     def __init__(
@@ -108,19 +108,19 @@ class Run:
         pause_s: float,
         say: Callable[[str], None],
     ) -> None:
-        self._verdict = Verdict(clients, streams, rate, shards)
+        self._verdict = OperationsVerdict(clients, streams, rate, shards)
         self._streams = [f"room:{number}" for number in range(streams)]
         self._moves = moves
         self._pause_s = pause_s
         self._say = say
         self._node = Node(shards, router_workers=2, settings=PATIENT)
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> OperationsVerdict:
         """Start everything, operate, and judge."""
         verdict = self._verdict
         self._say("starting everything")
         self._node.start()
-        publisher = Publisher(self._node.database_url, self._streams, verdict.rate)
+        publisher = SteadyPublisher(self._node.database_url, self._streams, verdict.rate)
         crowd = Crowd(self._node.address)
         try:
             for number in range(verdict.clients):
@@ -252,7 +252,7 @@ class Run:
             crowd.problems["lost"] += behind
 
 
-def render(verdict: Verdict) -> str:
+def render(verdict: OperationsVerdict) -> str:
     """The verdict in a line or two."""
     broken = ", ".join(f"{count} {kind}" for kind, count in verdict.problems.items()) or "no promise broken"
     text = (
@@ -268,6 +268,6 @@ def render(verdict: Verdict) -> str:
     return text
 
 
-def dump(verdict: Verdict) -> str:
+def dump(verdict: OperationsVerdict) -> str:
     """The verdict for programs."""
     return json.dumps(verdict.as_json(), indent=1)

@@ -18,7 +18,7 @@ from loadtests.torture.faults import FAULTS
 from loadtests.torture.interrupt import end_in_order
 from loadtests.torture.machine import can_compile
 from loadtests.torture.plan import draw
-from loadtests.torture.run import Run, Verdict
+from loadtests.torture.run import TortureRun, TortureVerdict
 
 COMPILED: Final = ("disk-full", "clock-back")
 """Faults of the machine, which are made by a library that is compiled for the run."""
@@ -69,12 +69,12 @@ def main(
     plan = draw(
         seed, seconds=seconds, subscribers=subscribers, shards=shards, publishers=publishers, rate=rate, faults=names
     )
-    verdict = Run(plan, lambda text: click.echo(text, err=True), command, log)()
+    verdict = TortureRun(plan, lambda text: click.echo(text, err=True), command, log)()
     click.echo(json.dumps(verdict.as_json(), indent=1, default=str) if as_json else _render(verdict))
     sys.exit(1 if verdict.violations else 0)
 
 
-def _render(verdict: Verdict) -> str:
+def _render(verdict: TortureVerdict) -> str:
     by_kind: dict[str, int] = {}
     for violation in verdict.violations:
         by_kind[violation.kind] = by_kind.get(violation.kind, 0) + 1

@@ -66,7 +66,7 @@ class Received:
 
 
 @dataclass(slots=True)
-class Session:
+class ClientConnection:
     """One connection of a client.
 
     sent is the cursor that the client asked with, None where it asked with a word. opened_at is when the response's
@@ -89,7 +89,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class History:
+class ClientHistory:
     """Everything that one client asked for and got. start is `now`, `all` or a cursor."""
 
     client: str
@@ -99,7 +99,7 @@ class History:
     user: str = ""
     audiences: frozenset[str] = frozenset()
     ttl_s: float | None = None
-    sessions: list[Session] = field(default_factory=list)
+    sessions: list[ClientConnection] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +140,18 @@ class Violation:
 class Owed:
     """What a run owes beyond the log: who sees which label, whose shard died, how long a client may stall."""
 
-    sees: Callable[[History, str, str], bool]
+    sees: Callable[[ClientHistory, str, str], bool]
     deaths: Sequence[Death] = ()
     write_deadline_s: float = 30.0
     handoff_deadline_s: float = 2.0
 
 
-def judge(history: History, logs: Mapping[str, StreamLog], owed: Owed, *, at_end: float) -> list[Violation]:
+def judge(history: ClientHistory, logs: Mapping[str, StreamLog], owed: Owed, *, at_end: float) -> list[Violation]:
     """All promises broken to one client. at_end is when the run was over and everything had to have arrived."""
     return [*_Walk(history, logs, owed).violations(at_end), *_endings(history, owed)]
 
 
-def delivered(history: History) -> int:
+def delivered(history: ClientHistory) -> int:
     """How many events the client got."""
     return sum(1 for session in history.sessions for frame in session.frames if frame.id and frame.data is not None)
 
@@ -171,7 +171,7 @@ def ranges(ids: Sequence[int]) -> str:
 class _Walk:
     """Goes through one client's frames, knowing for each stream how far it must have got."""
 
-    def __init__(self, history: History, logs: Mapping[str, StreamLog], owed: Owed) -> None:
+    def __init__(self, history: ClientHistory, logs: Mapping[str, StreamLog], owed: Owed) -> None:
         self._history = history
         self._logs = [logs.get(name) or StreamLog(()) for name in history.streams]
         self._visible = [
@@ -180,7 +180,7 @@ class _Walk:
         ]
         self._positions: list[int | None] = [None] * len(history.streams)
         self._had: set[tuple[int, int]] = set()
-        self._session = Session("", None, 0.0)
+        self._session = ClientConnection("", None, 0.0)
         self._found: list[Violation] = []
         self._at = 0.0
 
@@ -200,7 +200,7 @@ class _Walk:
                 self._report("lost", index, missed, f"never arrived; the client stands at {position}")
         return self._found
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, session: ClientConnection) -> None:
         self._session = session
         self._at = session.asked_at
         if session.sent is not None:
@@ -321,7 +321,7 @@ class _Walk:
         )
 
 
-def _endings(history: History, owed: Owed) -> Iterator[Violation]:
+def _endings(history: ClientHistory, owed: Owed) -> Iterator[Violation]:
     """Connections that the server has ended without owing it."""
     for session in history.sessions:
         if session.opened_at is None and session.ending.startswith("refused "):
@@ -336,7 +336,7 @@ def _endings(history: History, owed: Owed) -> Iterator[Violation]:
             yield _ending(history, session, f"was disconnected ({session.ending}), which nothing owes it")
 
 
-def _is_owed(history: History, session: Session, owed: Owed) -> bool:
+def _is_owed(history: ClientHistory, session: ClientConnection, owed: Owed) -> bool:
     ended_at = session.ended_at or session.asked_at
     expired = history.ttl_s is not None and ended_at - session.asked_at > history.ttl_s - 2
     if session.ending == "goodbye expired":
@@ -352,7 +352,7 @@ def _is_owed(history: History, session: Session, owed: Owed) -> bool:
     return any(_hits(death, session, owed) for death in owed.deaths)
 
 
-def _hits(death: Death, session: Session, owed: Owed) -> bool:
+def _hits(death: Death, session: ClientConnection, owed: Owed) -> bool:
     """Whether the connection was at that shard when it died, or on its way there."""
     ended_at = session.ended_at or session.asked_at
     if death.how == "paused":
@@ -366,7 +366,7 @@ def _hits(death: Death, session: Session, owed: Owed) -> bool:
     return session.port in death.ports or under_way
 
 
-def _was_moving(stop: Death, history: History, session: Session, owed: Owed) -> bool:
+def _was_moving(stop: Death, history: ClientHistory, session: ClientConnection, owed: Owed) -> bool:
     """Whether the connection may have been on its way to a shard that was told to stop.
 
     A few are, when others give connections to it in that moment: it takes what is in its socket, and says goodbye.
@@ -376,7 +376,7 @@ def _was_moving(stop: Death, history: History, session: Session, owed: Owed) -> 
     return session.asked_at <= stop.at <= ended_at and (late or ended_at <= stop.at + owed.handoff_deadline_s)
 
 
-def _ending(history: History, session: Session, text: str) -> Violation:
+def _ending(history: ClientHistory, session: ClientConnection, text: str) -> Violation:
     client = f"{history.client} ({history.kind})"
     at = session.ended_at or session.asked_at
     return Violation("disconnected", client, "", (), at, text, session.request_id, session.shard)

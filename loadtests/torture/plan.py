@@ -15,7 +15,7 @@ _KINDS: Final = {"steady": 40, "slow": 12, "stalling": 12, "vanishing": 12, "res
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class PlannedClient:
     """A subscriber to be: its streams, where it begins, who it is and how it behaves."""
 
     name: str
@@ -45,7 +45,7 @@ class Plan:
     shared: tuple[str, ...]
     brief: tuple[str, ...]
     veiled: tuple[str, ...]
-    clients: tuple[Client, ...]
+    clients: tuple[PlannedClient, ...]
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -73,7 +73,7 @@ def draw(
 
 def _client(
     chance: random.Random, number: int, shared: Sequence[str], brief: Sequence[str], veiled: Sequence[str]
-) -> Client:
+) -> PlannedClient:
     toss = chance.random()
     streams: list[str]
     if toss < 0.35:
@@ -93,7 +93,7 @@ def _client(
     kind = chance.choices(tuple(_KINDS), tuple(_KINDS.values()))[0]
     audiences = frozenset(label for label in AUDIENCES if chance.random() < 0.4)
     ttl_s = chance.uniform(4, 15) if chance.random() < 0.08 else None
-    return Client(f"c{number}", kind, tuple(streams), start, f"u{number // 2}", audiences, ttl_s)
+    return PlannedClient(f"c{number}", kind, tuple(streams), start, f"u{number // 2}", audiences, ttl_s)
 
 
 def _settings(chance: random.Random) -> dict[str, str]:

@@ -20,7 +20,7 @@ import psycopg
 
 from headrace.stream import PRESENCE_PREFIX
 from loadtests.torture.judge import Violation
-from loadtests.torture.plan import PRESENCE_EXPIRY_S, PRESENCE_GRACE_S, Client
+from loadtests.torture.plan import PRESENCE_EXPIRY_S, PRESENCE_GRACE_S, PlannedClient
 
 WITHIN_S: Final = PRESENCE_EXPIRY_S + PRESENCE_GRACE_S + 2
 """The rest is for the way to PostgreSQL and for what this machine does meanwhile."""
@@ -39,7 +39,7 @@ class Told:
     data: str
 
 
-def connected(clients: Iterable[Client]) -> dict[str, set[str]]:
+def connected(clients: Iterable[PlannedClient]) -> dict[str, set[str]]:
     """Who is on each stream while all these clients are connected."""
     users: dict[str, set[str]] = defaultdict(set)
     for client in clients:
@@ -85,7 +85,7 @@ def told(connection: psycopg.Connection[Any]) -> list[Told]:
     return [Told(*row) for row in connection.execute(_TOLD, [PRESENCE_PREFIX])]
 
 
-def never_away(clients: Iterable[Client]) -> set[str]:
+def never_away(clients: Iterable[PlannedClient]) -> set[str]:
     """The users who, undisturbed, stay: none of their clients is late to notice that the server has closed it."""
     late = {client.user for client in clients if client.kind in ("stalling", "slow")}
     return {client.user for client in clients} - late

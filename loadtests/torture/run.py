@@ -15,7 +15,7 @@ import psycopg
 from loadtests.torture import presence, truth
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.footprint import INTERVAL_S, Footprints, Growth
-from loadtests.torture.judge import History, Owed, StreamLog, Violation, delivered, judge
+from loadtests.torture.judge import ClientHistory, Owed, StreamLog, Violation, delivered, judge
 from loadtests.torture.plan import Plan
 from loadtests.torture.predicates import EXPECTED
 from loadtests.torture.publishers import Publishing
@@ -39,7 +39,7 @@ class Injected:
 
 
 @dataclass(slots=True)
-class Verdict:
+class TortureVerdict:
     """What a run has come to. accounts has, for a few violations, what was going on around them."""
 
     seed: int
@@ -72,7 +72,7 @@ class Verdict:
         return value
 
 
-class Run:
+class TortureRun:
     """Owned by the main greenlet."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None], command: str = "", log: Path | None = None) -> None:
@@ -81,11 +81,11 @@ class Run:
         self._system = System(plan, command, log)
         self._publishing = Publishing(plan, self._system)
         self._subscribing: Subscribing | None = None
-        self._verdict = Verdict(plan.seed, plan.seconds, settings=dict(plan.settings))
+        self._verdict = TortureVerdict(plan.seed, plan.seconds, settings=dict(plan.settings))
         self._stopping = threading.Event()
         self._began = time.monotonic()
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> TortureVerdict:
         """Torture for the planned time, let everything arrive, and judge."""
         try:
             self._say(f"starting everything with {self._plan.shards} shards in {self._system.directory}")
@@ -283,12 +283,12 @@ class Run:
         return "\n  ".join([head, *lines])
 
 
-def _sees(history: History, stream: str, label: str) -> bool:
+def _sees(history: ClientHistory, stream: str, label: str) -> bool:
     expected = EXPECTED.get(label)
     return label in history.audiences or (expected is not None and expected(history.user, stream))
 
 
-def _is_whole(history: History, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed) -> bool:
+def _is_whole(history: ClientHistory, cursor: tuple[int, ...] | None, logs: dict[str, StreamLog], owed: Owed) -> bool:
     if cursor is None or len(cursor) != len(history.streams):
         return False
     for name, position in zip(history.streams, cursor, strict=True):

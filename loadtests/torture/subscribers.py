@@ -21,8 +21,8 @@ from headrace import cursor, tokens
 from headrace.errors import CursorError
 from headrace.event import CURSOR_TYPE
 from loadtests.chunks import Body
-from loadtests.torture.judge import DATED_AHEAD, History, Received, Session
-from loadtests.torture.plan import Client, Plan
+from loadtests.torture.judge import DATED_AHEAD, ClientConnection, ClientHistory, Received
+from loadtests.torture.plan import Plan, PlannedClient
 from loadtests.torture.system import System
 
 _SO_ATTACH_FILTER: Final = 26
@@ -47,7 +47,7 @@ class Subscribing:
         self.connected = 0
         self.received = 0
         self.refusals = 0
-        self.subscribers = [Subscriber(self, client) for client in plan.clients]
+        self.subscribers = [TortureSubscriber(self, client) for client in plan.clients]
         self._interned: dict[str, str] = {}
         self._graveyard: list[socket.socket] = []
 
@@ -60,11 +60,11 @@ class Subscribing:
         self._graveyard.append(vanished)
 
 
-class Subscriber:
+class TortureSubscriber:
     """One client over all its connections. `cursor` is the last id it was given, per stream."""
 
-    def __init__(self, all_: Subscribing, client: Client) -> None:
-        self.history = History(
+    def __init__(self, all_: Subscribing, client: PlannedClient) -> None:
+        self.history = ClientHistory(
             client.name, client.kind, client.streams, client.start, client.user, client.audiences, client.ttl_s
         )
         self.last_id = ""
@@ -97,12 +97,12 @@ class Subscriber:
 
     # -- one connection
 
-    def _session(self) -> Session:
+    def _session(self) -> ClientConnection:
         number = len(self.history.sessions)
         sent = self.last_id or (self._client.start if self._client.start not in ("now", "all") else None)
-        return Session(f"{self._client.name}-{number}", sent, time.monotonic())
+        return ClientConnection(f"{self._client.name}-{number}", sent, time.monotonic())
 
-    def _request(self, session: Session) -> bytes:
+    def _request(self, session: ClientConnection) -> bytes:
         path = self._sign() if self._client.ttl_s is not None else self._path
         lines = [f"X-Request-Id: {session.request_id}", "Host: torture", "Accept: text/event-stream"]
         since = session.sent or self._client.start
@@ -129,7 +129,7 @@ class Subscriber:
         )
         return f"/streams/{token}"
 
-    def _live(self, session: Session) -> None:
+    def _live(self, session: ClientConnection) -> None:
         connection = socket.socket()
         kept = False
         try:
@@ -157,7 +157,7 @@ class Subscriber:
             if not kept:
                 connection.close()
 
-    def _open(self, connection: socket.socket, session: Session) -> bytes:
+    def _open(self, connection: socket.socket, session: ClientConnection) -> bytes:
         head = b""
         while b"\r\n\r\n" not in head:
             data = connection.recv(65536)
@@ -183,7 +183,7 @@ class Subscriber:
             session.ending = f"refused {status}"
         return rest
 
-    def _read(self, connection: socket.socket, session: Session, rest: bytes) -> bool:
+    def _read(self, connection: socket.socket, session: ClientConnection, rest: bytes) -> bool:
         """Read to the connection's end; whether the socket must be kept, since it has vanished."""
         chance, kind, all_ = self._chance, self._client.kind, self._all
         leaves = kind in ("restless", "vanishing")
@@ -235,7 +235,7 @@ class Subscriber:
 
     # -- what comes
 
-    def _parse(self, session: Session, data: bytes) -> bytes:
+    def _parse(self, session: ClientConnection, data: bytes) -> bytes:
         """Note all whole frames; returns what follows them."""
         end = data.rfind(b"\n\n")
         if end < 0:
@@ -268,7 +268,7 @@ class Subscriber:
             return False
         return text is None or ("/" in text) == (is_event and streams > 1)
 
-    def _event(self, session: Session, now: float, match: re.Match[str]) -> None:
+    def _event(self, session: ClientConnection, now: float, match: re.Match[str]) -> None:
         data = match["data"].removeprefix("data: ").replace("\ndata: ", "\n")
         type_ = match["type"] or "message"
         if (match["id"] is None) != type_.startswith("headrace:"):

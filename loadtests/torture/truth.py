@@ -27,7 +27,7 @@ _KEPT = """
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LoggedEvent:
     """An event as the history has it."""
 
     stream: str
@@ -37,10 +37,10 @@ class Row:
     label: str | None
 
 
-def read(connection: psycopg.Connection[Any]) -> tuple[set[int], list[Row], list[tuple[Any, ...]]]:
+def read(connection: psycopg.Connection[Any]) -> tuple[set[int], list[LoggedEvent], list[tuple[Any, ...]]]:
     """The nonces of committed transactions, the history in order, and what is kept of each stream."""
     nonces = {nonce for (nonce,) in connection.execute("select nonce from torture.ledger")}
-    rows = [Row(*row) for row in connection.execute(_HISTORY)]
+    rows = [LoggedEvent(*row) for row in connection.execute(_HISTORY)]
     return nonces, rows, connection.execute(_KEPT).fetchall()
 
 
@@ -51,7 +51,7 @@ def backends(connection: psycopg.Connection[Any]) -> int:
 
 
 def check(
-    transactions: Iterable[Transaction], nonces: set[int], rows: Sequence[Row], kept: Iterable[tuple[Any, ...]]
+    transactions: Iterable[Transaction], nonces: set[int], rows: Sequence[LoggedEvent], kept: Iterable[tuple[Any, ...]]
 ) -> tuple[dict[str, StreamLog], list[Violation]]:
     """The log of each stream for the judge, and every promise that the log itself has broken.
 

@@ -17,8 +17,8 @@ import pytest
 
 from headrace.embedded.postgres import OWNER, EmbeddedPostgres
 from headrace.node.sse_client import Message
-from loadtests.connection import Connection, EndedError, Place, RefusedError
 from loadtests.payload import Writer
+from loadtests.stream_connection import CursorNotice, EndedError, RefusedError, StreamConnection
 from tests.fixtures.postgres import TEMPLATE, execute
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.shard import Database
@@ -162,7 +162,7 @@ def answered(request: pytest.FixtureRequest) -> Iterator[str]:
         thread.join(DEADLINE_S)
 
 
-def arrived(connection: Connection) -> Iterator[Message | Place]:
+def arrived(connection: StreamConnection) -> Iterator[Message | CursorNotice]:
     with suppress(EndedError):
         while True:
             yield from connection.read(5)
@@ -176,8 +176,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
 )
 def test_where_a_stream_begins_is_seen(answered: str) -> None:
     """The cursor before the first event is not lost between other frames, nor is a frame that was cut off taken."""
-    connection = Connection(answered, "/")
-    assert list(arrived(connection)) == [Place("7"), Message("9", "message", "a"), Place("11")]
+    connection = StreamConnection(answered, "/")
+    assert list(arrived(connection)) == [CursorNotice("7"), Message("9", "message", "a"), CursorNotice("11")]
     connection.close()
 
 
@@ -187,5 +187,5 @@ def test_where_a_stream_begins_is_seen(answered: str) -> None:
 def test_a_refusal_says_when_to_come_back(answered: str) -> None:
     """An answer without a stream is an error that has the status and the time to wait."""
     with pytest.raises(RefusedError, match="503 full") as refusal:
-        Connection(answered, "/")
+        StreamConnection(answered, "/")
     assert refusal.value.retry_after_s == 3

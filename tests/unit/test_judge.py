@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from loadtests.torture.judge import (
+    ClientConnection,
+    ClientHistory,
     Committed,
     Death,
-    History,
     Owed,
     Received,
-    Session,
     StreamLog,
     delivered,
     judge,
@@ -46,22 +46,22 @@ def gap(first: int, last: int, stream: str = "s") -> Received:
     return Received(5.0, None, "headrace:gap", value)
 
 
-def session(*frames: Received, sent: str | None = "0", **more: object) -> Session:
-    made = Session("r", sent, 0.4, opened_at=0.45, frames=list(frames))
+def session(*frames: Received, sent: str | None = "0", **more: object) -> ClientConnection:
+    made = ClientConnection("r", sent, 0.4, opened_at=0.45, frames=list(frames))
     return replace(made, **more)  # type: ignore[arg-type]
 
 
-def staff(*sessions: Session, streams: tuple[str, ...] = ("s",), start: str = "0") -> History:
+def staff(*sessions: ClientConnection, streams: tuple[str, ...] = ("s",), start: str = "0") -> ClientHistory:
     """A client that sees everything."""
-    return History("c", "steady", streams, start, "u1", frozenset({"staff"}), sessions=list(sessions))
+    return ClientHistory("c", "steady", streams, start, "u1", frozenset({"staff"}), sessions=list(sessions))
 
 
-def guest(*sessions: Session) -> History:
+def guest(*sessions: ClientConnection) -> ClientHistory:
     """A client from which events 4 and 7 are hidden."""
-    return History("c", "steady", ("s",), "0", "u2", sessions=list(sessions))
+    return ClientHistory("c", "steady", ("s",), "0", "u2", sessions=list(sessions))
 
 
-def kinds(history: History, *, trimmed_to: int = 0, deaths: tuple[Death, ...] = ()) -> list[str]:
+def kinds(history: ClientHistory, *, trimmed_to: int = 0, deaths: tuple[Death, ...] = ()) -> list[str]:
     owed = Owed(lambda client, stream, label: label in client.audiences, deaths, write_deadline_s=8)
     logs = {"s": log(trimmed_to=trimmed_to), "t": log(3)}
     return [violation.kind for violation in judge(history, logs, owed, at_end=END)]
@@ -91,7 +91,7 @@ def test_a_client_of_several_streams_passes() -> None:
     assert kinds(staff(session(*frames, sent="0.0"), streams=("s", "t"))) == []
 
 
-BROKEN: dict[str, tuple[str, Callable[[], History]]] = {
+BROKEN: dict[str, tuple[str, Callable[[], ClientHistory]]] = {
     "skipped": ("lost", lambda: staff(session(*all_events(5)))),
     "missing at the end": ("lost", lambda: staff(session(*all_events(8, 9)))),
     "lost between two connections": (

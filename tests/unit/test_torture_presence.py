@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from loadtests.torture.plan import Client
+from loadtests.torture.plan import PlannedClient
 from loadtests.torture.presence import Told, connected, differences, judge, never_away
 
 
-def client(name: str, user: str, *streams: str, kind: str = "steady") -> Client:
-    return Client(name, kind, streams, "now", user, frozenset(), None)
+def client(name: str, user: str, *streams: str, kind: str = "steady") -> PlannedClient:
+    return PlannedClient(name, kind, streams, "now", user, frozenset(), None)
 
 
 def told(*events: tuple[str, str, int]) -> list[Told]:

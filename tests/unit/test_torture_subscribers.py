@@ -12,10 +12,10 @@ import pytest
 
 from headrace import event, tokens
 from loadtests.chunks import Body
-from loadtests.torture.judge import DATED_AHEAD, Owed, Session, StreamLog, judge
+from loadtests.torture.judge import DATED_AHEAD, ClientConnection, Owed, StreamLog, judge
 from loadtests.torture.machine import Machine
-from loadtests.torture.plan import Client
-from loadtests.torture.subscribers import Subscriber, Subscribing
+from loadtests.torture.plan import PlannedClient
+from loadtests.torture.subscribers import Subscribing, TortureSubscriber
 from loadtests.torture.system import System
 
 SECRET = "torture" * 5
@@ -54,14 +54,14 @@ class Kit:
     def __init__(self, directory: Path, answers: Answers, streams: tuple[str, ...] = ("s",)) -> None:
         self.machine = Machine(directory)
         system = SimpleNamespace(secret=SECRET, machine=self.machine, address=answers.address)
-        client = Client("c0", "steady", streams, "now", "u0", frozenset(), None)
+        client = PlannedClient("c0", "steady", streams, "now", "u0", frozenset(), None)
         plan = SimpleNamespace(clients=(client,), random=lambda purpose: random.Random(purpose), seconds=1.0)
         self.subscribing = Subscribing(cast("Any", plan), cast("System", system))
         self.subscriber = self.subscribing.subscribers[0]
 
-    def connect(self) -> Session:
+    def connect(self) -> ClientConnection:
         """One connection, to its end."""
-        subscriber: Subscriber = self.subscriber
+        subscriber: TortureSubscriber = self.subscriber
         session = subscriber._session()
         subscriber.history.sessions.append(session)
         subscriber._live(session)

@@ -13,7 +13,7 @@ PATIENCE_S: Final = 20.0
 _IDS: Final = re.compile(rb"^id: (\d+)\ndata", re.MULTILINE)
 
 
-class Sleepers:
+class PausedClients:
     """Connections that follow one stream, and are read only by `begin` and `wake`. A context. Owned by the scenario."""
 
     def __init__(self, address: tuple[str, int], path: str) -> None:
@@ -22,7 +22,7 @@ class Sleepers:
         self._clients: list[socket.socket] = []
         self._begun = 0
 
-    def __enter__(self) -> "Sleepers":
+    def __enter__(self) -> "PausedClients":
         return self
 
     def __exit__(

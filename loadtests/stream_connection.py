@@ -27,13 +27,13 @@ class EndedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CursorNotice:
     """An `id:` without an event of the application's: where the server says that the client is."""
 
     id: str
 
 
-class Connection:
+class StreamConnection:
     """One request for a stream and what comes in answer. Owned by one greenlet or thread."""
 
     def __init__(self, base_url: str, path: str, last_id: str = "", *, receive_buffer: int = 0) -> None:
@@ -55,7 +55,7 @@ class Connection:
             self.close()
             raise
 
-    def read(self, timeout_s: float, most: int = 1 << 18) -> list[Message | Place]:
+    def read(self, timeout_s: float, most: int = 1 << 18) -> list[Message | CursorNotice]:
         """What has arrived after at most timeout_s; nothing if nothing has. Yields.
 
         Raises EndedError at the stream's end.
@@ -80,7 +80,7 @@ class Connection:
         """Close the socket."""
         self._socket.close()
 
-    def _parsed(self, data: bytes) -> Iterator[Message | Place]:
+    def _parsed(self, data: bytes) -> Iterator[Message | CursorNotice]:
         # The first id tells where the stream begins: it is not to be hidden by events in the same piece of data.
         while data and not self._parser.last_id:
             frame, end, data = data.partition(b"\n\n")
@@ -88,14 +88,14 @@ class Connection:
         if data:
             yield from self._fed(data)
 
-    def _fed(self, data: bytes) -> Iterator[Message | Place]:
+    def _fed(self, data: bytes) -> Iterator[Message | CursorNotice]:
         before = self._parser.last_id
         messages = self._parser.feed(data)
-        yield from (Place(message.id) if message.type == CURSOR_TYPE else message for message in messages)
+        yield from (CursorNotice(message.id) if message.type == CURSOR_TYPE else message for message in messages)
         if messages:
             before = messages[-1].id
         if self._parser.last_id != before:
-            yield Place(self._parser.last_id)
+            yield CursorNotice(self._parser.last_id)
 
     def _head(self) -> bytes:
         data = b""

@@ -16,7 +16,7 @@ from loadtests.payload import Writer
 MOST_DETAILS = 100
 
 
-class Parts:
+class LoadRun:
     """The settings, the database, and how to publish. Shared by all greenlets of the process."""
 
     def __init__(self, settings: Settings) -> None:

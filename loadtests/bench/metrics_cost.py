@@ -24,7 +24,7 @@ from loadtests.bench.figure import Figure
 from loadtests.bench.node import Node
 from loadtests.bench.payload import payload
 from loadtests.bench.pilot import Pilot
-from loadtests.bench.publisher import Publisher
+from loadtests.bench.publisher import BenchPublisher
 
 TURN_S: Final = 1.0
 WARM_EVENTS: Final = 20
@@ -121,7 +121,7 @@ def _bare(bench: Bench) -> Iterator[Bench]:
         node = Node(bench.node.shards, bench.node.router_workers, root)
         try:
             node.start()
-            with closing(Publisher(node.database_url)) as publisher:
+            with closing(BenchPublisher(node.database_url)) as publisher:
                 yield dataclasses.replace(bench, node=node, publisher=publisher)
         finally:
             node.stop()
