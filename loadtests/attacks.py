@@ -4,10 +4,11 @@
     attack_create    may also create in the schema public
     attack_publish   has headrace_publisher
 
-Each holds what it can hold in open transactions, tries every right of the owner's once, and repeats what costs others
-time. In the directory of a running `headrace up` the program publishes events and follows them over HTTP, undisturbed
-and beside each role in turn, and prints the percentiles from publishing to receipt. It exits with 1 if an event was
-lost, a right was gained, or the p99 rose to more than LIMIT times that of the undisturbed runs before and after.
+Each role holds in open transactions every lock that it can take, tries every right of the owner once, and repeats
+statements that cost the others time. In the directory of a running `headrace up` the program publishes events and
+follows them over HTTP, undisturbed and beside each role in turn, and prints the percentiles from publishing to receipt.
+It exits with 1 if an event was lost, a right was gained, or the p99 rose to more than LIMIT times that of the
+undisturbed runs before and after.
 """
 
 import argparse
@@ -40,7 +41,7 @@ STREAM: Final = "attacks:traffic"
 
 _KEYS: Final = ("x'6865616472616361'", "x'6865616472616364'", "x'6865616472616365'", "x'686561647261636d'")
 HELD: Final = tuple(f"select pg_advisory_lock({key}::bigint)" for key in _KEYS)
-"""Each by a session of its own: the locks of the announcer and of publishers, and what were those of other work."""
+"""Locks that a session of its own takes and keeps: the announcer's, the publishers', and two that nothing uses now."""
 REPEATED: Final = (
     "select pg_try_advisory_lock(x'6865616472616361'::bigint), pg_advisory_unlock(x'6865616472616361'::bigint)",
     "select pg_notify('headrace_slot_' || n, '9 ' || repeat('x', n)) from generate_series(1, 1000, 100) n",
@@ -96,7 +97,7 @@ ROLES: Final = ("attack_connect", "attack_create", "attack_publish")
 
 @dataclass
 class Attack:
-    """One role at work, as a context. Owned by the thread that enters it; `gained` is what it should not have got."""
+    """One role at work, as a context. Owned by the thread that enters it; `gained` lists rights that it should lack."""
 
     superuser_url: str
     role: str
@@ -155,7 +156,7 @@ class Attack:
         self.gained.append(statement)
 
     def _hold(self, statement: str) -> None:
-        """Hold what the statement takes, in a transaction, until the attack is over; it may have to wait for it."""
+        """Take the statement's lock, waiting if need be, and keep it in a transaction until the attack is over."""
         with contextlib.closing(self._connect()) as connection:
             connection.execute(b"begin; set local lock_timeout = '200ms'")
             while not self._over.is_set():
@@ -181,7 +182,7 @@ def said(line: str) -> None:
 
 
 def measure(settings: Settings, base: str, seconds: float) -> tuple[int, list[float]]:
-    """Publish to STREAM and follow it: how many events did not come within 10 s, and the others' ages in ms."""
+    """Publish to STREAM and follow it; returns how many events did not come within 10 s, and the others' ages in ms."""
     published: dict[str, float] = {}
     ages: list[float] = []
     path = headrace.sign([STREAM], secrets=settings.secret)
@@ -218,7 +219,7 @@ def measure(settings: Settings, base: str, seconds: float) -> tuple[int, list[fl
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Attack a running `headrace up`, role by role; the exit status."""
+    """Attack a running `headrace up`, role by role; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.attacks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each run (default 15)")
     parser.add_argument("--base", default="http://127.0.0.1:8000", help="where the node answers")
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
         attack = Attack(superuser, role) if role else None
         with attack or contextlib.nullcontext():
             if role:
-                time.sleep(7)  # until a sweep has noticed whoever is at a lock
+                time.sleep(7)  # until a sweep has noticed the roles that hold locks
             missing, ages = measure(settings, options.base, options.seconds)
         percentiles = quantiles(ages, n=100)
         lost += missing

@@ -1,4 +1,4 @@
-"""Whether a client received what was promised: per stream every event once, in order, under ids that rise by one."""
+"""Checks what a client received: per stream every event once, in order, under ids that rise by one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class Problem:
         disorder    an event comes after a later one
         repeat      an event comes a second time
         gap, reset  the server says that it cannot give everything
-        cursor      the server says that the client has what it has not
+        cursor      the server's cursor is not the last event that the client was sent
         content     the ids are right, but by its content an event is not the publisher's next
         phantom     an event of a transaction that was rolled back
         malformed   not as headrace writes it
@@ -35,8 +35,8 @@ class Checker:
     """What one subscriber has received, over any number of connections.
 
     Owned by the subscriber. `cursor` is what to send as Last-Event-ID, "" at first; `positions` are the last ids,
-    one per stream, None where nothing is known yet; `checked` counts events. It takes events for hidden ones as
-    lost: it is for streams on which everybody sees everything.
+    one per stream, None where nothing is known yet; `checked` counts events. A hidden
+    event counts as lost, so it is for streams on which every client sees every event.
     """
 
     def __init__(self, streams: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ class Checker:
         return problems
 
     def behind(self, heads: Sequence[int]) -> list[Problem]:
-        """What is missing of the streams up to these heads."""
+        """What the client still lacks of the streams up to these heads."""
         return [
             Problem("hole", f"{stream!r}: nothing after {position}, though the log has {head}")
             for stream, position, head in zip(self.streams, self.positions, heads, strict=True)
@@ -136,7 +136,7 @@ class Checker:
             self.positions[index] = int(value["missed_to"] if kind == "gap" else value["head"])
         except (ValueError, KeyError, TypeError) as error:
             return [Problem("malformed", f"{message!r}: {error!r}")]
-        # What comes next was never promised to be the next of this publisher.
+        # After a gap or a reset, a publisher's next event need not have its next number.
         self._numbers = {key: number for key, number in self._numbers.items() if key[0] != index}
         return [Problem(kind, message.data)]
 

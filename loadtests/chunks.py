@@ -9,7 +9,7 @@ _BREAK: Final = b"\r\n"
 
 
 class Body:
-    """Takes the chunk headers off; a context of one response. head is the response's head."""
+    """The body of one response, without the headers of its chunks. head is the response's head, in bytes."""
 
     def __init__(self, head: bytes) -> None:
         self._chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
@@ -18,7 +18,10 @@ class Body:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What of the body has come with these bytes. Raises ValueError for what is no chunk."""
+        """Take the next bytes off the socket; returns the part of the body in them.
+
+        Raises ValueError for a malformed chunk.
+        """
         if not self._chunked:
             return data
         found = []
@@ -33,7 +36,7 @@ class Body:
                 if not _SIZE.fullmatch(line):
                     raise ValueError(f"no size of a chunk: {line[:60]!r}")
                 size = int(line, 16)
-                # The line break behind a chunk is none of it, also if it comes in two pieces.
+                # The line break behind a chunk does not belong to the body, and may come in two pieces.
                 data, self._left, self._last = after, size + len(_BREAK), size == 0
             piece = data[: self._left - len(_BREAK)]
             found.append(piece)

@@ -11,7 +11,7 @@ MOST_CONNECTIONS = 8
 
 
 class Database:
-    """Connections on loan. Shared by all greenlets of the process."""
+    """A pool of connections. Shared by all greenlets of the process."""
 
     def __init__(self, url: str) -> None:
         self._url = url

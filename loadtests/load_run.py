@@ -1,4 +1,4 @@
-"""What all users of one locust process share."""
+"""The settings, the database and the way to publish that all users of one locust process share."""
 
 import random
 import time
@@ -17,7 +17,7 @@ MOST_DETAILS = 100
 
 
 class LoadRun:
-    """The settings, the database, and how to publish. Shared by all greenlets of the process."""
+    """One run of locust as its users see it. Shared by all greenlets of the process."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.require("database_url", "secret")
@@ -25,14 +25,14 @@ class LoadRun:
         self._details = 0
 
     def detail(self, problem: Problem) -> str:
-        """A failure's text, in full for the first hundred: locust keeps every text that differs."""
+        """A failure's text, in full for the first hundred only, since locust keeps every text that differs."""
         self._details += 1
         return f"{problem.kind}: {problem.detail}" if self._details <= MOST_DETAILS else f"{problem.kind}, and more"
 
     def publish(
         self, environment: Any, writer: Writer, streams: Sequence[str], size: int, *, phantom: bool = False
     ) -> bool:
-        """Publish one event on each of the streams in one transaction, by any of the functions; false if it fails.
+        """Publish one event on each of the streams, in one transaction, by one of three functions; returns success.
 
         phantom rolls the transaction back instead. Reported as the request `SQL publish`. Yields.
         """

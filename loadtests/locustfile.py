@@ -34,7 +34,7 @@ def add_options(parser: Any) -> None:
 
 @events.init.add_listener
 def build(environment: Any, **_: Any) -> None:
-    """Make what the users share; without what they need, end with a sentence."""
+    """Make the LoadRun that all users share. Where a setting is missing, end locust with a sentence that says so."""
     try:
         environment.headrace = LoadRun(Settings.from_environ(environ_with_file(os.environ)))
     except HeadraceError as error:
@@ -44,10 +44,10 @@ def build(environment: Any, **_: Any) -> None:
 
 @events.quitting.add_listener
 def judge(environment: Any, **_: Any) -> None:
-    """Say what was checked. To have checked nothing is a failure: it proves nothing."""
+    """Say how many events were checked. A run that has checked none fails, since it proves nothing."""
     if environment.runner is None or isinstance(environment.runner, WorkerRunner):
         return
-    # After a signal locust would choose the exit status before its users have looked at what came last.
+    # After a signal locust would choose the exit status before its users have checked the last events.
     environment.runner.stop()
     entries = environment.stats.entries.items()
     checked = sum(entry.num_requests for (_, method), entry in entries if method == "EVENT")

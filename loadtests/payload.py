@@ -1,12 +1,12 @@
-"""What a load test publishes: text that tells when, where and by whom, so that whoever receives it can check.
+"""The data of the events that a load test publishes: when, where and by which publisher, for the receiver to check.
 
     t=81234567890 w=1790000000000000000 b=3f2c9a01 p=c0ffee12 n=17 ....
 
 t   CLOCK_MONOTONIC of the publisher's machine, nanoseconds, just before publishing
 w   wall clock, nanoseconds since the epoch; for a receiver on another machine
-b   the publisher's machine and boot: t means something only to receivers with the same
+b   the publisher's machine and boot: t can be compared by receivers with the same only
 p   the publisher
-n   the publisher's how-manieth committed event on this stream, from 1; 0 in a transaction that is rolled back
+n   the number of this event among the publisher's committed events on this stream, from 1; 0 if it is rolled back
 """
 
 import functools
@@ -33,7 +33,7 @@ class Payload:
 
     @classmethod
     def decode(cls, text: str) -> "Payload | None":
-        """None for an event that no load test published."""
+        """Read an event's data; returns None if no load test has published it."""
         match = _FORM.fullmatch(text)
         if match is None:
             return None
@@ -41,22 +41,22 @@ class Payload:
         return cls(int(monotonic_ns), int(wall_ns), boot, publisher, int(number))
 
     def encode(self, size: int = 0) -> str:
-        """The text, filled up to so many bytes."""
+        """The text, padded to this size in bytes."""
         text = f"t={self.monotonic_ns} w={self.wall_ns} b={self.boot} p={self.publisher} n={self.number} "
         return text.ljust(size, ".")
 
     def age_ms(self) -> float:
-        """Milliseconds since it was published; between machines as good as their clocks agree."""
+        """Milliseconds since it was published; between two machines only as exact as their clocks agree."""
         if self.boot == this_boot():
             return (time.monotonic_ns() - self.monotonic_ns) / 1e6
         return (time.time_ns() - self.wall_ns) / 1e6
 
 
 class Writer:
-    """Numbers what one publisher commits, stream by stream.
+    """Numbers the events that one publisher commits, per stream.
 
-    Owned by one greenlet. After a commit whose outcome is unknown a new Writer MUST take over, since the numbers
-    would no longer be right.
+    Owned by one greenlet. After a commit whose outcome is unknown the publisher MUST go on with a new Writer, since
+    this one does not know whether its numbers were used.
     """
 
     def __init__(self) -> None:
@@ -87,5 +87,5 @@ class Writer:
 
 @functools.cache
 def this_boot() -> str:
-    """A word for this machine since it was started."""
+    """A word that stands for this machine until it is booted again."""
     return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]

@@ -1,4 +1,4 @@
-"""The user that publishes what the subscribers of the chosen scenarios follow."""
+"""The user that publishes to the streams which the subscribers of the chosen scenarios follow."""
 
 import random
 import time
@@ -16,15 +16,15 @@ MOST_EVENTS = 10
 class Publisher(User):
     """Publishes in transactions of 1 to 10 events, some of which are rolled back; two of these run by default.
 
-    All of them together reach about `--events-per-s`. Each transaction is for one of the scenarios, on random
-    streams of it.
+    All of them together reach about `--events-per-s`. Each transaction publishes to random streams
+    of one scenario.
     """
 
     fixed_count = 2
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """See what the others want."""
+        """Find out which scenarios run, with which streams."""
         self.load_run: LoadRun = self.environment.headrace
         self.writer = Writer()
         self.kinds = [kind for kind in self.environment.user_classes if issubclass(kind, Subscriber) and kind.traffic]
@@ -32,7 +32,7 @@ class Publisher(User):
 
     @task
     def publish(self) -> None:
-        """One transaction, when it is due."""
+        """Wait until a transaction is due, and run it."""
         if not self.kinds:
             gevent.sleep(1)
             return
@@ -44,5 +44,5 @@ class Publisher(User):
         if not self.load_run.publish(
             self.environment, self.writer, streams, kind.bytes, phantom=random.random() < 0.05
         ):
-            # Whether it has committed is not known.
+            # Whether the transaction has committed is unknown.
             self.writer = Writer()

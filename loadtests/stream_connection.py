@@ -1,4 +1,4 @@
-"""One connection to an event stream: a plain socket, since what is tested is what arrives on it and when."""
+"""One connection to an event stream: a plain socket, since the tests look at the bytes that arrive, and when."""
 
 import socket
 import ssl
@@ -15,7 +15,7 @@ MOST_HEAD_BYTES = 64 << 10
 
 
 class RefusedError(Exception):
-    """The server answered something else than an event stream."""
+    """The server's answer is not an event stream."""
 
     def __init__(self, status: int, retry_after_s: float, sentence: str) -> None:
         super().__init__(f"{status} {sentence}")
@@ -28,13 +28,13 @@ class EndedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CursorNotice:
-    """An `id:` without an event of the application's: where the server says that the client is."""
+    """A cursor that the server tells without an event of the application's: an `id:` alone, or `headrace:cursor`."""
 
     id: str
 
 
 class StreamConnection:
-    """One request for a stream and what comes in answer. Owned by one greenlet or thread."""
+    """One request for a stream, and its answer. Owned by one greenlet or thread."""
 
     def __init__(self, base_url: str, path: str, last_id: str = "", *, receive_buffer: int = 0) -> None:
         """Connect and read the response's head. last_id is the Last-Event-ID, if any.
@@ -56,7 +56,7 @@ class StreamConnection:
             raise
 
     def read(self, timeout_s: float, most: int = 1 << 18) -> list[Message | CursorNotice]:
-        """What has arrived after at most timeout_s; nothing if nothing has. Yields.
+        """Return the messages that have arrived within timeout_s, perhaps none. Yields.
 
         Raises EndedError at the stream's end.
         """
@@ -81,7 +81,7 @@ class StreamConnection:
         self._socket.close()
 
     def _parsed(self, data: bytes) -> Iterator[Message | CursorNotice]:
-        # The first id tells where the stream begins: it is not to be hidden by events in the same piece of data.
+        # The first id tells where the stream begins, so it is passed on even if events came in the same piece of data.
         while data and not self._parser.last_id:
             frame, end, data = data.partition(b"\n\n")
             yield from self._fed(frame + end)

@@ -56,14 +56,14 @@ class Subscriber(User):
         self.path = headrace.sign(streams, user=self.kind, secrets=self.load_run.settings.secret)
 
     def on_stop(self) -> None:
-        """Be sure that nothing is missing at the end, where no later event would show it."""
+        """Read the rest: a missing last event would not be shown by any later one."""
         self.catch_up()
         self.disconnect()
 
     # -- what tasks are made of; all of them yield
 
     def read(self, timeout_s: float) -> bool:
-        """Check what arrives within timeout_s, connecting first if need be; whether there was anything."""
+        """Check the messages that arrive within timeout_s, connecting first if need be; returns whether any came."""
         if self.connection is None:
             self._connect()
         if self.connection is None:
@@ -84,13 +84,13 @@ class Subscriber(User):
         return bool(arrived)
 
     def read_for(self, seconds: float) -> None:
-        """Check what arrives for so long."""
+        """Check the messages that arrive during this time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.read(left)
 
     def catch_up(self) -> None:
-        """Read until everything has arrived that is committed now; what has not at the deadline is lost."""
+        """Read until every event that is committed now has arrived; one that has not by the deadline counts as lost."""
         heads = self.load_run.database.heads(self.checker.streams)
         deadline = time.monotonic() + CATCH_UP_DEADLINE_S
         while (late := self.checker.behind(heads)) and time.monotonic() < deadline:
@@ -98,7 +98,7 @@ class Subscriber(User):
         self._report(late)
 
     def disconnect(self) -> None:
-        """Leave without a word, as browsers do."""
+        """Close the connection without a further word, as browsers do."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -183,7 +183,7 @@ class Storm(Subscriber):
 
     @task
     def until_the_next_storm(self) -> None:
-        """Stay until then. The moments are those of the machine's clock, the same in all of locust's processes."""
+        """Read until the next storm, which comes by the machine's clock: at one time in all processes of locust."""
         now = time.monotonic()
         self.read_for((math.floor(now / STORM_INTERVAL_S) + 1) * STORM_INTERVAL_S - now)
         self.disconnect()

@@ -21,14 +21,17 @@ from loadtests.bench.tools import Tools
 
 
 class Running:
-    """The node that scenarios measure, started anew where one needs another. Owned by the command."""
+    """The node that scenarios measure; it is started anew for a scenario that needs another one.
+
+    Owned by the command.
+    """
 
     def __init__(self) -> None:
         self.postgres = ""
         self._node: Node | None = None
 
     def node(self, scenario: Scenario) -> Node:
-        """A node as the scenario wants it."""
+        """A running node with the settings that the scenario wants."""
         node = self._node
         if node and (
             scenario.fresh
@@ -43,7 +46,7 @@ class Running:
         return node
 
     def stop(self) -> None:
-        """End the node there is."""
+        """End the node, if one runs."""
         if self._node is not None:
             self._node.stop()
             self._node = None
@@ -118,7 +121,7 @@ def _measured(
             cores.pin(0, cores.ALL)
             about.update(described(publisher.connection.info.parameter_status("server_version") or "?"))
         cores.pin(0, cores.CLIENT if scenario.shards == 1 else cores.ALL)
-        # A stream that was just left has not come to rest.
+        # The clients of the scenario before may still be leaving.
         time.sleep(0.5)
         return scenario.run(Bench(tools, node, publisher, n, seconds, f"bench:{stream}"))
     finally:

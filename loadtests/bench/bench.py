@@ -1,4 +1,4 @@
-"""What a scenario has at hand: the node, the floor, clients for either, and the way to keep a shard busy."""
+"""Everything that a scenario uses: the node, the floor, clients for either, and the way to keep a shard busy."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ FLOOR_PER_S: Final = 150_000
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What a scenario has at hand. stream is a name that nobody has used."""
+    """Everything that a scenario uses. n is its number of connections; stream is a name that no run has used before."""
 
     tools: Tools
     node: Node
@@ -30,17 +30,17 @@ class Bench:
     stream: str
 
     def clients(self, address: tuple[str, int], path: str, *options: str, n: int = 0) -> Clients:
-        """n clients (all, if not said) that check ids and end when nothing has come for a second."""
+        """Start n clients (0: all of the bench's), which check ids and end when no event has come for a second."""
         return Clients(
             self.tools.ssebench, address, path, n or self.n, "--contiguous", "--idle", "1", "--seconds", "120", *options
         )
 
     def here(self, *options: str, n: int = 0, path: str = "") -> Clients:
-        """Clients of headrace, on the scenario's stream."""
+        """Start clients of headrace, on the scenario's stream unless path is another's."""
         return self.clients(self.node.address, path or self.node.path(self.stream), *options, n=n)
 
     def floor(self, rate: float = 0, batch: int = 1, n: int = 0, streams: int = 1, count: int = 0) -> dict[str, Any]:
-        """One run of the floor: what its clients have received."""
+        """Run the floor once; returns what its clients received, as `Clients.result` does."""
         n = n or self.n
         count = count or round(self.seconds * (rate or FLOOR_PER_S * batch * streams / n))
         with (
@@ -63,7 +63,7 @@ class Bench:
             yield clients, pilot
 
     def saturated(self, window: int, n: int = 0) -> tuple[dict[str, Any], int, float]:
-        """Publish behind the pilot; what the clients received, how many events there were, how busy the shard was."""
+        """Publish behind the pilot; returns the clients' result, how many events, and how busy the shard was (%)."""
         pid = self.node.shard_pids[0]
         with self.followed(n=n) as (clients, pilot):
             since, began = cores.cpu_seconds(pid), time.monotonic()
@@ -74,6 +74,6 @@ class Bench:
 
 
 def busy(result: dict[str, Any]) -> float:
-    """How much of its core a client needed, in percent."""
-    # The last second is the wait for nothing more to come.
+    """How much of its core the load client needed, in percent."""
+    # In the last second the load client only waits, to see that no event follows.
     return 100.0 * float(result["client_cpu_s"]) / max(0.1, float(result["span_s"]))

@@ -11,7 +11,7 @@ from loadtests.bench.figure import Figure
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """How to run one. A fresh one gets a node that has served nobody before; settings are variables of it."""
+    """How to run a scenario. If fresh, its node has served no client before; settings are environment variables."""
 
     run: Callable[[Bench], list[Figure]]
     shards: int = 1

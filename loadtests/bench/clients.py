@@ -11,13 +11,13 @@ import psutil
 
 
 class FailedError(Exception):
-    """The run did not measure what it was to measure."""
+    """The run did not measure what it should: something was lost, too slow, or missing."""
 
 
 class Clients:
-    """A number of event-stream connections. A context: at its end they are gone.
+    """A number of event-stream connections. A context: at its end they are closed.
 
-    Owned by the scenario. ready_s is how long it took until each had its response's head.
+    Owned by the scenario. ready_s is how long it took, in seconds, until each had its response's head.
     """
 
     def __init__(self, program: Path, address: tuple[str, int], path: str, n: int, *options: str) -> None:
@@ -41,7 +41,7 @@ class Clients:
             pipe.close()
 
     def has_spoken(self, timeout_s: float) -> bool:
-        """Wait at most so long for the moment from which `ready` returns at once."""
+        """Wait, at most timeout_s, until all are connected; returns whether they are."""
         assert self._process.stderr is not None
         return bool(select.select([self._process.stderr], [], [], timeout_s)[0])
 
@@ -62,11 +62,14 @@ class Clients:
         return {one.laddr.port for one in psutil.Process(self._process.pid).net_connections("tcp4")}
 
     def leave(self) -> None:
-        """Disconnect all at once, without waiting for it."""
+        """Disconnect all at once; returns before they are gone."""
         self._process.terminate()
 
     def result(self, timeout_s: float = 120) -> dict[str, Any]:
-        """Wait for the end; what was received. Raises FailedError if ids were missing, repeated or out of order."""
+        """Wait for the end; returns what the load client measured.
+
+        Raises FailedError if ids were missing, repeated or out of order.
+        """
         try:
             said, _ = self._process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

@@ -12,7 +12,10 @@ CLIENT: Final = frozenset(_ORDERED[1:2] or _ORDERED)
 
 
 def pin(pid: int, cores: frozenset[int]) -> None:
-    """Bind all threads of a process, 0 for this one, if it lives; those that it starts later follow."""
+    """Bind all threads of a process (0: this one) to the cores, also those it starts later.
+
+    A dead process is passed over.
+    """
     with contextlib.suppress(FileNotFoundError):
         for task in Path(f"/proc/{pid or 'self'}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):

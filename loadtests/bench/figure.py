@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one repetition found: headrace's value and, where the floor does the same, the floor's.
+    """What one repetition measured: headrace's value and, where the floor does the same, the floor's.
 
-    at is where the figure stands on its plot's axis: so many connections, say.
+    at is the figure's place on the x axis of its plot, such as a number of connections.
     """
 
     name: str
@@ -21,13 +21,13 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """headrace's value in floors."""
+        """headrace's value divided by the floor's."""
         return self.headrace / self.floor if self.floor else None
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median with the least and the greatest."""
+    """The median of several values, with the least and the greatest."""
 
     median: float
     least: float
@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """The spread of at least one value."""
         return cls(median(values), min(values), max(values))
 
 
@@ -53,7 +53,10 @@ class Row:
 
     @classmethod
     def of(cls, scenario: str, figures: Sequence[Figure]) -> "Row":
-        """Of the same figure in each repetition. The ratio's median is of the ratios, not the medians' ratio."""
+        """The row of one figure, from each of its repetitions.
+
+        The ratio's median is of the ratios, not the medians' ratio.
+        """
         floors = [figure.floor for figure in figures if figure.floor is not None]
         ratios = [figure.ratio for figure in figures if figure.ratio is not None]
         return cls(
@@ -77,7 +80,7 @@ def rows(scenario: str, repetitions: Sequence[Sequence[Figure]]) -> list[Row]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """For people: medians, in brackets the least and the greatest."""
+    """The rows as a table for people: medians, in brackets the least and the greatest."""
     lines = [("scenario", "figure", "floor", "headrace", "ratio")]
     for row in found:
         lines.append(

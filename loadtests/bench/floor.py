@@ -1,4 +1,4 @@
-"""The floor: one run of `rawfan`, the least that a fan-out server can do."""
+"""The floor: one run of `rawfan`, which does the least that a fan-out server can do."""
 
 import json
 import socket
@@ -13,7 +13,7 @@ from loadtests.bench.payload import DATA_BYTES
 
 
 class Floor:
-    """The server, on a core of its own. A context. Owned by the scenario."""
+    """The server `rawfan`, on a core of its own. A context. Owned by the scenario."""
 
     def __init__(self, program: Path, core: frozenset[int] = cores.SERVER) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:

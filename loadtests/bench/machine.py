@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured."""
+"""The machine, the commit and the versions that a figure was measured with."""
 
 import os
 import platform

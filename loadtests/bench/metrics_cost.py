@@ -1,7 +1,7 @@
-"""What metrics cost: two nodes deliver in turn, one that counts and is scraped, and one in whose code nothing counts.
+"""The cost of metrics: two nodes deliver in turn, one that counts and is scraped, and one whose code counts nothing.
 
-Both have all their clients connected from the beginning, and each is idle while it is the other's turn. So what else
-the machine does, and how it changes over the minutes, meets both alike, and the ratio of two neighbouring turns can be
+Both have all their clients connected from the beginning, and each is idle while it is the other's turn. So other work
+of the machine, and its changes over the minutes, slow both alike, and the ratio of two neighbouring turns can be
 trusted further than either of their rates.
 """
 
@@ -28,15 +28,15 @@ from loadtests.bench.publisher import BenchPublisher
 
 TURN_S: Final = 1.0
 WARM_EVENTS: Final = 20
-"""Before a turn is measured. After a pause a receiver's TCP acknowledges the first 16 segments at once, each by itself,
-and the sender pays for it: 40 % more a delivery."""
+"""Events that are published before a turn is measured. After a pause a receiver's TCP acknowledges the first 16
+segments at once, each by itself, and the sender pays for it: 40 % more a delivery."""
 SCRAPE_AFTER_S: Final = 0.3
-"""In each turn, so that there is one scrape a second of delivering."""
+"""When in a turn its scrape begins: so there is one scrape for each second of delivering."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a node did in one turn: deliveries, in so many seconds, with so much processor time of its shard."""
+    """One turn of a node: its deliveries, how long it was, and the processor time that its shard used, in seconds."""
 
     deliveries: int
     seconds: float
@@ -82,7 +82,7 @@ class Side:
         return self.bench.node.counted("headrace_deliveries_total")
 
     def _one(self) -> None:
-        """Publish an event, and wait for the first who has it."""
+        """Publish an event, and wait until the first client has it."""
         before = self.pilot.seen
         headrace.publish_now(self.bench.publisher.connection, self.bench.stream, payload())
         self.pilot.reach(before + 1)

@@ -32,9 +32,9 @@ _ROOT: Final = Path(__file__).parents[2]
 class Node:
     """A running node. Owned by the bench.
 
-    With one shard that has a core to itself, and all else is on the other one, with the clients. With more
-    nothing is pinned, and what PostgreSQL is asked is written to its log, to be counted. root is the directory whose
-    headrace runs; settings are variables of its environment.
+    One shard alone gets a core to itself, and everything else runs on the other one, with the clients. Of several
+    shards none is pinned, and PostgreSQL writes each statement to its log, to be counted. root is the directory of the
+    headrace that runs; settings are variables of its environment.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Node:
         self._up: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; returns when clients are served."""
+        """Start the node; returns when it serves clients."""
         cores.pin(0, cores.CLIENT if self.shards == 1 else cores.ALL)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         environ |= self.settings
@@ -76,7 +76,7 @@ class Node:
             cores.pin(self.shard_pids[0], cores.SERVER)
 
     def stop(self) -> None:
-        """End it and leave nothing behind."""
+        """End the node and remove its directory."""
         if self._up is not None and self._up.poll() is None:
             self._up.terminate()
             try:
@@ -94,7 +94,7 @@ class Node:
 
     @property
     def database_url(self) -> str:
-        """Where its PostgreSQL is."""
+        """The URL of its PostgreSQL."""
         return self._environ["HEADRACE_DATABASE_URL"]
 
     def path(self, stream: str, since: str = "") -> str:
@@ -110,18 +110,19 @@ class Node:
         return [headrace.sign(name, since=head, secrets=secrets) for name, head in zip(streams, heads, strict=True)]
 
     def _heads(self, streams: Sequence[str]) -> list[str]:
-        # An id, since a client that begins at `now` is told its cursor in an event, which the load client would count.
+        # An id and not `now`: a client that begins at `now` is told its cursor in an event, which the load client
+        # counts.
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             return [str(headrace.head(connection, stream)) for stream in streams]
 
     def scrape(self) -> str:
-        """What Prometheus is told of the node."""
+        """The text of /metrics."""
         host, port = self.address
         with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=20) as response:
             return str(response.read().decode())
 
     def counted(self, name: str) -> int:
-        """What all shards have counted under this name. Raises FailedError where none counts it."""
+        """The sum of a metric over all shards. Raises FailedError if no shard has it."""
         found = re.findall(rf"^{name}\{{.*\}} (\S+)$", self.scrape(), re.MULTILINE)
         if not found:
             raise FailedError(f"no shard has a metric {name}")
@@ -135,13 +136,13 @@ class Node:
         ]
 
     def questions(self) -> tuple[int, int]:
-        """How many statements PostgreSQL was asked so far, and how many of them read pages of the log."""
+        """How many statements PostgreSQL has run so far, and how many of them read pages of the log."""
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
         return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
 
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:
-        """Let all of it, and this process, run on every core meanwhile."""
+        """Within the block all processes of the node, and this one, may run on every core."""
         assert self._up is not None
         mine = os.sched_getaffinity(0)
         processes: dict[int, frozenset[int]] = {}

@@ -1,4 +1,4 @@
-"""Clients that do not read while it is measured: a server serves them as any, and they take no time of the machine."""
+"""Clients that do not read while a scenario measures: a server serves them as any, and they use no processor time."""
 
 import re
 import socket
@@ -8,13 +8,13 @@ from typing import Final
 from loadtests.bench.clients import FailedError
 
 BUFFER_BYTES: Final = 1 << 20
-"""Takes some hundred small events unread: the kernel counts about a kibibyte for each. It is doubled by the kernel."""
+"""Has room for some hundred small events: the kernel counts about a kibibyte for each. The kernel doubles this size."""
 PATIENCE_S: Final = 20.0
 _IDS: Final = re.compile(rb"^id: (\d+)\ndata", re.MULTILINE)
 
 
 class PausedClients:
-    """Connections that follow one stream, and are read only by `begin` and `wake`. A context. Owned by the scenario."""
+    """Connections to one stream that only `begin` and `wake` read from. A context. Owned by the scenario."""
 
     def __init__(self, address: tuple[str, int], path: str) -> None:
         self._address = address
@@ -39,7 +39,7 @@ class PausedClients:
         return {client.getsockname()[1] for client in self._clients}
 
     def come(self, count: int) -> None:
-        """Connect so many more, and ask for the stream."""
+        """Connect count more clients, and ask for the stream."""
         for _ in range(count):
             client = socket.socket()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
@@ -49,7 +49,7 @@ class PausedClients:
             self._clients.append(client)
 
     def begin(self, mark: bytes = b"\nid: ") -> None:
-        """Wait until those that have come since the last time were sent what tells that they are served."""
+        """Wait until every client that has come since the last call is served, as the text of mark shows."""
         for client in self._clients[self._begun :]:
             text = b""
             while mark not in text:
@@ -57,7 +57,10 @@ class PausedClients:
         self._begun = len(self._clients)
 
     def wake(self, first: int, last: int) -> None:
-        """Read all that has come meanwhile. Raises FailedError unless each has exactly the events first to last."""
+        """Read all events that have come.
+
+        Raises FailedError unless each client has exactly the events first to last.
+        """
         end = b"id: %d\ndata" % last
         for client in self._clients:
             text = b""
@@ -71,7 +74,7 @@ class PausedClients:
 
 
 def _received(client: socket.socket) -> bytes:
-    """What has come, or comes next."""
+    """The bytes that a client has received, or the next that come."""
     try:
         data = client.recv(1 << 22)
     except TimeoutError:

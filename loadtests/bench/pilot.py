@@ -1,4 +1,4 @@
-"""A few clients of one stream, read here: they tell the publisher how far the server has got."""
+"""A few clients of one stream, which this process reads: they tell the publisher how far the server has got."""
 
 import re
 import selectors
@@ -19,7 +19,8 @@ class Pilot:
     """Connections that follow a stream. A context. Owned by the publisher.
 
     A server writes to its clients in some order, perhaps that of their arrival: let one `join` now and then while
-    the others arrive, so that one is near the beginning. seen is the newest id that any of them was sent.
+    the others arrive, so that one is near the beginning of that order. seen is the newest id that any of them has
+    received.
     """
 
     def __init__(self, address: tuple[str, int], path: str) -> None:
@@ -30,7 +31,7 @@ class Pilot:
         self._tails: dict[socket.socket, bytes] = {}
 
     def join(self) -> None:
-        """Connect one more, unless there are MOST."""
+        """Connect one more client, unless there are MOST already."""
         if len(self._tails) < MOST:
             client = socket.create_connection(self._address)
             client.sendall(self._request)
@@ -41,7 +42,7 @@ class Pilot:
         return self
 
     def begin(self) -> None:
-        """Wait until all have the stream's newest id."""
+        """Wait until all clients have been told the stream's newest id. Raises FailedError."""
         while not all(b"id: " in tail for tail in self._tails.values()):
             if not self.watch(10, keep=1 << 16):
                 raise FailedError("a stream did not begin within 10 s")
@@ -54,7 +55,7 @@ class Pilot:
             client.close()
 
     def reach(self, id_: int) -> None:
-        """Wait until any of them was sent this id. Raises FailedError."""
+        """Wait until one of the clients has received this id. Raises FailedError."""
         deadline = time.monotonic() + PATIENCE_S
         while self.seen < id_:
             self.watch(1)
@@ -62,7 +63,7 @@ class Pilot:
                 raise FailedError(f"nothing new was delivered for {PATIENCE_S:g} s")
 
     def watch(self, timeout_s: float, keep: int = _TAIL) -> bool:
-        """Wait for whatever comes next, at most so long; False if nothing did."""
+        """Read what comes next, waiting at most timeout_s; returns whether anything came."""
         ready = self._selector.select(timeout_s)
         for key, _ in ready:
             client = key.fileobj

@@ -1,4 +1,4 @@
-"""Publishing, each way that a scenario wants it."""
+"""Publishing in each of the ways that scenarios need."""
 
 import contextlib
 import random
@@ -15,7 +15,7 @@ from loadtests.bench.pilot import Pilot
 
 
 class BenchPublisher:
-    """One connection to PostgreSQL, with a transaction for each call. A context is its `connection`."""
+    """One connection to PostgreSQL, with a transaction for each call."""
 
     def __init__(self, url: str) -> None:
         self.connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
@@ -31,9 +31,9 @@ class BenchPublisher:
         raise FailedError(f"PostgreSQL was not back within {timeout_s:g} s")
 
     def behind(self, pilot: Pilot, stream: str, seconds: float, window: int) -> int:
-        """Keep so many events published that nobody was sent yet; returns how many were published.
+        """Keep `window` events published that no client has received yet; returns how many were published.
 
-        With a window of 1 the server finds one event at each look, as soon as it looks; with more, as many.
+        With a window of 1 the server finds one event each time it reads, without a pause; with more, that many.
         """
         first = published = pilot.seen
         deadline = time.monotonic() + seconds
@@ -48,7 +48,7 @@ class BenchPublisher:
         return published - first
 
     def paced(self, stream: str, seconds: float, rate: float) -> int:
-        """Publish single events at a rate, each a little off its moment, so as not to fall in step with anything."""
+        """Publish single events at a rate, each a little off its moment, so as not to keep step with the server."""
         count = max(1, round(seconds * rate))
         began = time.monotonic()
         for number in range(count):
@@ -57,7 +57,7 @@ class BenchPublisher:
         return count
 
     def flood(self, streams: Sequence[str], seconds: float, batch: int) -> int:
-        """Publish to the streams in turn, batch events a transaction, as fast as the log takes them; how many."""
+        """Publish to the streams in turn, batch events a transaction, as fast as it goes; returns how many events."""
         deadline = time.monotonic() + seconds
         published = 0
         while time.monotonic() < deadline:
@@ -66,7 +66,7 @@ class BenchPublisher:
         return published
 
     def many(self, streams: Sequence[str]) -> None:
-        """Publish one event to each in one transaction."""
+        """Publish one event to each of the streams, in one transaction."""
         headrace.publish_many(self.connection, streams, [payload() for _ in streams])
 
     def head(self, stream: str) -> int:

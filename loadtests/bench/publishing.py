@@ -1,4 +1,4 @@
-"""Publishing: how many transactions a second, with live delivery, beside the same without notification."""
+"""Publishing: how many transactions a second with live delivery, beside the same without notifications."""
 
 import tempfile
 import time
@@ -19,10 +19,10 @@ from loadtests.bench.figure import Figure
 from loadtests.bench.publisher import BenchPublisher
 
 TURNS: Final = 5
-"""With live delivery and without notification in turn: the machine's speed changes within minutes."""
+"""Turns with live delivery and without notifications alternate, since the machine's speed changes within minutes."""
 
 OFFICE_S: Final = 20.0
-"""Within which the announcer leaves when nobody publishes; it counts for two seconds."""
+"""How long the announcer may take to leave its office when no session publishes; it looks back over two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def unpinned(bench: Bench) -> list[Figure]:
 
 
 def _beside_silence(bench: Bench) -> list[Figure]:
-    """One event a transaction: all delivered, plain inserts, without notification, each notifying by itself."""
+    """One event a transaction: delivered live, as plain inserts, without notifications, each notifying by itself."""
     connection = bench.publisher.connection
     connection.execute(writers.BARE)
     pgbench = writers.Writers(bench.node.pgbench(), bench.node.database_url)
@@ -69,7 +69,7 @@ def _beside_silence(bench: Bench) -> list[Figure]:
         with _silence(connection), _calm(bench):
             silent.append(pgbench.per_second(publishing, bench.seconds))
     plain = pgbench.per_second(writers.PLAIN, bench.seconds)
-    # In a moment in which nobody may rely on an announcer, every transaction notifies by itself.
+    # While this lock is held no transaction may rely on an announcer, so each notifies by itself.
     connection.execute("select pg_advisory_lock(x'6865616472616364'::bigint)")
     with _calm(bench):
         notifying = pgbench.per_second(publishing, bench.seconds)
@@ -123,8 +123,8 @@ def _calm_stream(bench: Bench) -> str:
 
 @contextmanager
 def _calm(bench: Bench) -> Iterator[None]:
-    """Meanwhile 20 events a second on a stream of their own, delivered or not: all that is compared bears them."""
-    # Over a connection of its own: the other one waits for pgbench with us.
+    """Within the block 20 events a second are published to a stream of their own, in every variant that is compared."""
+    # Over a connection of its own, since this thread is busy waiting for pgbench.
     with ThreadPoolExecutor(1) as pool, closing(BenchPublisher(bench.node.database_url)) as publisher:
         paced = pool.submit(publisher.paced, _calm_stream(bench), bench.seconds, 20.0)
         yield
@@ -132,7 +132,7 @@ def _calm(bench: Bench) -> Iterator[None]:
 
 
 def _heads(bench: Bench, names: Sequence[str]) -> int:
-    """The sum of the newest ids."""
+    """The sum of the heads of these streams."""
     row = bench.publisher.connection.execute(
         "select sum(headrace.head(name)) from unnest(%s::text[]) name", [list(names)]
     ).fetchone()
@@ -142,7 +142,7 @@ def _heads(bench: Bench, names: Sequence[str]) -> int:
 
 @contextmanager
 def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Meanwhile publishing transactions neither notify nor let anybody else do it."""
+    """Within the block publishing transactions neither notify nor leave it to an announcer."""
     definitions = [
         connection.execute("select pg_get_functiondef(%s::regprocedure)", [f"headrace.{function}"]).fetchone()
         for function in ("announce(int[])", "defers()")
@@ -165,7 +165,7 @@ def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _wait_for_office(connection: psycopg.Connection[Any]) -> None:
-    """Take the announcer's place once it has heard that commits are few: until then it would ring for nothing."""
+    """Take the announcer's place as soon as it leaves for lack of commits: until then it would notify for nothing."""
     deadline = time.monotonic() + OFFICE_S
     while connection.execute("select headrace.take_office()").fetchone() != (True,):
         if time.monotonic() > deadline:

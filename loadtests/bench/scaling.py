@@ -1,4 +1,4 @@
-"""Scenarios that measure the same at several sizes: how cost and latency grow; and how a hot stream is shared."""
+"""Scenarios that measure one thing at several sizes: how cost and latency grow, and how shards share a hot stream."""
 
 import time
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ RATES: Final = (10, 50, 100, 200, 400, 800)
 STREAMS: Final = 50
 HOT_DEADLINE_S: Final = 30.0
 UNREAD_S: Final = 2.0
-"""Of publishing to clients that do not read: their buffers, and the kernel's memory, have room for so much."""
+"""Seconds of publishing to clients that do not read: their buffers, and the kernel's memory, have room for no more."""
 UNREAD_EVENTS: Final = 1000
-"""As many as a client's buffer takes; a floor, which waits for room, would stand still for ever."""
+"""Events that a client's buffer has room for. The floor waits for room, so it would stand still for ever with more."""
 PILOTS: Final = 8
 
 
 def growth(bench: Bench) -> list[Figure]:
-    """One stream, one event at each look, with more and more connections: what a delivery costs."""
+    """One stream, one event each time the shard reads, with more and more connections: the cost of a delivery."""
     found: list[Figure] = []
     sizes = (max(10, bench.n // 5), bench.n // 2, bench.n, 2 * bench.n, 3 * bench.n)
     for n in sizes:
@@ -45,7 +45,7 @@ def growth(bench: Bench) -> list[Figure]:
 
 
 def rates(bench: Bench) -> list[Figure]:
-    """One subscriber; single events, each in a transaction of its own, more and more a second."""
+    """One subscriber, and single events, each in a transaction of its own, at greater and greater rates."""
     found: list[Figure] = []
     for rate in RATES:
         with bench.here(n=1) as clients:
@@ -61,7 +61,7 @@ def rates(bench: Bench) -> list[Figure]:
 
 
 def hot(bench: Bench) -> list[Figure]:
-    """Four of five clients on one stream of a node with four shards: how these share it, and after how long."""
+    """Four of five clients follow one stream of a node with four shards: how these share it, and after how long."""
     node = bench.node
     crowd, others = bench.n * 4 // 5, max(STREAMS, bench.n // 5)
     with ExitStack() as stack:
@@ -88,7 +88,7 @@ def hot(bench: Bench) -> list[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class PilotedStream:
-    """A stream with its clients, of whom only the pilot's read."""
+    """A stream and its clients, of which only the pilot's read."""
 
     stream: str
     pilot: Pilot
@@ -97,9 +97,9 @@ class PilotedStream:
 
 
 def shards(bench: Bench) -> list[Figure]:
-    """A stream on either of two shards: each alone, then both at once, one event at each look, unread.
+    """One stream on each of two shards: each alone, then both at once, to clients that do not read.
 
-    And two floors beside one: what the machine's cores gain by each other.
+    Two floors beside one show how much the second core of this machine can add.
     """
     node = bench.node
     with ExitStack() as stack:
@@ -139,7 +139,7 @@ def shards(bench: Bench) -> list[Figure]:
 
 
 def _floors(bench: Bench, count: int) -> float:
-    """So many floors at once, each on a core of its own, with clients that do not read: writes a second."""
+    """Run count floors at once, each on a core of its own, with clients that do not read; returns writes a second."""
     each = bench.n
     events = min(UNREAD_EVENTS, round(min(bench.seconds, UNREAD_S) * FLOOR_PER_S / each))
     with ExitStack() as stack:
@@ -161,12 +161,12 @@ def _floors(bench: Bench, count: int) -> float:
 
 
 def _unread(all_piloted: Sequence[PilotedStream], seconds: float) -> float:
-    """Publish behind each crowd's pilot, all at once: writes a second, each an event to a client that does not read."""
+    """Publish behind the pilot of each stream, all at once; returns writes a second to the clients that do not read."""
 
     def publish(piloted: PilotedStream) -> float:
         before, began = piloted.pilot.seen, time.monotonic()
         piloted.publisher.behind(piloted.pilot, piloted.stream, seconds, 1)
-        # What the pilot has seen last is still being written to others, as what it saw first was.
+        # The pilot's last event is still being written to others, as its first one was when the clock started.
         return (piloted.pilot.seen - before) * len(piloted.paused) / (time.monotonic() - began)
 
     before = [piloted.pilot.seen for piloted in all_piloted]

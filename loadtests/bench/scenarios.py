@@ -16,13 +16,13 @@ from loadtests.bench.figure import Figure
 from loadtests.bench.publisher import BenchPublisher
 
 WINDOW: Final = 12
-"""Events of a burst that wait for each connection."""
+"""How many events of a burst wait for each connection."""
 PACE_PER_S: Final = 5.0
-"""Slow enough that every fan-out is over before the next."""
+"""Events a second: slow enough that every fan-out is over before the next."""
 
 
 def fanout(bench: Bench) -> list[Figure]:
-    """All on one stream, one event at each look; then one event now and then, for the latency."""
+    """All clients on one stream, one event each time the shard reads; then a few events a second, for the latency."""
     floor, floor_paced = bench.floor(), bench.floor(rate=PACE_PER_S)
     result, events, shard_busy = bench.saturated(1)
     with bench.here() as clients:
@@ -41,7 +41,7 @@ def fanout(bench: Bench) -> list[Figure]:
 
 
 def burst(bench: Bench) -> list[Figure]:
-    """The same, where many events wait for each connection: beside the floor's one event a call."""
+    """As `fanout`, while many events wait for each connection, beside the floor with one event a call and with many."""
     floor, joined = bench.floor(), bench.floor(batch=WINDOW)
     result, events, shard_busy = bench.saturated(WINDOW)
     return [
@@ -55,7 +55,7 @@ def burst(bench: Bench) -> list[Figure]:
 
 
 def many(bench: Bench) -> list[Figure]:
-    """A fifth as many streams as clients, published to in turn as fast as the log takes it."""
+    """A fifth as many streams as clients, published to in turn, as fast as the log takes the events."""
     streams = max(1, bench.n // 5)
     floor = bench.floor(streams=streams)
     names = [f"{bench.stream}.{number}" for number in range(streams)]
@@ -82,7 +82,7 @@ def many(bench: Bench) -> list[Figure]:
 
 
 def latency(bench: Bench) -> list[Figure]:
-    """One subscriber, nothing else going on: from before publishing to receipt, durable in between."""
+    """One subscriber and no other load: the time from before publishing to receipt, with a durable commit between."""
     floor = bench.floor(rate=20.0, n=1)
     with bench.here(n=1) as clients:
         clients.ready()

@@ -10,7 +10,7 @@ import click
 
 BESIDE_CHECKOUT: Final = Path(__file__).parents[3] / "shared" / "bench"
 
-# The client knows paths that differ in a number; signed paths differ in all. `--path @FILE` has them, one a line.
+# The client's own paths differ in a number only, and signed paths in everything: `--path @FILE` reads them, one a line.
 _CALL: Final = "snprintf(path, sizeof path, opt.path,"
 _BEFORE: Final = "static void on_writable("
 _PATH_OF: Final = r"""

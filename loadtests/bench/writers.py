@@ -1,6 +1,6 @@
-"""Writers: sessions that run one statement after the other, each a transaction, as fast as they can. By pgbench.
+"""Writers: sessions of pgbench that run one statement after the other, each in a transaction, as fast as they can.
 
-A client in Python would be what is measured: 16 of its sessions use a core.
+A client in Python would itself be the limit: 16 of its sessions use a whole core.
 """
 
 import re
@@ -17,7 +17,7 @@ STREAMS: Final = 1000
 _TPS: Final = re.compile(r"^tps = ([\d.]+) \(without", re.MULTILINE)
 
 PLAIN: Final = f"insert into public.bare (stream, data) values (:stream, repeat('x', {DATA_BYTES}));"
-"""The least that a durable write of this size can be; the table is `BARE`."""
+"""The cheapest durable write of this size, into the table that `BARE` makes."""
 BARE: Final = """
     create table if not exists public.bare (
         id bigint generated always as identity primary key, stream text not null, data text not null
@@ -25,7 +25,7 @@ BARE: Final = """
 
 
 def publishing(prefix: str) -> str:
-    """Publish one event to one of the streams prefix0, prefix1 …"""
+    """The statement that publishes one event to one of the streams prefix0, prefix1 …"""
     return f"select headrace.publish('{prefix}' || :stream, repeat('x', {DATA_BYTES}));"
 
 
@@ -37,7 +37,10 @@ class Writers:
         self._database_url = database_url
 
     def per_second(self, statement: str, seconds: float) -> float:
-        """Run the statement in all sessions, `:stream` drawn uniformly; transactions a second. Raises FailedError."""
+        """Run the statement in all sessions, `:stream` drawn uniformly; returns transactions a second.
+
+        Raises FailedError.
+        """
         with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
             script.write(f"\\set stream random(0, {STREAMS - 1})\n{statement}\n")
             script.flush()

@@ -32,7 +32,7 @@ class CrowdClient:
 
 
 class Crowd:
-    """All clients. Owned by the main thread, but for what its own thread reads.
+    """All clients. Owned by the main thread, except for the reading, which its own thread does.
 
     problems counts broken promises by their kind: `closed` (a connection has ended), `hole`, `repeat` (or disorder),
     `sentinel` (a gap, a reset, a goodbye), `head` (no event stream was answered). deliveries counts events. silence_s
@@ -52,7 +52,7 @@ class Crowd:
         self._thread = threading.Thread(target=self._read, name="crowd")
 
     def join(self, path: str, stream: str) -> None:
-        """Connect one more client. Before `start`."""
+        """Connect one more client. MUST be called before `start`."""
         connection = socket.create_connection(self._address, timeout=CONNECT_DEADLINE_S)
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: operations\r\n\r\n".encode())
         head = b""
@@ -69,7 +69,7 @@ class Crowd:
         self._poll.register(connection, select.EPOLLIN)
 
     def start(self) -> None:
-        """Read from now on."""
+        """Begin to read."""
         self._thread.start()
 
     def listen_anew(self) -> None:
@@ -77,11 +77,11 @@ class Crowd:
         self.silence_s = self.age_s = 0.0
 
     def behind(self, heads: dict[str, int]) -> int:
-        """How many clients have not all events up to these heads."""
+        """How many clients lack an event up to these heads."""
         return sum(client.last < heads[client.stream] for client in self._clients.values())
 
     def stop(self) -> None:
-        """Leave."""
+        """Stop reading and close all connections."""
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -112,7 +112,7 @@ class Crowd:
         for block in blocks:
             head, separator, text = block.partition(b"\ndata: t=")
             if not separator:
-                # Lines that dispatch nothing may stand before those of a frame.
+                # Lines that dispatch no event (comments, `retry:`) may stand before a frame's.
                 if b"\nevent: headrace:" in b"\n" + block and b"event: headrace:cursor\n" not in block:
                     self.problems["sentinel"] += 1
                 continue

@@ -1,4 +1,4 @@
-"""One run: everything that an operator can do, one after the other, and what the clients noticed of it."""
+"""One run: every operation of an operator, one after the other, and what the clients noticed of each."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from loadtests.operations.crowd import Crowd
 SETTLE_S = 30.0
 COMMAND_DEADLINE_S = 180.0
 PATIENT = {"HEADRACE_HANDOFF_DEADLINE_S": "10", "HEADRACE_DIRECTORY_EXPIRY_S": "10"}
-"""A process of a small machine may stand still for longer than the defaults allow; its clients are not to be lost."""
+"""On a small machine a process may stand still for longer than the defaults allow; that is not to cost its clients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(slots=True)
 class OperationsVerdict:
-    """What a run has come to. problems is empty if no promise was broken."""
+    """The result of a run. problems is empty if no promise was broken."""
 
     clients: int
     streams: int
@@ -57,7 +57,7 @@ class OperationsVerdict:
     moves_silence_s: list[float] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The same as a dictionary that can be written as JSON."""
         return asdict(self)
 
 
@@ -72,11 +72,11 @@ class SteadyPublisher:
         self._thread = threading.Thread(target=self._publish, name="publisher")
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to publish."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish no more."""
+        """Stop publishing; returns when the last event is committed."""
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -95,7 +95,7 @@ class SteadyPublisher:
 
 
 class OperationsRun:
-    """Owned by the main thread."""
+    """Starts a node with its clients, runs the operations, and judges. Owned by the main thread."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class OperationsRun:
         self._step("restart of the routers", self._restart_routers)
         self._command("scale", str(shards + 1))
         self._command("scale", str(shards))
-        # Everybody goes to one shard, and then to another: what a move of all of them takes.
+        # All clients move to one shard, and then to another: this is timed.
         others = [f"b-{number}" for number in range(shards)]
         self._assign(others[0])
         for turn in range(self._moves):
@@ -199,7 +199,7 @@ class OperationsRun:
         began = time.monotonic()
         output = work()
         seconds = time.monotonic() - began
-        # What was held up arrives right after.
+        # Events that the operation has held up arrive right after it.
         time.sleep(self._pause_s)
         step = Step(name, round(seconds, 2), round(self._crowd.silence_s, 2), round(self._crowd.age_s, 2), output)
         self._verdict.steps.append(step)
@@ -226,7 +226,7 @@ class OperationsRun:
         """The processes of gunicorn, each with its parent."""
         found = {}
         for process in psutil.Process(self._node.pid).children(recursive=True):
-            # Those that are just ending are none.
+            # A process may end in this moment.
             with contextlib.suppress(psutil.Error):
                 if any("gunicorn" in word for word in process.cmdline()[:4]):
                     found[process.pid] = process.ppid()
@@ -244,7 +244,7 @@ class OperationsRun:
         return Directory(environ["HEADRACE_REDIS_URL"], expiry_s=3)
 
     def _settle(self, crowd: Crowd, heads: dict[str, int]) -> None:
-        """Wait, bounded, until every client has everything; who has not has lost it."""
+        """Wait, at most SETTLE_S, until every client has all events; those that a client lacks then are lost."""
         deadline = time.monotonic() + SETTLE_S
         while crowd.behind(heads) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -253,7 +253,7 @@ class OperationsRun:
 
 
 def render(verdict: OperationsVerdict) -> str:
-    """The verdict in a line or two."""
+    """The verdict as one or two lines for people."""
     broken = ", ".join(f"{count} {kind}" for kind, count in verdict.problems.items()) or "no promise broken"
     text = (
         f"{verdict.clients} clients on {verdict.streams} streams, {verdict.shards} shards: {verdict.events} events, "
@@ -269,5 +269,5 @@ def render(verdict: OperationsVerdict) -> str:
 
 
 def dump(verdict: OperationsVerdict) -> str:
-    """The verdict for programs."""
+    """The verdict as JSON."""
     return json.dumps(verdict.as_json(), indent=1)

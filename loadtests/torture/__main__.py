@@ -21,7 +21,7 @@ from loadtests.torture.plan import draw
 from loadtests.torture.run import TortureRun, TortureVerdict
 
 COMPILED: Final = ("disk-full", "clock-back")
-"""Faults of the machine, which are made by a library that is compiled for the run."""
+"""Faults of the machine: a library that is compiled for the run makes them."""
 
 
 @click.command(epilog="Example: python -m loadtests.torture --seed 7 --seconds 60 --faults shard-kill,postgres-pause")

@@ -1,6 +1,6 @@
-"""Whether alerts would fire: the rules of deploy/prometheus, over a node's numbers as they were before and are now.
+"""Whether alerts would fire: the rules of deploy/prometheus, applied to a node's metrics before a fault and now.
 
-promtool plays ten minutes of the numbers from before and then ten of those from now, as if these lasted.
+promtool plays ten minutes of the metrics from before, and then ten minutes of those from now, as if they lasted.
 """
 
 import json
@@ -19,7 +19,7 @@ _SAMPLES: Final = 40
 
 
 def can_fire() -> bool:
-    """Whether promtool is there; Debian has it in `prometheus`."""
+    """Whether promtool is installed; Debian has it in the package `prometheus`."""
     return shutil.which("promtool") is not None
 
 

@@ -1,4 +1,4 @@
-"""What every fault is."""
+"""The base class of all faults."""
 
 import random
 from typing import ClassVar
@@ -8,7 +8,7 @@ from loadtests.torture.system import System
 
 
 class Fault:
-    """One kind of fault. lasts_s is the range of its length in a run of a minute; shorter runs shorten it."""
+    """One kind of fault. lasts_s is the range of how long it lasts in a run of a minute; shorter runs shorten it."""
 
     lane: ClassVar[str] = "database"
     lasts_s: ClassVar[tuple[float, float]] = (0.0, 0.0)
@@ -19,8 +19,8 @@ class Fault:
         self.chance = chance
 
     def inject(self, lasts_s: float) -> str:
-        """Begin; returns whom it has hit."""
+        """Begin the fault; returns what it has hit, for the report."""
         raise NotImplementedError
 
     def heal(self) -> None:
-        """End."""
+        """End the fault."""

@@ -1,6 +1,6 @@
-"""The faults: each is injected, lasts, and is healed. What it makes the system owe is noted where it is made.
+"""The faults: each is injected, lasts, and is healed. A fault that may end clients' connections notes that with `fell`.
 
-Lanes: faults of one lane follow one another, those of two lanes meet as chance has it.
+Faults of one lane follow one another; faults of two lanes may happen at the same time.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class ShardStop(Fault):
             return "none lives"
         shard = self.chance.choice(sorted(shards))
         _signal(shards[shard], signal.SIGSTOP)
-        # Who does not take the goodbye at once is just closed: both are `stopped`.
+        # A client that does not take the goodbye at once is just closed; for the judge both are `stopped`.
         self.system.fell(shard, shards[shard], "stopped")
         self.system.kill(shards[shard], signal.SIGTERM)
         _signal(shards[shard], signal.SIGCONT)
@@ -86,7 +86,7 @@ class ShardFiles(Fault):
     lasts_s = (2.0, 5.0)
 
     def inject(self, lasts_s: float) -> str:
-        """Lower the limit of a process that serves: without any, none could even start."""
+        """Lower the limit of a process that serves already: with no descriptor left it could not even start."""
         self._process = None
         if not (shards := self.system.serving()):
             return "none serves"
@@ -286,7 +286,7 @@ class SlotsExhausted(Fault):
         self._held: list[psycopg.Connection[Any]] = []
 
     def inject(self, lasts_s: float) -> str:
-        """Take what is free, end headrace's connections, and take their slots; again, those it got back."""
+        """Take the free slots, end headrace's connections and take their slots; then those that headrace got back."""
         self._fill()
         _terminate_backends(self.system, "headrace %", self._held[0] if self._held else None)
         for _ in range(5):

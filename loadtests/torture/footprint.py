@@ -1,4 +1,4 @@
-"""What the tortured processes take, over time: descriptors, memory, greenlets, connections to PostgreSQL.
+"""What the tortured processes use over time: descriptors, memory, greenlets, connections to PostgreSQL.
 
 Greenlets are counted inside each shard: `predicates`, which every shard loads, starts `count_greenlets`.
 """
@@ -15,7 +15,7 @@ import gevent
 import greenlet
 
 VARIABLE: Final = "TORTURE_FOOTPRINT"
-"""The environment's name for the directory into which the shards write their counts."""
+"""The environment variable that names the directory into which the shards write their counts."""
 INTERVAL_S: Final = 5.0
 
 
@@ -53,7 +53,7 @@ class Footprints:
         self._samples: dict[tuple[str, str], list[float]] = {}
 
     def take(self, processes: Mapping[str, int], backends: int | None) -> None:
-        """Note what each process (by name) takes now; what cannot be seen at the moment is left out."""
+        """Note what each process (by name) uses now; a process that has just ended is passed over."""
         for name, pid in processes.items():
             try:
                 fields = Path(f"/proc/{pid}/statm").read_text().split()
@@ -72,7 +72,7 @@ class Footprints:
             self._samples.setdefault(("PostgreSQL", "connections of shards"), []).append(backends)
 
     def growth(self) -> list[Growth]:
-        """For every process that was seen often enough to tell."""
+        """The growth of every process that has enough samples."""
         found = []
         for (process, quantity), all_values in sorted(self._samples.items()):
             values = all_values[len(all_values) // 10 :]

@@ -1,4 +1,4 @@
-"""SIGTERM, to a run that has processes of its own, some of which may be stopped: it ends them first."""
+"""SIGTERM to a run: its processes, some of which a fault may have stopped, are ended before it ends itself."""
 
 import signal
 from types import FrameType
@@ -10,6 +10,6 @@ def end_in_order() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Once: a second one would cut short what ends the processes, of which some may be stopped.
+    # Further signals are ignored: they would interrupt the code that ends the processes.
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

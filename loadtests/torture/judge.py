@@ -6,7 +6,7 @@ What a client is owed, per stream of its connection:
     no event that it may not see, and none that was not committed
     a cursor (any `id:`) that never goes back and never passes an event which it has not been sent
     a gap for ids that retention has removed, and for no others; a reset never, since no log here is replaced
-    a connection that stays until the client leaves, stops reading for too long or its token expires, or its shard dies
+    a connection that stays until the client leaves or stops reading for too long, its token expires, or its shard dies
 
 Times are seconds of one monotonic clock that publishers, subscribers and faults share.
 """
@@ -22,7 +22,7 @@ from headrace.errors import CursorError
 
 MAX_SHOWN_IDS: Final = 12
 DATED_AHEAD: Final = "dated ahead"
-"""The ending of a connection that was refused since its token is of the time before the clock was set back."""
+"""The ending of a connection that was refused because its token was issued before the clock was set back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class StreamLog:
         self._labels = sorted({event.label for event in self.events.values() if event.label is not None})
 
     def visible(self, sees: Callable[[str], bool]) -> list[int]:
-        """The ids of the events that somebody sees, in order. `sees` tells it for each label."""
+        """The ids of the events that a client sees, in order. sees says of each label whether the client sees it."""
         key = tuple(map(sees, self._labels))
         if key not in self._visible:
             shown = {label for label, seen in zip(self._labels, key, strict=True) if seen} | {None}
@@ -57,7 +57,7 @@ class StreamLog:
 
 @dataclass(slots=True)
 class Received:
-    """A frame that a client has got: an event, a cursor (an id alone), or a sentinel (a type alone)."""
+    """A frame that a client has received: an event, a cursor (an id alone), or a sentinel (a type alone)."""
 
     at: float
     id: str | None = None
@@ -69,10 +69,10 @@ class Received:
 class ClientConnection:
     """One connection of a client.
 
-    sent is the cursor that the client asked with, None where it asked with a word. opened_at is when the response's
+    sent is the cursor in the client's request, None if it asked for `now` or `all`. opened_at is when the response's
     head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
     `goodbye <reason>`, `refused <status>`, `dated ahead`, or `unanswered`. stalled_s is the client's longest pause in
-    reading. port is the client's own; shard is the one that took it first.
+    reading. port is the client's own; shard is the first shard that took it.
     """
 
     request_id: str
@@ -90,7 +90,7 @@ class ClientConnection:
 
 @dataclass(slots=True)
 class ClientHistory:
-    """Everything that one client asked for and got. start is `now`, `all` or a cursor."""
+    """Everything that one client asked for and received. start is `now`, `all` or a cursor."""
 
     client: str
     kind: str
@@ -104,9 +104,9 @@ class ClientHistory:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end, or a pause, of a shard's process that a fault has made: its clients are owed what follows from it.
+    """The end, or a pause, of a shard's process by a fault: it may end the connections of the shard's clients.
 
-    ports are those of the clients whose sockets the process held in that moment; connections move between shards.
+    ports are those of the clients whose sockets the process held in that moment, as connections move between shards.
     """
 
     shard: str
@@ -138,7 +138,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """What a run owes beyond the log: who sees which label, whose shard died, how long a client may stall."""
+    """What the judge knows beside the log: who sees which label, which shards died, how long a client may stall."""
 
     sees: Callable[[ClientHistory, str, str], bool]
     deaths: Sequence[Death] = ()
@@ -152,12 +152,12 @@ def judge(history: ClientHistory, logs: Mapping[str, StreamLog], owed: Owed, *, 
 
 
 def delivered(history: ClientHistory) -> int:
-    """How many events the client got."""
+    """How many events the client received."""
     return sum(1 for session in history.sessions for frame in session.frames if frame.id and frame.data is not None)
 
 
 def ranges(ids: Sequence[int]) -> str:
-    """Ids as `3-7,9`, with an end."""
+    """Ids as text such as `3-7,9`; of many ranges the first MAX_SHOWN_IDS."""
     parts: list[list[int]] = []
     for id_ in ids:
         if parts and id_ == parts[-1][1] + 1:
@@ -169,7 +169,7 @@ def ranges(ids: Sequence[int]) -> str:
 
 
 class _Walk:
-    """Goes through one client's frames, knowing for each stream how far it must have got."""
+    """Goes through one client's frames, and keeps for each stream the position that the client has reached."""
 
     def __init__(self, history: ClientHistory, logs: Mapping[str, StreamLog], owed: Owed) -> None:
         self._history = history
@@ -223,7 +223,7 @@ class _Walk:
             self._report("malformed", None, (), f"an id of another shape: {text[:80]!r}")
             return
         event_of = None if frame.data is None else int(number or 0)
-        # Its own stream last: then the others' positions are those from before this event.
+        # The event's own stream comes last: then the others' positions are those from before this event.
         for index, id_ in enumerate(ids):
             if index != event_of:
                 self._cursor(index, id_)
@@ -262,7 +262,7 @@ class _Walk:
         self._positions[index] = max(position or 0, id_)
 
     def _start(self, index: int, id_: int) -> None:
-        """The first cursor of a client that asked with a word."""
+        """Check the first cursor of a client that asked for `now` or `all`."""
         if self._history.start == "all":
             if id_ > self._logs[index].trimmed_to:
                 self._report("lost", index, (id_,), "`all` began after events that are kept")
@@ -307,7 +307,7 @@ class _Walk:
         self._positions[index] = max(position or 0, last)
 
     def _between(self, index: int, after: int, up_to: int | None) -> tuple[int, ...]:
-        """What the client may see above `after`, up to and including `up_to` (None: the head)."""
+        """The ids that the client may see above `after`, up to and including `up_to` (None: the head)."""
         ids = self._visible[index]
         low = bisect_right(ids, after)
         return tuple(ids[low : len(ids) if up_to is None else bisect_right(ids, up_to)])
@@ -322,7 +322,7 @@ class _Walk:
 
 
 def _endings(history: ClientHistory, owed: Owed) -> Iterator[Violation]:
-    """Connections that the server has ended without owing it."""
+    """Connections that the server has ended without a reason that the judge knows."""
     for session in history.sessions:
         if session.opened_at is None and session.ending.startswith("refused "):
             status = session.ending.removeprefix("refused ")
@@ -346,7 +346,7 @@ def _is_owed(history: ClientHistory, session: ClientConnection, owed: Owed) -> b
         return any(_hits(death, session, owed) or _was_moving(death, history, session, owed) for death in stops)
     if session.ending != "cut":
         return False
-    # A full socket takes no goodbye: it is just closed.
+    # A client whose socket is full cannot be told goodbye: it is just closed.
     if session.stalled_s > 0.8 * owed.write_deadline_s or expired:
         return True
     return any(_hits(death, session, owed) for death in owed.deaths)
@@ -356,7 +356,8 @@ def _hits(death: Death, session: ClientConnection, owed: Owed) -> bool:
     """Whether the connection was at that shard when it died, or on its way there."""
     ended_at = session.ended_at or session.asked_at
     if death.how == "paused":
-        # Who is moved to a silent shard is shut down, since there must never be two writers; whom it held stays.
+        # A connection on its way to the paused shard is shut down, since it must never have two writers; those that the
+        # shard holds stay.
         shut_down_from = death.at + 0.8 * owed.handoff_deadline_s
         shut_down_until = (death.until or death.at) + owed.handoff_deadline_s
         return session.port not in death.ports and shut_down_from <= ended_at <= shut_down_until
@@ -369,10 +370,10 @@ def _hits(death: Death, session: ClientConnection, owed: Owed) -> bool:
 def _was_moving(stop: Death, history: ClientHistory, session: ClientConnection, owed: Owed) -> bool:
     """Whether the connection may have been on its way to a shard that was told to stop.
 
-    A few are, when others give connections to it in that moment: it takes what is in its socket, and says goodbye.
+    That happens when other shards give connections to it in that moment: it takes those, and tells them goodbye.
     """
     ended_at = session.ended_at or session.asked_at
-    late = history.kind in ("slow", "stalling")  # who reads what it was told long after
+    late = history.kind in ("slow", "stalling")  # such clients read the goodbye long after it was sent
     return session.asked_at <= stop.at <= ended_at and (late or ended_at <= stop.at + owed.handoff_deadline_s)
 
 

@@ -1,6 +1,7 @@
 """The machine as the tortured processes see it: a clock that can be set back and a data disk that can be full.
 
-`preload.c` is compiled for the run and loaded into each of them; it obeys a file that all have mapped.
+`preload.c` is compiled for the run and loaded into each of them; all have mapped one small file, which says
+what it does.
 """
 
 import mmap
@@ -18,12 +19,12 @@ _SOURCE: Final = Path(__file__).with_name("preload.c")
 
 
 def can_compile() -> bool:
-    """Whether there is a C compiler; without one the machine cannot be made to misbehave."""
+    """Whether there is a C compiler, without which neither the clock nor the disk can be made to fail."""
     return shutil.which("cc") is not None
 
 
 class Machine:
-    """Wall time and disk space of all processes that are started with `environ`, which is empty without a compiler."""
+    """Wall time and disk of all processes that are started with `environ`, which is empty without a compiler."""
 
     def __init__(self, directory: Path) -> None:
         self.environ: dict[str, str] = {}
@@ -44,16 +45,16 @@ class Machine:
         self.environ = {"LD_PRELOAD": str(library), "TORTURE_CONTROL": str(control)}
 
     def now(self) -> float:
-        """The wall time on it, in seconds since the epoch."""
+        """The wall time that these processes see, in seconds since the epoch."""
         return time.time() - self._behind_s
 
     def set_back(self, by_s: float) -> None:
-        """Set the clock back, in this moment, for all."""
+        """Set the clock back for all of them at once."""
         self._behind_s += by_s
         self._write()
 
     def set_right(self) -> None:
-        """Set the clock to the real time again."""
+        """Set the clock to the real time again, for all of them."""
         self._behind_s = 0.0
         self._write()
 

@@ -1,4 +1,4 @@
-"""What the machine does: its clock jumps, its disk is full."""
+"""Faults of the machine: its clock jumps, its disk is full."""
 
 from loadtests.torture.fault import Fault
 
@@ -18,7 +18,7 @@ class ClockBack(Fault):
 class DiskFull(Fault):
     """PostgreSQL's data disk is full: no table or index can grow, transactions that need it fail with 53100.
 
-    The write-ahead log still fits: without room for it PostgreSQL ends, which `postgres-kill` is.
+    The write-ahead log still has room: without it PostgreSQL ends, and `postgres-kill` tries that.
     """
 
     lasts_s = (1.0, 6.0)

@@ -1,4 +1,4 @@
-"""What operators do while clients are connected. These owe no client anything but its events."""
+"""Operations of operators while clients are connected. They must end no connection and lose no event."""
 
 from loadtests.torture.fault import Fault
 
@@ -31,7 +31,7 @@ class Move(Fault):
 
 
 class Rebalance(Fault):
-    """An operator has all slots go where they belong."""
+    """An operator gives all slots to the shards that they belong to."""
 
     lane = "operator"
 
@@ -57,12 +57,12 @@ class Scale(Fault):
     lasts_s = (0.0, 6.0)
 
     def inject(self, lasts_s: float) -> str:
-        """Have one more or one less."""
+        """Scale to one shard more or less than planned."""
         planned = self.system.plan.shards
         return self.system.headrace("scale", str(max(1, planned + self.chance.choice((-1, 1)))))
 
     def heal(self) -> None:
-        """Have as many as before; a command that failed half-way has left a shard drained."""
+        """Scale back; and undrain, since a command that failed half-way leaves a shard drained."""
         planned = self.system.plan.shards
         self.system.headrace("scale", str(planned))
         self.system.headrace("undrain", f"t-{planned - 1}")

@@ -16,7 +16,7 @@ _KINDS: Final = {"steady": 40, "slow": 12, "stalling": 12, "vanishing": 12, "res
 
 @dataclass(frozen=True, slots=True)
 class PlannedClient:
-    """A subscriber to be: its streams, where it begins, who it is and how it behaves."""
+    """A subscriber of the run: its streams, where it begins, its user and audiences, and how it behaves (kind)."""
 
     name: str
     kind: str
@@ -28,13 +28,16 @@ class PlannedClient:
 
     @property
     def presence(self) -> tuple[str, ...]:
-        """The streams on which it makes its user present."""
+        """The streams on which this client makes its user present."""
         return tuple(s for s in self.streams if s.startswith("shared:") and self.kind != "vanishing")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run to be. brief are the streams that retention may pass, veiled those with the labels of bad predicates."""
+    """One run.
+
+    brief are streams whose events retention may remove, veiled those with labels of predicates that fail.
+    """
 
     seed: int
     seconds: float
@@ -54,14 +57,14 @@ class Plan:
         return tuple(dict.fromkeys(s for client in self.clients for s in client.streams if s.startswith("private:")))
 
     def random(self, purpose: str) -> random.Random:
-        """A source of chance of its own for each purpose, so that one does not disturb another."""
+        """A random generator for one purpose, so that more draws for one purpose do not change those for another."""
         return random.Random(f"{self.seed} {purpose}")
 
 
 def draw(
     seed: int, *, seconds: float, subscribers: int, shards: int, publishers: int, rate: float, faults: Sequence[str]
 ) -> Plan:
-    """The plan that this seed stands for."""
+    """The plan that follows from this seed."""
     chance = random.Random(f"{seed} plan")
     shared = (*(f"shared:{n}" for n in range(8)), *_ODD_NAMES)
     brief = tuple(f"brief:{n}" for n in range(3))
@@ -97,7 +100,7 @@ def _client(
 
 
 def _settings(chance: random.Random) -> dict[str, str]:
-    """Settings of the tortured system: small buffers and pages, so that every path is walked."""
+    """Settings of the tortured system: small buffers and pages, so that every path of the code is used."""
     drawn = {
         "SEND_BUFFER_BYTES": chance.choice(("4096", "4096", "16384", "65536", "0")),
         "RING_BYTES": chance.choice(("0", "3000", "30000", "1048576")),
@@ -106,7 +109,7 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PAGE_BYTES": chance.choice(("5000", "100000", "4194304")),
         "READERS": chance.choice(("1", "2", "3")),
         "HEARTBEAT_INTERVAL_S": chance.choice(("1", "5", "15")),
-        # Rare sweeps mend nothing within a run: what should have been read at once is then missing at its end.
+        # Rare sweeps mend nothing within a run: events that should have been read at once are then missing at its end.
         "SWEEP_INTERVAL_S": chance.choice(("1", "5", "600", "600")),
         "UNLISTEN_AFTER_S": chance.choice(("0", "1", "300")),
         "WRITE_DEADLINE_S": "8",
@@ -118,7 +121,7 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PRESENCE_INTERVAL_S": "0.2",
         "PRESENCE_GRACE_S": str(PRESENCE_GRACE_S),
         "PRESENCE_EXPIRY_S": str(PRESENCE_EXPIRY_S),
-        # Hardly ever, most of the time, and to and fro.
+        # From 50 a second the announcer is hardly ever in office; from 0 or 1, most of the time or now and then.
         "ANNOUNCE_ABOVE_PER_S": chance.choice(("0", "1", "1", "50")),
         "ANNOUNCE_INTERVAL_S": chance.choice(("0.001", "0.005", "0.05")),
     }

@@ -14,7 +14,7 @@ EXPECTED: Final[Mapping[str, Callable[[str, str], bool]]] = {
     "raises": lambda user, stream: False,
     "late": lambda user, stream: False,
 }
-"""By label: whether a (user, stream) sees its events."""
+"""By label: whether a user sees the events of a stream that have it."""
 
 
 @predicate("even")
@@ -32,7 +32,7 @@ def slow(context: Context, stream: str) -> bool:
 
 @predicate("raises")
 def raises(context: Context, stream: str) -> bool:
-    """Fails, which hides the event."""
+    """Raises an error, which hides the event."""
     raise LookupError("a predicate of the torture that always fails")
 
 

@@ -1,12 +1,12 @@
-"""Who is on which stream, as PostgreSQL lists it and has told it, against who is really connected.
+"""Judges presence: the members that PostgreSQL lists, and the joins and leaves that it published, against the clients.
 
-Clients that follow a `shared:` stream are present on it, two to a user; but not those that vanish, whom the server
-holds for connected until its deadlines say otherwise. What is owed:
+Clients that follow a `shared:` stream are present on it, two to a user; except those that vanish, since the server
+takes them for connected until its deadlines. What is owed:
 
     a user joins, leaves, joins … in turn, and each event has the count that follows from all before it
-    visitors (`loadtests/torture/visitors.py`), each of whom comes once, leave
-    when all has been quiet for the expiry and the grace, the members are the users who are connected, no more, no less
-    where nothing was done to the system, nobody leaves who comes back within the grace
+    a visitor (`loadtests/torture/visitors.py`), who comes once, leaves
+    after a quiet time as long as the expiry and the grace, the members are exactly the users who are connected
+    without faults, no user leaves who comes back within the grace
 """
 
 import json
@@ -23,7 +23,7 @@ from loadtests.torture.judge import Violation
 from loadtests.torture.plan import PRESENCE_EXPIRY_S, PRESENCE_GRACE_S, PlannedClient
 
 WITHIN_S: Final = PRESENCE_EXPIRY_S + PRESENCE_GRACE_S + 2
-"""The rest is for the way to PostgreSQL and for what this machine does meanwhile."""
+"""The two seconds are for the way to PostgreSQL, and for pauses of this machine."""
 _TOLD: Final = """
     select s.name, h.id, h.type, h.data from torture.history h join headrace.stream s using (stream_id)
         where starts_with(s.name, %s) order by s.name, h.id"""
@@ -40,7 +40,7 @@ class Told:
 
 
 def connected(clients: Iterable[PlannedClient]) -> dict[str, set[str]]:
-    """Who is on each stream while all these clients are connected."""
+    """The users on each stream while all these clients are connected."""
     users: dict[str, set[str]] = defaultdict(set)
     for client in clients:
         for stream in client.presence:
@@ -49,7 +49,7 @@ def connected(clients: Iterable[PlannedClient]) -> dict[str, set[str]]:
 
 
 def listed(connection: psycopg.Connection[Any], streams: Iterable[str]) -> dict[str, set[str]]:
-    """Who is on each of these streams, without those on which nobody is."""
+    """The members of each of these streams; a stream without members is left out."""
     rows = connection.execute(
         "select s, m.member from unnest(%s::text[]) s cross join headrace.members(s) m", [list(streams)]
     )
@@ -62,7 +62,7 @@ def listed(connection: psycopg.Connection[Any], streams: Iterable[str]) -> dict[
 def settle(
     connection: psycopg.Connection[Any], streams: Iterable[str], expected: Mapping[str, set[str]]
 ) -> tuple[float, list[Violation]]:
-    """Wait, bounded, until exactly these are listed; how long it took, and who is missing or left over."""
+    """Wait, at most WITHIN_S, until exactly these are members; returns the seconds it took, and the differences."""
     since = time.monotonic()
     while (found := listed(connection, streams)) != expected and time.monotonic() - since < WITHIN_S:
         time.sleep(0.1)
@@ -71,7 +71,7 @@ def settle(
 
 
 def differences(expected: Mapping[str, set[str]], found: Mapping[str, set[str]], at: float) -> Iterable[Violation]:
-    """Who is missing on a stream, or left over."""
+    """The users who are missing on a stream, or still listed, as violations."""
     for stream in sorted({*expected, *found}):
         wanted, there = expected.get(stream, set()), found.get(stream, set())
         if missing := wanted - there:
@@ -86,13 +86,13 @@ def told(connection: psycopg.Connection[Any]) -> list[Told]:
 
 
 def never_away(clients: Iterable[PlannedClient]) -> set[str]:
-    """The users who, undisturbed, stay: none of their clients is late to notice that the server has closed it."""
+    """The users who never leave in a run without faults: their clients notice at once if the server closes them."""
     late = {client.user for client in clients if client.kind in ("stalling", "slow")}
     return {client.user for client in clients} - late
 
 
 def judge(events: Iterable[Told], found: Mapping[str, set[str]], staying: Collection[str] = ()) -> list[Violation]:
-    """Every promise that the events break, alone or against the members whom PostgreSQL lists after them.
+    """Every promise that the events break, among themselves or against the members that PostgreSQL lists at the end.
 
     staying are users who were never away for longer than the grace.
     """

@@ -38,15 +38,15 @@ _KINDS: Final = {
     "repeatable": 4, "async": 4,
 }  # fmt: skip
 _TYPES: Final = ("message", "message", "message", "note", "\u00fcn\u00ef type")
-# Outages, a full disk, a lack of slots: what the faults make. 40001 is REPEATABLE READ's own, 40P01 documented for
-# SET CONSTRAINTS.
+# Errors that the faults cause: outages, a full disk, a lack of slots. (40001 belongs to REPEATABLE READ, and 40P01 is
+# documented for SET CONSTRAINTS.)
 _EXPECTED_ERRORS: Final = re.compile("57P0.|08...|53100|53300")
 _BREAK: Final = re.compile("\r\n|\r")
 
 
 @dataclass(slots=True)
 class Planned:
-    """An event that a transaction publishes; data as it must arrive."""
+    """An event that a transaction publishes. data is the text as it must arrive."""
 
     stream: str
     data: str
@@ -56,7 +56,7 @@ class Planned:
 
 @dataclass(slots=True)
 class Transaction:
-    """One transaction: what it publishes, and what its publisher knows of its end."""
+    """One transaction: its events, and what its publisher knows of its end. Times are monotonic, of COMMIT."""
 
     nonce: int
     kind: str
@@ -67,7 +67,10 @@ class Transaction:
 
 
 class Publishing:
-    """All publishers and what they have done. `extreme` are the labels that a fault has switched on."""
+    """All publishers and their transactions.
+
+    `extreme` are labels of failing predicates that a fault has switched on.
+    """
 
     def __init__(self, plan: Plan, system: System) -> None:
         self.transactions: list[Transaction] = []
@@ -81,7 +84,7 @@ class Publishing:
         self._nonces = count(1)
 
     def prepare(self) -> None:
-        """Make the ledger and what copies events. Called once, after the migration."""
+        """Make the ledger, and the trigger that copies events. MUST be called once, after the migration."""
         with self._system.connect() as connection:
             connection.execute(SCHEMA)
 
@@ -186,7 +189,7 @@ class Publishing:
     def _failed(self, transaction: Transaction, error: psycopg.Error) -> None:
         state = error.sqlstate or "connection"
         self.errors[state] += 1
-        # Nothing but a COMMIT whose answer was lost leaves the outcome open, and the ledger knows it.
+        # Only a COMMIT whose answer was lost leaves the outcome open, and the ledger knows it.
         lost = state == "connection" or state.startswith(("57", "08"))
         transaction.outcome = "unknown" if transaction.began is not None and lost else "rolled back"
         if state == "connection" or _EXPECTED_ERRORS.fullmatch(state):

@@ -24,7 +24,7 @@ from loadtests.torture.system import System
 from loadtests.torture.visitors import STREAM, VISITORS, Visitors
 
 SETTLE_S = 15.0
-"""For how long nothing may arrive at clients that are owed more, with all faults healed, until that is the verdict."""
+"""With all faults healed, how long no client may receive anything until the events that are missing count as lost."""
 MOST_SETTLE_S = 90.0
 
 
@@ -40,7 +40,7 @@ class Injected:
 
 @dataclass(slots=True)
 class TortureVerdict:
-    """What a run has come to. accounts has, for a few violations, what was going on around them."""
+    """The result of a run. accounts has the log lines around a few of the violations."""
 
     seed: int
     seconds: float
@@ -63,7 +63,7 @@ class TortureVerdict:
     accounts: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The same as a dictionary that can be written as JSON."""
         value = asdict(self)
         value["violations"] = [
             {**asdict(one), "account": str(one), "after_s": round(max(0.0, one.at - self.began), 1)}
@@ -73,7 +73,7 @@ class TortureVerdict:
 
 
 class TortureRun:
-    """Owned by the main greenlet."""
+    """Starts everything, tortures it, and judges. Owned by the main greenlet."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None], command: str = "", log: Path | None = None) -> None:
         self._plan = plan
@@ -126,7 +126,7 @@ class TortureRun:
                 raise RuntimeError("a part of the torture itself has failed") from greenlet.exception
 
     def _finish(self) -> None:
-        """The last event of each stream is published while no shard can hear of it, and nothing follows it."""
+        """Publish the last event of each stream while no shard hears of it: none may wait for a notification."""
         wire, faults = self._system.wires["listen"], self._verdict.faults
         if faults:
             faults.append(Injected("wire-cut", "listen, at the last event", round(time.monotonic() - self._began, 2)))
@@ -138,7 +138,7 @@ class TortureRun:
             faults[-1].until = round(time.monotonic() - self._began, 2)
 
     def _settle(self) -> None:
-        """Wait, bounded, until every client has got all that it is owed."""
+        """Wait, at most MOST_SETTLE_S, until every client has received all that it is owed."""
         since = time.monotonic()
         with self._system.connect() as connection:
             logs, broken = truth.check(self._publishing.transactions, *truth.read(connection))
@@ -156,14 +156,14 @@ class TortureRun:
         self._ended = time.monotonic()
 
     def _check_presence(self, when: str, expected: dict[str, set[str]]) -> None:
-        """Wait, bounded, until the members are these."""
+        """Wait, at most WITHIN_S of `presence`, until exactly these users are members."""
         with self._system.connect() as connection:
             took_s, broken = presence.settle(connection, (*self._plan.shared, STREAM), expected)
         self._verdict.presence[f"{when} after s"] = took_s
         self._verdict.violations += broken
 
     def _judge_presence(self) -> None:
-        """All clients have left: before the last members do, judge what was told of them; then they must, too."""
+        """Judge presence when all clients have left: first its events, then that every member leaves."""
         with self._system.connect() as connection, connection.transaction():
             connection.execute("set transaction isolation level repeatable read")
             told, listed = presence.told(connection), presence.listed(connection, (*self._plan.shared, STREAM))
@@ -173,13 +173,13 @@ class TortureRun:
         self._verdict.presence |= {f"{kind}s": sum(one.type == kind for one in told) for kind in ("join", "leave")}
 
     def _lane(self, lane: str) -> None:
-        """Inject and heal the faults of one lane, one after the other, each once before any twice."""
+        """Inject and heal the faults of one lane, one after the other; each once before one comes a second time."""
         chance = self._plan.random(f"lane {lane}")
         scale = min(1.0, self._plan.seconds / 60)
         made = [(name, FAULTS[name](self._system, self._publishing, chance)) for name in self._plan.faults]
         names = [(name, fault) for name, fault in made if fault.lane == lane]
         queue: list[Any] = []
-        # Between faults there must be time for what they have broken to show.
+        # Between faults there must be time in which damage can show.
         quiet = max(scale, 0.5) * (max(1.0, 4 / self._plan.shards) if lane == "service" else 1.0)
         while names and not self._stopping.wait(chance.uniform(0.5, 3.5) * quiet):
             if not queue:
@@ -196,7 +196,7 @@ class TortureRun:
             injected.until = round(time.monotonic() - self._began, 2)
 
     def _watch(self) -> None:
-        """Say how it goes; note how long this process itself was held up."""
+        """Report progress, and note how long this process itself was held up."""
         assert self._subscribing is not None
         said_at = heard = 0.0
         while True:
@@ -215,7 +215,7 @@ class TortureRun:
             )
 
     def _sample(self) -> None:
-        """Note what the processes take, where a fault does not hide it."""
+        """Note what the processes use, as far as a fault does not hide it."""
         footprints = Footprints(self._system.directory)
         try:
             while True:

@@ -1,10 +1,10 @@
-"""Subscribers: each behaves as a browser does, some well and some badly, and writes down all that it is sent.
+"""Subscribers: each behaves as a browser does, some well and some badly, and notes every frame that it receives.
 
 steady      reads at once and stays
 slow        reads little by little, through a small receive buffer
 stalling    stops reading for some seconds, now and then for longer than the write deadline
 vanishing   goes away without a FIN (the kernel drops what comes for it), and comes back on another connection
-restless    leaves, with a FIN or a reset, in the middle of whatever comes, and comes back with its last id
+restless    leaves at any moment, with a FIN or a reset, and comes back with its last id
 late        arrives at any time during the run, then is steady
 """
 
@@ -37,7 +37,7 @@ _OPENING_DEADLINE_S: Final = 15.0
 
 
 class Subscribing:
-    """All subscribers. Once `draining` they behave; once `closing` they leave."""
+    """All subscribers. Once `draining` is true they all read at once and stay; once `closing` is true they leave."""
 
     def __init__(self, plan: Plan, system: System) -> None:
         self.plan = plan
@@ -52,16 +52,16 @@ class Subscribing:
         self._graveyard: list[socket.socket] = []
 
     def intern(self, data: str) -> str:
-        """One copy of each text, since hundreds get the same."""
+        """The one copy of this text in memory, since hundreds of clients receive the same."""
         return self._interned.setdefault(data, data)
 
     def bury(self, vanished: socket.socket) -> None:
-        """Keep a socket that must not say FIN."""
+        """Keep a socket open, so that it does not send a FIN."""
         self._graveyard.append(vanished)
 
 
 class TortureSubscriber:
-    """One client over all its connections. `cursor` is the last id it was given, per stream."""
+    """One client over all its connections. `cursor` is the last id that it received, per stream."""
 
     def __init__(self, all_: Subscribing, client: PlannedClient) -> None:
         self.history = ClientHistory(
@@ -77,7 +77,7 @@ class TortureSubscriber:
 
     @property
     def cursor(self) -> tuple[int, ...] | None:
-        """Where it is in each stream, None before it was told."""
+        """The client's position in each stream; None until the server has told it."""
         return tuple(map(int, self.last_id.partition("/")[0].split("."))) if self.last_id else None
 
     def run(self) -> None:
@@ -147,10 +147,10 @@ class TortureSubscriber:
                 finally:
                     self._all.connected -= 1
         except OSError:
-            # A reset ends an opened connection as an orderly end does; before that nothing was promised.
+            # A reset ends an open connection just as a FIN does; before the response's head nothing was promised.
             session.ending = "cut" if session.opened_at is not None else "unanswered"
         except ValueError as error:
-            # What no HTTP client understands: it hangs up, as all of them do.
+            # An answer that no HTTP client understands: this one hangs up, as all of them do.
             session.malformed = session.malformed or str(error)
             session.ending = "left"
         finally:
@@ -174,7 +174,7 @@ class TortureSubscriber:
         if status == "200":
             session.opened_at = time.monotonic()
         elif status == "403" and self._signed_at - self._all.system.machine.now() > tokens.MAX_AHEAD_S:
-            # As a page does: with a URL from before the clock was set back it asks its application for a fresh one.
+            # The URL is from before the clock was set back: a page asks its application for a fresh one.
             self._all.refusals += 1
             session.ending = DATED_AHEAD
             self._path = self._sign()
@@ -184,7 +184,7 @@ class TortureSubscriber:
         return rest
 
     def _read(self, connection: socket.socket, session: ClientConnection, rest: bytes) -> bool:
-        """Read to the connection's end; whether the socket must be kept, since it has vanished."""
+        """Read to the connection's end; returns whether the socket must stay open, since the client has vanished."""
         chance, kind, all_ = self._chance, self._client.kind, self._all
         leaves = kind in ("restless", "vanishing")
         leave_at = time.monotonic() + (chance.uniform(0.2, 6) if leaves else float("inf"))
@@ -195,7 +195,7 @@ class TortureSubscriber:
         while True:
             rest = self._parse(session, rest)
             if all_.draining and not widened:
-                # Through a window of a few bytes the kernel itself is slow; what counts now is the server.
+                # With a window of a few bytes the kernel itself is slow, and the server alone is to be judged now.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
                 widened = True
             if all_.closing:
@@ -236,7 +236,7 @@ class TortureSubscriber:
     # -- what comes
 
     def _parse(self, session: ClientConnection, data: bytes) -> bytes:
-        """Note all whole frames; returns what follows them."""
+        """Note all complete frames; returns the bytes behind them."""
         end = data.rfind(b"\n\n")
         if end < 0:
             return data
@@ -259,7 +259,7 @@ class TortureSubscriber:
         return data[end + 2 :]
 
     def _has_shape(self, match: re.Match[str]) -> bool:
-        """Whether the id, if there is one, is one that this client could come back with."""
+        """Whether the id, if the frame has one, is a cursor that this client could send back."""
         streams, text = len(self._client.streams), match["cursor"] or match["id"]
         is_event = match["cursor"] is None and match["type"] != CURSOR_TYPE
         try:

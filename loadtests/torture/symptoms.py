@@ -41,11 +41,11 @@ from loadtests.torture.subscribers import Subscribing
 from loadtests.torture.system import System
 
 PATIENCE_S: Final = 40.0
-"""For how long a fault lasts at most, until all that it is to show has been seen."""
+"""How long a fault lasts at most, if not all of its symptoms have been seen before."""
 CALM_S: Final = 40.0
-"""For how long what earlier faults have left may show."""
+"""How long symptoms of an earlier fault may still show."""
 AWAY: Final = "brief:away"
-"""A stream that retention may pass, and that no client of the plan follows."""
+"""A stream whose events retention may remove, and that no client of the plan follows."""
 _KEPT: Final = (
     "select count(*) from headrace.event e join headrace.stream s on s.stream_id = e.stream_id where s.name = %s"
 )
@@ -54,18 +54,18 @@ _SETTINGS: Final = {
     "HEADRACE_FILTER_DEADLINE_S": "1.5",
     "HEADRACE_PRUNE_INTERVAL_S": "0.5",
     "HEADRACE_OPS_TOKEN": OPS_TOKEN,
-    # What memory holds would save clients from gaps.
+    # Events in the shards' memory would save clients from gaps.
     "HEADRACE_RING_BYTES": "0",
 }
 _DISPLACED: Final = ("move", "rebalance")
-"""Faults of which nothing is seen where all is balanced."""
+"""Faults without symptoms where the slots are balanced."""
 _AGAIN: Final = ("move", "slots-exhausted")
-"""Faults that may miss: a slot that is there already, or without a client; others that come between."""
+"""Faults that may hit nothing and are injected again: the slot to move may have no client, for one."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """A clause or an alert of a row: when it showed, in seconds of the fault, and as what."""
+    """A clause or an alert of a row: how many seconds after the fault began it showed, and as what."""
 
     clause: str
     after_s: float
@@ -74,7 +74,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Outcome:
-    """One fault and whether its row is true. early has what showed without it; missing what never did."""
+    """One fault, and whether its row is true. early lists symptoms that showed before it, missing the rest."""
 
     fault: str
     target: str = ""
@@ -85,7 +85,7 @@ class Outcome:
 
     @property
     def true(self) -> bool:
-        """Whether the row says what happens."""
+        """Whether everything that the row says was seen, and only during the fault."""
         return bool(self.seen) and not self.early and not self.missing
 
 
@@ -102,7 +102,7 @@ class Trial:
         self._enough = False
 
     def __call__(self, faults: Sequence[str]) -> Iterator[Outcome]:
-        """Try these; yields each outcome as soon as it is known, and ends everything behind itself."""
+        """Try these faults; yields each outcome as soon as it is known, and ends all processes at last."""
         try:
             self._system.start()
             self._publishing.prepare()
@@ -163,12 +163,12 @@ class Trial:
                     continue
             with suppress(OSError), socket.create_connection(self._system.address, timeout=2) as client:
                 client.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
-                # The gap follows when the log was read: whoever hangs up at the response's head is told of none.
+                # The gap comes after the log was read: a client that hangs up at the response's head is not told of it.
                 while b"headrace:gap" not in (data := client.recv(4096)) and data:
                     pass
 
     def _calm(self, row: Row) -> tuple[Sight, list[str]]:
-        """Wait, bounded, for a while in which nothing of the row shows; the sight at its end, and what showed still."""
+        """Wait, at most CALM_S, until the row's symptoms do not show; returns the last sight, and what still shows."""
         until = time.monotonic() + CALM_S
         while True:
             began = time.monotonic()
@@ -182,14 +182,14 @@ class Trial:
                 return now, showing
 
     def _watch(self, row: Row, before: Sight, outcome: Outcome) -> None:
-        """Look until each clause was seen, and then the alerts would fire, or for as long as the fault may last."""
+        """Look until each clause was seen and each alert would fire, but no longer than PATIENCE_S."""
         began = time.monotonic()
         unseen, unfired = list(row.clauses), self._alerts(row)
         asking = self._ask_doctor(row.asks("doctor"))
         while True:
             now = self._observer.look(began)
             if asking.ready():
-                # It takes seconds, and others need not wait for it.
+                # The doctor takes seconds; the other conditions need not wait for it.
                 now = replace(now, findings=asking.get())
                 asking = self._ask_doctor(any(one.source == "doctor" for clause in unseen for one in clause))
             at = round(time.monotonic() - began, 1)
@@ -218,11 +218,11 @@ class Trial:
     def _heal(self, name: str, fault: Fault) -> None:
         fault.heal()
         if name == "clock-back":
-            # In the torture it stays behind; here the next fault is to be seen alone.
+            # In a torture the clock stays behind; here the next fault is to be seen alone.
             self._system.machine.set_right()
 
     def _displace(self) -> None:
-        """Give all that is shared to one shard: where all is balanced, nothing moves."""
+        """Move all shared streams to one shard: where the slots are balanced, nothing moves."""
         for stream in self._plan.shared:
             self._system.headrace("move", stream, min(self._system.shards()))
 

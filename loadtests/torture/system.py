@@ -42,7 +42,7 @@ _ROOT: Final = Path(__file__).parents[2]
 
 
 class System:
-    """All processes. Owned by the run; faults do what they like to it and note what they have killed."""
+    """All processes. Owned by the run; faults act on them, and note here which processes they have killed."""
 
     def __init__(self, plan: Plan, command: str = "", log: Path | None = None) -> None:
         self.plan = plan
@@ -68,7 +68,7 @@ class System:
     # -- from start to end
 
     def start(self) -> None:
-        """Start everything; returns when clients are served."""
+        """Start everything; returns when the system serves clients."""
         self.postgres.start()
         self.redis.start()
         self.wires = {name: Wire(self.postgres.port) for name in ("reads", "listen")}
@@ -98,7 +98,7 @@ class System:
             raise RuntimeError("`headrace up` did not get ready:\n" + "\n".join(line for _, line in self.lines[-30:]))
 
     def stop(self) -> None:
-        """End everything and leave nothing behind."""
+        """End all processes and remove the directory."""
         self.closing = True
         if self._log is not None:
             self._log.write_text("".join(f"{at:.3f} {line}\n" for at, line in self.lines))
@@ -120,7 +120,7 @@ class System:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def connect(self, name: str = "torture", timeout_s: int = 10) -> psycopg.Connection[Any]:
-        """A connection to PostgreSQL that no fault of the wire touches."""
+        """A connection to PostgreSQL that does not go over the wires."""
         return psycopg.connect(
             self.postgres.url, autocommit=True, connect_timeout=timeout_s, application_name=name, prepare_threshold=None
         )
@@ -141,7 +141,7 @@ class System:
         return dict(sorted(found.items()))
 
     def serving(self) -> dict[str, int]:
-        """Those of them that take clients; the others are about to, or have just ended."""
+        """The shards that take clients now; the others are starting, or have just ended."""
         run = self.directory / ".headrace" / "run"
         return {shard: pid for shard, pid in self.shards().items() if listens(run / f"{shard}.sock", pid)}
 
@@ -167,12 +167,12 @@ class System:
             return []
 
     def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal, and note that what follows was our doing."""
+        """Send a signal, and note that the process ends because of it."""
         self.killed.add(pid)
         _send(pid, number)
 
     def fell(self, shard: str, pid: int, how: str, lasts_s: float = 0.0) -> None:
-        """Note that a shard, whose process is stopped in this moment, is `killed`, `stopped` or `paused`."""
+        """Note for the judge that a shard's process (stopped in this moment) is `killed`, `stopped` or `paused`."""
         now = time.monotonic()
         try:
             connections = psutil.Process(pid).net_connections("inet4")
@@ -182,7 +182,7 @@ class System:
         self.deaths.append(Death(shard, now, how, ports, now + lasts_s))
 
     def headrace(self, *arguments: str) -> str:
-        """Run a command of headrace's, as an operator does; returns the last line of what it says."""
+        """Run a headrace command as an operator does; returns arguments, status and, if it failed, its last line."""
         try:
             done = self.run(*arguments)
         except subprocess.TimeoutExpired:
@@ -191,7 +191,10 @@ class System:
         return f"{' '.join(arguments)} ({done.returncode}{': ' + words[-1][:100] if done.returncode and words else ''})"
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command of headrace's, as from another machine. Raises subprocess.TimeoutExpired after a minute."""
+        """Run a headrace command as on another machine, without this environment.
+
+        Raises subprocess.TimeoutExpired after a minute.
+        """
         environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | {"PYTHONPATH": str(_ROOT)}
         argv = [*self._command, *arguments]
         return subprocess.run(
@@ -199,7 +202,7 @@ class System:
         )
 
     def around(self, at: float, request_id: str = "", process: str = "", within_s: float = 2.0) -> list[str]:
-        """What the processes, or one of them, said at about that time, and what of the request at any time."""
+        """Log lines of all processes, or of one, around that time; and lines about the request at any time."""
         chosen = []
         for said, line in self.lines:
             ours = bool(request_id) and f"request_id={request_id}" in f"{line} "

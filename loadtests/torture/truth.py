@@ -1,6 +1,6 @@
 """The truth: what PostgreSQL committed, and whether the log itself keeps its promises to the publishers.
 
-Read once, at the end: the ledger tells which transactions committed, the history which id each event got.
+It is read once, at the end: the ledger says which transactions committed, the history which id each event got.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ _KEPT = """
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """An event as the history has it."""
+    """An event as the table torture.history has it."""
 
     stream: str
     id: int
@@ -38,7 +38,7 @@ class LoggedEvent:
 
 
 def read(connection: psycopg.Connection[Any]) -> tuple[set[int], list[LoggedEvent], list[tuple[Any, ...]]]:
-    """The nonces of committed transactions, the history in order, and what is kept of each stream."""
+    """The nonces of committed transactions, the history in order, and the events that are kept of each stream."""
     nonces = {nonce for (nonce,) in connection.execute("select nonce from torture.ledger")}
     rows = [LoggedEvent(*row) for row in connection.execute(_HISTORY)]
     return nonces, rows, connection.execute(_KEPT).fetchall()
@@ -56,7 +56,7 @@ def check(
     """The log of each stream for the judge, and every promise that the log itself has broken.
 
     Events of a stream are numbered 1, 2, 3 …; each event of a committed transaction is there once, in the order of
-    publishing, and nothing else is; what COMMIT has confirmed stays; only a prefix is ever removed.
+    publishing, and no other event is; a transaction that COMMIT has confirmed stays; only the oldest are removed.
     """
     broken: list[Violation] = []
 

@@ -1,7 +1,7 @@
-"""Visitors: users who come to one stream for a moment and never again, so that nobody but headrace ends their presence.
+"""Visitors: users who come to one stream for a moment and never again, so that only headrace can end their presence.
 
-What they are sent is not judged; that none of them is still a member at the end, is. Those whose shard is killed under
-them do not come back: they leave by its expiry.
+The judge does not look at the events that they receive, but at whether one of them is still a member at the end. A
+visitor whose shard is killed does not come back: the expiry of the shard makes the user leave.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _DEADLINE_S: Final = 5.0
 
 
 class Visitors:
-    """All visits, one after the other in each of a few greenlets, until `stopping`."""
+    """All visits: a few greenlets make one after the other, until `stopping` is true."""
 
     def __init__(self, plan: Plan, system: System) -> None:
         self.stopping = False
@@ -29,7 +29,7 @@ class Visitors:
         self._system = system
 
     def run(self, number: int) -> None:
-        """Come as ever new users until `stopping`."""
+        """Visit again and again, each time as a new user, until `stopping` is true."""
         chance = self._plan.random(f"visitor {number}")
         for visit in count():
             if self.stopping:
@@ -43,7 +43,7 @@ class Visitors:
         path = tokens.sign(STREAM, secrets=(system.secret,), user=user, presence=True, now=system.machine.now())
         with socket.create_connection(system.address, _DEADLINE_S) as connection:
             connection.sendall(f"GET /streams/{path} HTTP/1.1\r\nHost: torture\r\n\r\n".encode())
-            # Wherever the connection then is: with a router, with a shard, or refused.
+            # By then a router has the connection, or a shard has it, or it was refused.
             until = time.monotonic() + lasts_s
             while (left := until - time.monotonic()) > 0 and not self.stopping:
                 connection.settimeout(min(left, 0.5))

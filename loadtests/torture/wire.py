@@ -1,4 +1,4 @@
-"""The wire between headrace and PostgreSQL: a TCP proxy that can be cut, or go silent without a word."""
+"""The wire between headrace and PostgreSQL: a TCP proxy that can be cut, or go silent."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Wire:
-    """Listens on a port of its own and passes everything on to one server, as long as it may.
+    """Listens on a port of its own and passes everything on to one server, until it is cut or silenced.
 
     A connection that has lost bytes while the wire was silent stays silent for ever, also after `mend`: neither side
     is told. Its threads are greenlets where gevent has patched.
@@ -95,7 +95,7 @@ class Wire:
                     self._lost.update(pair)
                 if source not in self._lost:
                     target.sendall(data)
-        # An end that nobody could be told of: the other side goes on waiting.
+        # While the wire is silent the other side cannot be told that this one has ended: it goes on waiting.
         if self._silent:
             self._lost.update(pair)
         if source not in self._lost:
