@@ -1,4 +1,4 @@
-"""Writing to clients: the live fan-out, the catching up of those behind, and closing.
+"""Writing to clients: the live fan-out, and the catching up of clients that are behind.
 
 Rules, each of which nothing below may break:
 
@@ -23,13 +23,14 @@ from typing import Final
 
 from headrace import event
 from headrace.event import Frame, Piece
-from headrace.node.handoff import Handoff, Moved
 from headrace.shard import wire_format
 from headrace.shard.connection import Connection, State, Stream, Subscription
-from headrace.shard.messages import Page, Parcel
-from headrace.shard.ports import Predicates, Presence, Sockets
+from headrace.shard.messages import Page
+from headrace.shard.ports import Predicates
+from headrace.shard.reads import Reads
 from headrace.shard.registry import Registry
 from headrace.shard.socket_calls import GONE
+from headrace.shard.visibility import Visibility
 from headrace.shard.writer import Outlet
 
 logger = logging.getLogger(__name__)
@@ -41,27 +42,22 @@ TURN_BYTES: Final = 256 * 1024
 class Delivery:
     """Decides what each client gets next, and writes it.
 
-    Owned by the dispatcher greenlet. dirty are streams that a read of the head is wanted for, wanting_log those
-    with subscriptions that need a page of the log; the dispatcher asks the readers and hands back what they find.
+    Owned by the dispatcher greenlet, which brings it the pages of the log that `reads` has asked for.
     """
 
     def __init__(
         self,
         registry: Registry,
-        sockets: Sockets,
         predicates: Predicates,
-        presence: Presence,
         outlet: Outlet,
+        reads: Reads,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
         self.outlet = outlet
         self.counters = outlet.counters
-        self.dirty: dict[Stream, None] = {}
-        self.wanting_log: dict[Stream, None] = {}
-        self._sockets = sockets
-        self._predicates = predicates
-        self._presence = presence
+        self._reads = reads
+        self._visibility = Visibility(predicates)
         self._clock = clock
         self._turns: deque[Connection] = deque()
 
@@ -75,79 +71,6 @@ class Delivery:
         """Connections behind that wait for their turn to be written to from the rings."""
         return len(self._turns)
 
-    # -- a connection's life
-
-    def open(self, fd: int, handoff: Handoff, unsent: Piece = ()) -> Connection:
-        """Take a client: register it, write the response head, and ask for what its streams need first.
-
-        For a connection that was moved the response has begun: unsent, the rest of a piece, comes first.
-        """
-        connection = Connection(fd, handoff.context, handoff.request_id, handoff.peer, handoff.guest, handoff.chunked)
-        subscriptions = []
-        for index, (name, start) in enumerate(handoff.streams):
-            stream = self.registry.join(connection, name)
-            subscriptions.append(Subscription(connection, stream, index, start))
-        connection.subscriptions = tuple(subscriptions)
-        self._presence.appear(connection)
-        self._sockets.register(fd)
-        if handoff.moved is None:
-            connection.anchored = all(start != "now" for _, start in handoff.streams)
-            self.outlet.begin(connection, handoff.headers)
-        else:
-            if handoff.moved.owed:
-                # Perhaps the client has never been told any.
-                connection.anchored = False
-                self.outlet.owe_cursor(connection)
-            if unsent:
-                # Being registered just now, the socket is told of as writable if it is.
-                self.outlet.resume(connection, unsent)
-        for subscription in connection.subscriptions:
-            head = subscription.stream.head
-            if subscription.start is None and head is not None and subscription.position <= head:
-                subscription.state = State.BEHIND
-            else:
-                self._want_read(subscription)
-        for subscription in connection.subscriptions:
-            self.place(subscription)
-        return connection
-
-    def detach(self, connection: Connection, guest: bool) -> Parcel:
-        """Give up a connection alive, to be a guest there or not: nothing is written to it until another shard has it.
-
-        MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
-        """
-        self.outlet.release(connection)
-        self._sockets.unregister(connection.fd)
-        owed = any(subscription.hidden for subscription in connection.subscriptions)
-        handoff = Handoff(
-            streams=tuple((s.stream.name, s.position) for s in connection.subscriptions),
-            context=connection.context,
-            request_id=connection.request_id,
-            peer=connection.peer,
-            moved=Moved(sum(map(len, connection.unsent)), owed),
-            guest=guest,
-            chunked=connection.chunked,
-        )
-        unsent, connection.unsent = connection.unsent, ()
-        return Parcel(connection.fd, handoff, unsent)
-
-    def settle(self, subscription: Subscription, page: Page) -> None:
-        """A read asked for after the subscription came has answered: its start is known now, or confirmed."""
-        connection = subscription.connection
-        if connection.dead:
-            return
-        if subscription.start is not None:
-            subscription.position = page.head if subscription.start == "now" else page.trimmed_to
-            subscription.start = None
-            if connection.settled:
-                self.outlet.tell_cursor(connection)
-        elif page.foreign(subscription.position):
-            self._reset(subscription, page.head)
-        subscription.state = State.BEHIND
-        if connection.settled:
-            for other in connection.subscriptions:
-                self.place(other)
-
     def place(self, subscription: Subscription) -> None:
         """Find out where a subscription stands and what it needs next. Rule 2 is kept here."""
         connection, stream = subscription.connection, subscription.stream
@@ -156,7 +79,7 @@ class Delivery:
         if connection.blocked_at is not None:
             return  # writable() comes back to it
         if stream.head is None or subscription.position > stream.head:
-            self._want_read(subscription)
+            self._reads.want_start(subscription)
         elif subscription.position == stream.head:
             stream.begin_live(subscription)
         elif not connection.queued:
@@ -242,8 +165,13 @@ class Delivery:
         stream.head = head
         stream.ring.reset(head)
         for subscription in subscriptions:
-            self._reset(subscription, head)
+            self.tell_reset(subscription, head)
             self.place(subscription)
+
+    def tell_reset(self, subscription: Subscription, head: int) -> None:
+        """The position of a client is not of this log: tell it so, and go on at head."""
+        self.counters.resets += 1
+        self._tell(subscription, event.reset_frame(subscription.stream.name, head), head)
 
     def mend(self, stream: Stream) -> None:
         """After an unforeseen error: nobody stays behind for ever."""
@@ -276,7 +204,7 @@ class Delivery:
         for subscription in [s for s in stream.log if s.position >= after]:
             if page.foreign(subscription.position):
                 self._leave_log(subscription)
-                self._reset(subscription, page.head)
+                self.tell_reset(subscription, page.head)
                 self.place(subscription)
             elif subscription.position < last:
                 self._leave_log(subscription)
@@ -288,8 +216,7 @@ class Delivery:
                 # The page had nothing for it: it has read the log's end.
                 self._leave_log(subscription)
                 self.place(subscription)
-        if stream.log:
-            self.wanting_log[stream] = None
+        self._reads.want_log_again(stream)
 
     # -- inside
 
@@ -300,16 +227,9 @@ class Delivery:
             stream = subscription.stream
             frames = stream.ring.after(subscription.position, TURN_BYTES)
             if frames is None:
-                subscription.state = State.LOG
-                stream.log.add(subscription)
-                self.wanting_log[stream] = None
+                self._reads.want_log(subscription)
             else:
                 self._advance(subscription, frames)
-
-    def _want_read(self, subscription: Subscription) -> None:
-        subscription.state = State.OPENING
-        subscription.stream.opening.append(subscription)
-        self.dirty[subscription.stream] = None
 
     def _leave_log(self, subscription: Subscription) -> None:
         subscription.stream.log.discard(subscription)
@@ -344,7 +264,7 @@ class Delivery:
             ids = [frame.id for frame in frames]
             examined, frames = (ids[-1] if ids else before), ()
         for frame in frames:
-            visible = frame.label is None or self._visible(subscription, frame.label)
+            visible = frame.label is None or self._visibility.visible(subscription, frame.label)
             if visible is None:
                 waiting = True
                 break
@@ -371,35 +291,16 @@ class Delivery:
         else:
             self.place(subscription)
 
-    def _visible(self, subscription: Subscription, label: str) -> bool | None:
-        connection = subscription.connection
-        if label in connection.context.audiences:
-            return True
-        key = subscription.stream.name, label
-        if connection.verdicts is not None and key in connection.verdicts:
-            return connection.verdicts[key]
-        answer = self._predicates.ask(connection, *key)
-        # What is known at once is not kept: labels that nobody registered may be as many as there are users.
-        if answer is None:
-            connection.verdicts = connection.verdicts or {}
-            connection.verdicts[key] = None
-        return answer
-
     def _pass_removed(self, subscription: Subscription, page: Page) -> bool:
         """Bring a subscription past what retention has removed; false if a predicate must answer first.
 
-        A gap is what a client has missed. Of each audience the newest removed event is known, so it is certain whether
-        any was removed above the position that this client would have been shown; if none was, there is no gap. While
-        a predicate is asked for one of the audiences the client waits, and the page is read again.
+        A client is told of a gap only if it has missed something. While a predicate is asked the client waits, and the
+        page is read again.
         """
-        audiences = page.missed_by(subscription.position)
-        missed = "" in audiences or not audiences.isdisjoint(subscription.connection.context.audiences)
-        for audience in sorted(audiences) if not missed else ():
-            visible = self._visible(subscription, audience)
-            if visible is None:
-                subscription.state = State.VERDICT
-                return False
-            missed = missed or visible
+        missed = self._visibility.missed(subscription, page)
+        if missed is None:
+            subscription.state = State.VERDICT
+            return False
         if missed:
             self._gap(subscription, page.trimmed_to)
         else:
@@ -410,10 +311,6 @@ class Delivery:
         self.counters.gaps += 1
         name, missed_from = subscription.stream.name, subscription.position + 1
         self._tell(subscription, event.gap_frame(name, missed_from, missed_to), missed_to)
-
-    def _reset(self, subscription: Subscription, head: int) -> None:
-        self.counters.resets += 1
-        self._tell(subscription, event.reset_frame(subscription.stream.name, head), head)
 
     def _tell(self, subscription: Subscription, sentinel: bytes, position: int) -> None:
         """Write a sentinel and the cursor that follows from it as one piece, so that neither is lost alone."""

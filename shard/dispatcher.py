@@ -15,13 +15,13 @@ The live lane has one read outstanding and the catch-up lane another, so that cl
 never stand between an event and those who are live; see `shard/reads.py`.
 """
 
-import heapq
 import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
 from headrace.settings import Settings
+from headrace.shard.arrivals import Arrivals
 from headrace.shard.connection import Connection, Stream
 from headrace.shard.connection_counts import Holdings
 from headrace.shard.delivery import Delivery
@@ -47,12 +47,12 @@ from headrace.shard.messages import (
     Wake,
 )
 from headrace.shard.moves import Moves
-from headrace.shard.node_drain import Dismissal
 from headrace.shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
-from headrace.shard.reads import Lanes
+from headrace.shard.reads import Reads
 from headrace.shard.registry import Registry
 from headrace.shard.ring import RingBudget
 from headrace.shard.socket_calls import Wire
+from headrace.shard.timers import Timers
 from headrace.shard.writer import Outlet
 
 logger = logging.getLogger(__name__)
@@ -103,42 +103,35 @@ class Dispatcher:
             unsent_total_bytes=settings.unsent_total_bytes,
             clock=clock,
         )
-        self.delivery = Delivery(self.registry, poller, predicates, presence, self.outlet, clock)
-        self.moves = Moves(self.delivery, transfer, self._adopt)
+        self.reads = Reads(self.registry, readers, listener)
+        self.delivery = Delivery(self.registry, predicates, self.outlet, self.reads, clock)
+        self.arrivals = Arrivals(self.registry, poller, presence, self.outlet, self.reads, self.delivery)
+        self.moves = Moves(self.registry, poller, self.outlet, self.arrivals, transfer, self._adopt)
+        self.timers = Timers(settings, self.registry, self.outlet, poller, listener, clock, wall_clock)
         self.stopped = False
         self.connects = 0
         self.errors = 0
         self.last_error = ""
-        self._settings = settings
         self._inbox = inbox
-        self._listener = listener
         self._poller = poller
         self._revocations = revocations
-        self._clock = clock
-        self._wall_clock = wall_clock
         self._pause = pause
         self._missed = missed
         self._rings = RingBudget(settings.ring_total_bytes)
-        self._lanes = Lanes(self.delivery, readers, listener)
-        self._dismissal: Dismissal | None = None
-        self._expiries: list[tuple[int, int, Connection]] = []
-        self._beats = 0
-        self._serial = 0
-        self._due: dict[int, list[Connection]] = {}
         self._handlers: dict[type, Callable[..., None]] = {
             Connect: self._connect,
-            Wake: self._wake,
-            Listening: self._listening,
-            Relistened: self._relistened,
+            Wake: self.reads.wake,
+            Listening: self.reads.listening,
+            Relistened: self.reads.relistened,
             Rows: self._rows,
             ReadFailed: self._read_failed,
             Verdict: self._verdict,
             Revised: self._revised,
             Assign: self.moves.assign,
             Delivered: self.moves.delivered,
-            Dismiss: self._dismiss,
+            Dismiss: self.timers.dismiss,
             Ready: self._ready,
-            Tick: self._tick,
+            Tick: self.timers.tick,
             Sweep: self._sweep,
             Stop: self._stop,
         }
@@ -165,7 +158,7 @@ class Dispatcher:
             if isinstance(message, Delivered) and message.given_back is not None:
                 self._drop(message.given_back.fd)
             if isinstance(message, Rows | ReadFailed):
-                self._lanes.give_back(message.read)
+                self.reads.give_back(message.read)
                 for stream in message.read.streams:
                     self.delivery.mend(stream)
 
@@ -184,16 +177,16 @@ class Dispatcher:
         self.delivery.work(WORK_BUDGET_S)
         for stream in self.outlet.emptied:
             self._rings.forget(stream.ring)
-            self._lanes.forget(stream)
+            self.reads.forget(stream)
         self.outlet.emptied.clear()
         if self._revocations.current():
-            self._lanes.ask()
+            self.reads.ask()
 
     # -- clients
 
     def _connect(self, message: Connect) -> None:
         self.connects += 1
-        connection = self.delivery.open(message.fd, message.handoff, message.unsent)
+        connection = self.arrivals.open(message.fd, message.handoff, message.unsent)
         self._adopt(connection, moved=message.handoff.moved is not None)
         self.moves.arrived(connection)
 
@@ -206,12 +199,7 @@ class Dispatcher:
         if refused:
             self.outlet.goodbye(connection, refused, "disconnected")
             return
-        if self._dismissal is not None:
-            self._dismissal.join(connection)
-        self._serial += 1
-        self._watch_expiry(connection)
-        # Spread over the interval by arrival, so that no tick walks over all connections.
-        self._due.setdefault(self._serial % self._ticks_a_beat(), []).append(connection)
+        self.timers.watch(connection)
 
     def _drop(self, fd: int) -> None:
         connection = self.registry.connection(fd)
@@ -253,57 +241,6 @@ class Dispatcher:
         if writable:
             self.delivery.writable(connection)
 
-    def _tick(self, _: Tick) -> None:
-        now = self._clock()
-        for connection in self.outlet.blocked:
-            if connection.blocked_at is None:
-                continue
-            if connection.outstanding is None:
-                connection.outstanding = self._poller.outstanding(connection.fd)
-            elif now - connection.blocked_at > self._settings.write_deadline_s:
-                # The kernel calls a socket writable when a third of its buffer is free: a slow client takes long
-                # to get there. It is given up only if it has taken nothing at all.
-                left = self._poller.outstanding(connection.fd)
-                if left < connection.outstanding:
-                    connection.outstanding, connection.blocked_at = left, now
-                else:
-                    self.outlet.close(connection, "write deadline")
-        for connection in self._dismissal.due(now) if self._dismissal else ():
-            self.outlet.goodbye(connection, "drain")
-        now_ms = self._wall_clock() * 1000
-        while self._expiries and self._expiries[0][0] <= now_ms:
-            self.outlet.goodbye(heapq.heappop(self._expiries)[2], "expired")
-        self._beats = (self._beats + 1) % self._ticks_a_beat()
-        due = [connection for connection in self._due.get(self._beats, ()) if not connection.dead]
-        self._due[self._beats] = due
-        for connection in due:
-            # A living peer acknowledges each heartbeat; one that has vanished leaves them outstanding.
-            if self._poller.silent_s(connection.fd) > self._settings.write_deadline_s + self._beat_interval_s():
-                self.outlet.close(connection, "peer gone")
-                continue
-            self._watch_expiry(connection)
-            self.outlet.beat(connection)
-
-    def _dismiss(self, message: Dismiss) -> None:
-        over_s = message.over_s
-        self._dismissal = None if over_s is None else Dismissal(self.registry, over_s, self._clock())
-
-    def _watch_expiry(self, connection: Connection) -> None:
-        """Note the expiry if it comes before the next beat: so the heap keeps no client that left long ago."""
-        expires_ms = connection.context.expires_ms
-        if expires_ms is None:
-            return
-        next_beat_s = self._ticks_a_beat() * self._settings.tick_interval_s
-        if expires_ms <= (self._wall_clock() + 2 * next_beat_s) * 1000:
-            self._serial += 1
-            heapq.heappush(self._expiries, (expires_ms, self._serial, connection))
-
-    def _ticks_a_beat(self) -> int:
-        return max(1, round(self._settings.heartbeat_interval_s / self._settings.tick_interval_s))
-
-    def _beat_interval_s(self) -> float:
-        return self._ticks_a_beat() * self._settings.tick_interval_s
-
     def _stop(self, message: Stop) -> None:
         self.stopped = True
         for connection in self.registry:
@@ -312,40 +249,18 @@ class Dispatcher:
             except Exception as error:
                 self._failed("Stop", error, connection)
 
-    # -- hints that there is something to read
-
-    def _wake(self, message: Wake) -> None:
-        stream = self.registry.stream(message.stream)
-        if stream is not None and (stream.head is None or message.head > stream.head):
-            self.delivery.dirty[stream] = None
-
-    def _listening(self, message: Listening) -> None:
-        for number in message.slots:
-            for stream in self.registry.in_slot(number):
-                self.delivery.dirty[stream] = None
-
-    def _relistened(self, _: Relistened) -> None:
-        for stream in self.registry.streams:
-            self.delivery.dirty[stream] = None
-
     def _sweep(self, _: Sweep) -> None:
-        self._listener.stop_listening(self.registry.take_idle_slots(self._clock() - self._settings.unlisten_after_s))
-        opened = []
-        for stream in self.registry.streams:
-            if stream.head is None or stream.opening:
-                self.delivery.dirty[stream] = None
-            else:
-                opened.append(stream)
-        self._lanes.sweep(opened)
+        self.timers.sweep()
+        self.reads.sweep()
 
     # -- reads and what they find
 
     def _rows(self, message: Rows) -> None:
         read = message.read
         if read.kind is not ReadKind.SWEEP and not self._revocations.current():
-            self._lanes.ask_again(read)
+            self.reads.ask_again(read)
             return
-        self._lanes.answered(message)
+        self.reads.answered(message)
         self.delivery.counters.begin()
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
@@ -357,9 +272,9 @@ class Dispatcher:
             elif read.kind is ReadKind.CATCH_UP:
                 self._log_page(stream, after, page)
             elif page.head != stream.head:
-                if stream not in self.delivery.dirty:
+                if not self.reads.is_dirty(stream):
                     self._missed()
-                self.delivery.dirty[stream] = None
+                self.reads.mark_dirty(stream)
         self.delivery.counters.written(message.asked_at, message.ages)
 
     def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
@@ -378,11 +293,11 @@ class Dispatcher:
                 self._rings.settle(stream.ring)
                 self.delivery.fan_out(stream, page)
         if stream.head is not None and stream.head < page.head:
-            self.delivery.dirty[stream] = None
+            self.reads.mark_dirty(stream)
         settling, stream.settling = stream.settling, []
         for subscription in settling:
             try:
-                self.delivery.settle(subscription, page)
+                self.arrivals.begin(subscription, page)
             except Exception as error:
                 # The others wait for this page alone: no other would settle them.
                 self._failed("Rows", error, subscription.connection)
@@ -405,4 +320,4 @@ class Dispatcher:
 
     def _read_failed(self, message: ReadFailed) -> None:
         self.last_error = message.error
-        self._lanes.refused(message)
+        self.reads.refused(message)

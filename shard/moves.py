@@ -23,12 +23,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from headrace.node.handoff import REFUSED_GONE
+from headrace.node.handoff import REFUSED_GONE, Handoff, Moved
 from headrace.node.placement import bucket
+from headrace.shard.arrivals import Arrivals
 from headrace.shard.connection import Connection
-from headrace.shard.delivery import Delivery
-from headrace.shard.messages import Assign, Delivered
-from headrace.shard.ports import Transfer
+from headrace.shard.messages import Assign, Delivered, Parcel
+from headrace.shard.ports import Sockets, Transfer
+from headrace.shard.registry import Registry
+from headrace.shard.writer import Outlet
 
 MAX_UNDER_WAY: Final = 64
 """Connections on their way to other shards at a time: each is silent meanwhile."""
@@ -42,12 +44,23 @@ class Moves:
     come since the last assignment who belongs elsewhere by it.
     """
 
-    def __init__(self, delivery: Delivery, transfer: Transfer, adopt: Callable[[Connection], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        sockets: Sockets,
+        outlet: Outlet,
+        arrivals: Arrivals,
+        transfer: Transfer,
+        adopt: Callable[[Connection], None],
+    ) -> None:
         self.moved = 0
         self.strangers = False
         self.settled_epoch = ""
         self.last_error = ""
-        self._delivery = delivery
+        self._registry = registry
+        self._sockets = sockets
+        self._outlet = outlet
+        self._arrivals = arrivals
         self._transfer = transfer
         self._adopt = adopt
         self._assigned = Assign("", {})
@@ -71,9 +84,9 @@ class Moves:
         """
         before, self._assigned = self._assigned, message
         if message != before or message.everybody:
-            self._leaving = deque(c for c in self._delivery.registry if self._called_away(c, before))
+            self._leaving = deque(c for c in self._registry if self._called_away(c, before))
         elif self.strangers:
-            self._leaving.extend(c for c in self._delivery.registry if c.stranger)
+            self._leaving.extend(c for c in self._registry if c.stranger)
         for connection in self._leaving:
             connection.stranger = False
         self.strangers = False
@@ -99,7 +112,7 @@ class Moves:
             self._under_way[path] += 1
             # Who goes with everybody goes to a successor, or wherever there is room, and is a guest there as here.
             guest = connection.guest and self._assigned.everybody
-            self._transfer.submit(self._delivery.detach(connection, guest), path)
+            self._transfer.submit(self._detach(connection, guest), path)
         self._note_settled()
 
     def delivered(self, message: Delivered) -> None:
@@ -111,14 +124,34 @@ class Moves:
             parcel = message.given_back
             if message.reason != REFUSED_GONE:
                 self.last_error = f"a connection could not be moved: {message.reason}"
-            connection = self._delivery.open(parcel.fd, parcel.handoff, parcel.unsent)
+            connection = self._arrivals.open(parcel.fd, parcel.handoff, parcel.unsent)
             self._adopt(connection)
             if message.misunderstood and self._assigned.everybody:
-                self._delivery.outlet.goodbye(connection, "drain")
+                self._outlet.goodbye(connection, "drain")
             elif self._elsewhere(connection) != message.path:
                 # Assigned anew while it was on its way, and so overlooked.
                 self.arrived(connection)
         self._note_settled()
+
+    def _detach(self, connection: Connection, guest: bool) -> Parcel:
+        """Give up a connection alive, to be a guest there or not: nothing is written to it until another shard has it.
+
+        MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
+        """
+        self._outlet.release(connection)
+        self._sockets.unregister(connection.fd)
+        owed = any(subscription.hidden for subscription in connection.subscriptions)
+        handoff = Handoff(
+            streams=tuple((s.stream.name, s.position) for s in connection.subscriptions),
+            context=connection.context,
+            request_id=connection.request_id,
+            peer=connection.peer,
+            moved=Moved(sum(map(len, connection.unsent)), owed),
+            guest=guest,
+            chunked=connection.chunked,
+        )
+        unsent, connection.unsent = connection.unsent, ()
+        return Parcel(connection.fd, handoff, unsent)
 
     def _called_away(self, connection: Connection, before: Assign) -> bool:
         if not self._elsewhere(connection):

@@ -48,15 +48,15 @@ BREAKS: Final[dict[str, Break]] = {
         "shard/delivery.py", "        stream.head = last\n", "        stream.head = last + (last % 7 == 0)\n"
     ),
     "head-from-notification": Break(
-        "shard/dispatcher.py",
-        "            self.delivery.dirty[stream] = None\n\n    def _listening",
-        "            self.delivery.dirty[stream] = None\n            stream.head = stream.head and message.head - 1\n\n"
-        "    def _listening",
+        "shard/reads.py",
+        "            self._dirty[stream] = None\n\n    def listening",
+        "            self._dirty[stream] = None\n            stream.head = stream.head and message.head - 1\n\n"
+        "    def listening",
     ),
     "no-catch-up-after-relisten": Break(
-        "shard/dispatcher.py",
-        "for stream in self.registry.streams:\n            self.delivery.dirty[stream] = None\n\n    def _sweep",
-        "pass\n\n    def _sweep",
+        "shard/reads.py",
+        "for stream in self._registry.streams:\n            self._dirty[stream] = None\n\n    def sweep",
+        "pass\n\n    def sweep",
         seed=4,  # its sweep is far off
     ),
     "cursor-before-write": Break(
@@ -73,7 +73,7 @@ BREAKS: Final[dict[str, Break]] = {
         "self.unsent = _rest(piece, 0) if taken else ()",
     ),
     "unsent-not-moved": Break(
-        "shard/delivery.py",
+        "shard/moves.py",
         "Moved(sum(map(len, connection.unsent)), owed),\n"
         "            guest=guest,\n            chunked=connection.chunked,\n        )\n"
         "        unsent, connection.unsent = connection.unsent, ()\n"
@@ -99,7 +99,7 @@ BREAKS: Final[dict[str, Break]] = {
         'hidden", label, self._deadline_s, stream)\n            return True\n',
     ),
     "unknown-label-shown": Break(
-        "shard/delivery.py",
+        "shard/visibility.py",
         "self._predicates.ask(connection, *key)",
         "self._predicates.ask(connection, *key) is not None or None",
     ),

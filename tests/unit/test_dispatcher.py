@@ -356,21 +356,21 @@ def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machin
     assert late.index(b"id: 9\n") < late.index(b"id: 10\ndata: a10\n")
 
 
-def test_one_that_cannot_be_settled_is_closed_and_holds_up_nobody(
+def test_one_that_cannot_begin_is_closed_and_holds_up_nobody(
     machine: DispatcherMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unforeseen error with the first of those who wait for a read costs the first its connection, no more."""
     for _ in range(3):
         machine.connect(("a",), "now")
     machine.dispatcher.settle_up()
-    delivery = machine.dispatcher.delivery
-    settle = delivery.settle
+    arrivals = machine.dispatcher.arrivals
+    begin = arrivals.begin
 
     def fails_once(subscription: Subscription, page: Page) -> None:
-        monkeypatch.setattr(delivery, "settle", settle)
+        monkeypatch.setattr(arrivals, "begin", begin)
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(delivery, "settle", fails_once)
+    monkeypatch.setattr(arrivals, "begin", fails_once)
     read = machine.reads.pop()
     machine.dispatcher.handle(Rows(read, machine.pages(read)))
     assert machine.dispatcher.errors == 1
@@ -426,7 +426,7 @@ def test_what_is_hidden_from_everybody_is_not_remembered(machine: DispatcherMach
     machine.log.labels["a"] += [f"user:{number}" for number in range(5)]
     connection = machine.dispatcher.registry.connection(10)
     assert connection is not None
-    machine.dispatcher.delivery._predicates = Unknown()
+    machine.dispatcher.delivery._visibility._predicates = Unknown()
     machine.tell(Wake("a", 5))
     for _ in range(5):
         machine.calm()
