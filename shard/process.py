@@ -11,10 +11,8 @@ registration ─► Redis   announcer, pruner, presence, operations feed ─► 
 
 import gc
 import logging
-import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -24,27 +22,25 @@ import gevent
 from gevent.event import Event
 
 from headrace import predicates
-from headrace.node import runtime_directory
 from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
-from headrace.node.handoff import REFUSED_FOREIGN, REFUSED_FULL, REFUSED_LIMIT, REFUSED_REVOKED, Handoff
-from headrace.node.limit_keys import limits_of
-from headrace.node.shard_entry import ShardEntry, ShardState
 from headrace.settings import Settings
+from headrace.shard.admission import Admission
 from headrace.shard.clock import Heartbeat
 from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.filters import Filters
 from headrace.shard.history import History
 from headrace.shard.inbox import Inbox
 from headrace.shard.intake import Intake
-from headrace.shard.messages import Assign, Dismiss, Message, Ready, Stop
+from headrace.shard.messages import Message, Ready, Stop
+from headrace.shard.node.own_entry import OwnEntry
+from headrace.shard.node.own_state import OwnState
 from headrace.shard.node.registration import Registration, assignment
 from headrace.shard.node.reported_counts import ReportedCounts
 from headrace.shard.numbers.canary import Canary
 from headrace.shard.numbers.metrics import MetricsServer, Parts
 from headrace.shard.numbers.operations_feed import OperationsFeed
-from headrace.shard.numbers.recent_performance import RecentLatency, RecentRates, slowest
 from headrace.shard.poller import Poller
 from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
@@ -89,11 +85,9 @@ class Process:
         settings.require("database_url", "redis_url")
         self.shard_id = shard_id
         self.path = Path(settings.runtime_dir) / f"{shard_id}.sock"
-        self.state: ShardState = "up"
         self._settings = settings
         self._serves = serves
         self._limit = settings.connection_limit()
-        self._version = metadata.version("headrace")
         self._ending = Event()
         self._failure = ""
         self._inbox: Inbox[Message] = Inbox()
@@ -122,36 +116,61 @@ class Process:
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._heartbeat = Heartbeat(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
-        self._intake = Intake(settings, self.path, self._inbox, self._refusal, self._history.submit)
+        registry = self.dispatcher.registry
+        self._state = OwnState(
+            shard_id,
+            settings.node,
+            registry,
+            self.dispatcher.moves,
+            self._inbox,
+            stop_intake=lambda: self._intake.stop(),
+            end=self._ending.set,
+        )
+        admission = Admission(
+            settings,
+            self._limit,
+            self._state,
+            deployment,
+            registry,
+            self._revocations,
+            self._history,
+            waiting=lambda: self._intake.accepted - self.dispatcher.connects,
+        )
+        self._intake = Intake(settings, self.path, self._inbox, admission.refusal, self._history.submit)
+        self._canary = Canary(settings, shard_id, lambda: self._state.is_up)
+        self._operations_feed = OperationsFeed(
+            settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None
+        )
+        version = metadata.version("headrace")
+        self._entry = OwnEntry(
+            settings,
+            shard_id,
+            version,
+            self._limit,
+            self._state,
+            deployment,
+            self.dispatcher,
+            self._readers,
+            self._listener,
+            self._revocations,
+            self._presence,
+            self._canary,
+        )
         self._registration = Registration(
             directory,
-            self._entry,
-            self._placed,
+            self._entry.now,
+            self._follow,
             settings.directory_interval_s,
             balance=settings.auto_balance,
             follows=True,
-            counts=ReportedCounts(self.dispatcher.registry, settings.hot_connections),
-        )
-        self._rates = RecentRates()
-        self._latency = RecentLatency(self.dispatcher.delivery.counters.latency)
-        self._dismissed: float | None = None
-        self._wish = ""
-        self._canary = Canary(settings, shard_id, lambda: self.state == "up")
-        registry = self.dispatcher.registry
-        self._operations_feed = OperationsFeed(
-            settings, shard_id, directory, lambda: registry.stream(OPS_STREAM) is not None
+            counts=ReportedCounts(registry, settings.hot_connections),
         )
         parts = Parts(
             self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
             self._listener, self._heartbeat, self._pruner, self._presence, self._transfer, self._intake,
-            self._registration, self._canary, self._filters, self._version, self._limit,
+            self._registration, self._canary, self._filters, version, self._limit,
         )  # fmt: skip
         self._metrics = MetricsServer(shard_id, self.path, parts)
-        self._assigned = Assign("", {})
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # Not wall time: with the clock set back in between, a successor would look older than whom it succeeds.
-        self._born = f"{os.getpid()} {boot} {time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000}"
-        self._started_ms = time.time_ns() // 1_000_000
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until a part dies; returns the exit status. Yields."""
@@ -185,7 +204,7 @@ class Process:
 
     def _stop(self, dispatching: "gevent.Greenlet[..., None]") -> None:
         """Nobody new, then goodbye to everyone, then the rest. Yields."""
-        self.state = "stopping"
+        self._state.stop()
         self._canary.stop()
         self._operations_feed.stop()
         self._registration.stop()
@@ -210,7 +229,7 @@ class Process:
 
     def _watch(self, greenlet: "gevent.Greenlet[..., None]", name: str) -> None:
         def ended(_: object) -> None:
-            if self._ending.is_set() or (self.state == "stopping" and name == "intake"):
+            if self._ending.is_set() or (self._state.current == "stopping" and name == "intake"):
                 return
             error = greenlet.exception
             self._failure = f"the {name} has ended: {error}" if error else f"the {name} has ended"
@@ -219,100 +238,9 @@ class Process:
 
         greenlet.link(ended)
 
-    def _refusal(self, message: Handoff) -> str:
-        if self.state != "up":
-            return self.state
-        if message.deployment and self._deployment.known not in ("", message.deployment):
-            return REFUSED_FOREIGN
-        if message.moved is None and self._revocations.refuses(message.context):
-            return REFUSED_REVOKED
-        if message.page is not None:
-            return "" if self._history.has_room(message) else "busy"
-        waiting = self._intake.accepted - self.dispatcher.connects
-        if len(self.dispatcher.registry) + waiting >= self._limit:
-            return REFUSED_FULL
-        if message.moved is None:
-            # Routers count over all shards. Without Redis they cannot, and each shard still knows its own.
-            holdings, settings = self.dispatcher.registry.holdings, self._settings
-            limits = limits_of(
-                message.context.user, message.peer, settings.max_user_connections, settings.max_address_connections
-            )
-            if any(holdings.count(holder) >= limit for holder, limit in limits.items()):
-                return REFUSED_LIMIT
-        return ""
-
-    def _placed(self, snapshot: DirectorySnapshot) -> None:
-        """The directory was read: follow it. An end by succession comes when the last connection has left.
-
-        Yields once, at a succession, while the intake stops.
-        """
-        assigned = assignment(snapshot, self._entry())
+    def _follow(self, snapshot: DirectorySnapshot) -> None:
+        """The directory was read. Yields once, at a succession, while the intake stops."""
+        assigned = assignment(snapshot, self._entry.now())
         self._canary.placed(snapshot)
         self._operations_feed.placed(snapshot)
-        over_s = snapshot.drained_nodes.get(self._settings.node)
-        self._wish = "shard" if self.shard_id in snapshot.drained else "" if over_s is None else f"{over_s:g}"
-        empty = not len(self.dispatcher.registry) and not self.dispatcher.moves.pending
-        if self._registration.succeeded:
-            if self.state != "stopping":
-                self.state = "stopping"
-                # Routers that have a channel to us open a new one, which leads to the successor.
-                self._intake.stop()
-            if empty:
-                self._ending.set()
-        elif self._wish:
-            self.state = "drained" if empty else "draining"
-        else:
-            self.state = "up"
-        stuck = self.state != "up" and not empty and not self.dispatcher.moves.pending
-        if stuck or self.dispatcher.moves.strangers or assigned != self._assigned:
-            self._assigned = assigned
-            self._inbox.put(assigned)
-        if over_s != self._dismissed:
-            self._dismissed = over_s
-            self._inbox.put(Dismiss(over_s))
-
-    def _entry(self) -> ShardEntry:
-        away_since = self._readers.away_since
-        counters, moves = self.dispatcher.delivery.counters, self.dispatcher.moves
-        registry = self.dispatcher.registry
-        canary = registry.stream(self._canary.stream)
-        events_s, deliveries_s = self._rates.rates(counters.events, counters.deliveries)
-        p50_ms, p99_ms = self._latency.quantiles_ms()
-        blocked = self.dispatcher.outlet.blocked
-        database_error = self._listener.last_error or self._readers.last_error or self._revocations.last_error
-        return ShardEntry(
-            id=self.shard_id,
-            node=self._settings.node,
-            pid=os.getpid(),
-            path=str(runtime_directory.hand_off_socket(self._settings.runtime_dir, self.shard_id)),
-            state=self.state,
-            capacity=self._limit,
-            # The canary is nobody's client.
-            connections=len(registry) - (canary.leads if canary else 0),
-            streams=len(registry.streams) - (canary is not None),
-            version=self._version,
-            lag_s=0.0 if away_since is None else time.monotonic() - away_since,
-            # What is wrong now before what has been: the last two stay.
-            last_error=(
-                database_error
-                or self._canary.last_error
-                or self._presence.last_error
-                or self.dispatcher.last_error
-                or moves.last_error
-            ),
-            database_error=database_error,
-            canary=self._canary.result,
-            moving=moves.pending,
-            settled=moves.settled_epoch,
-            events_s=events_s,
-            deliveries_s=deliveries_s,
-            targets=" ".join(f"{Path(path).stem}:{count}" for path, count in sorted(moves.targets.items())),
-            wish=self._wish,
-            born=self._born,
-            started_ms=self._started_ms,
-            latency_p50_ms=p50_ms,
-            latency_p99_ms=p99_ms,
-            blocked=len(blocked),
-            slowest=slowest(blocked, time.monotonic()),
-            deployment=self._deployment.known,
-        )
+        self._state.follow(snapshot, assigned, self._registration.succeeded)
