@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -17,13 +16,13 @@ import headrace
 from headrace.node.directory import Directory
 from headrace.node.operations import Operations
 from tests.fixtures.client import Client
+from tests.fixtures.guide import block
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
 from tests.fixtures.up import Up
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
-ROOT = Path(__file__).parents[2]
 ROOM, COMPANION = "room:1", "presence:room:1"
 EXPIRY_S = 10
 PATIENCE_S = 4 * EXPIRY_S
@@ -205,12 +204,11 @@ def test_an_event_that_is_no_join(shards: tuple[Shard, Shard]) -> None:
     assert json.loads(watching.events[0].data or "") == {"user": 'a"\n\u2028', "count": 1}
 
 
-def test_the_readmes_code(running_up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code in README's chapter does what it says there, and `headrace members` prints the same."""
+def test_the_code_of_the_guide(running_up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the guide's chapter does what it says there, and `headrace members` prints the same."""
     for name in ("SECRET", "DATABASE_URL"):
         monkeypatch.setenv(f"HEADRACE_{name}", running_up.environ[f"HEADRACE_{name}"])
-    chapter = (ROOT / "README.md").read_text().split("\n## Presence\n")[1]
-    code = chapter.split("```python\n")[1].split("```")[0]
+    code = block("guide/presence.md", "Presence", "python").text
     address = urlsplit(running_up.ready())
     clients = []
     with psycopg.connect(running_up.environ["HEADRACE_DATABASE_URL"], autocommit=True) as connection:

@@ -8,12 +8,12 @@ import pytest
 from headrace.element import element
 from headrace.errors import UsageError
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs" / "guide" / "element.md").read_text()
 
 
 def test_what_the_element_sets_is_refused() -> None:
-    """No page gives an attribute that README calls the element's own, however it is written."""
-    rows = re.findall(r"^\| (`.*?) \| \*set by the element", README, re.MULTILINE)
+    """No page gives an attribute that the guide calls the element's own, however it is written."""
+    rows = re.findall(r"^\| (`.*?) \| \*set by the element", GUIDE, re.MULTILINE)
     names = {name for row in rows for name in re.findall(r"`([\w-]+)`", row)}
     assert {"state", "cursor", "error"} <= names
     for name in names | {"Error", "state_"}:
@@ -49,9 +49,9 @@ def test_what_the_element_does_not_have_is_refused() -> None:
     )
 
 
-def test_every_attribute_that_the_readme_names_can_be_given() -> None:
+def test_every_attribute_that_the_guide_names_can_be_given() -> None:
     """The table's first column, but for what the element sets and `src`, which has an argument of its own."""
-    table = README.partition("| attribute | |")[2].partition("\n\n")[0]
+    table = GUIDE.partition("| attribute | |")[2].partition("\n\n")[0]
     names = re.findall(r"^\| `([a-z-]+)` \| (?!\*set by)", table, re.MULTILINE)
     assert "with-credentials" in names
     for name in set(names) - {"src"}:
