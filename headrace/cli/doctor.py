@@ -10,7 +10,7 @@ import click
 from headrace.cli.command import aligned, main, read_settings
 from headrace.doctor.examination import examine
 from headrace.doctor.finding import Finding, Level
-from headrace.node.logs import Redaction
+from headrace.node.redaction import Redaction
 
 
 @main.command(

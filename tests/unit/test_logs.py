@@ -3,17 +3,19 @@
 import itertools
 import json
 import logging
+import os
 import sys
-from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import psycopg
 import pytest
 
-from headrace.node.logs import MOST_CHARS, Redaction, formatter
+from headrace.node.logs import formatter
+from headrace.node.redaction import MOST_CHARS
 from headrace.settings import Settings
 from headrace.tokens import sign
-from tests.fixtures.growth import grows_in_proportion
 
 SECRETS = "first-secret-of-sixteen,second/secret=with\"signs'"
 SETTINGS = Settings.from_environ(
@@ -106,14 +108,6 @@ def test_the_error_of_a_failed_connection_has_no_password() -> None:
     assert "ss%2Fword" not in line
 
 
-@pytest.mark.parametrize(
-    "text", ["headrace.shard.delivery wrote 1.5 s late", "5 clients at 100 %", "a/b=c d.e-f", "room:1 = 17"]
-)
-def test_other_text_stays_as_it_is(text: str) -> None:
-    """What is no secret is not touched."""
-    assert Redaction.of(SETTINGS)(text) == text
-
-
 def test_an_event_is_one_line_with_stable_keys() -> None:
     """Whatever an event holds, it is one JSON object on one line, with the same keys for what all events have."""
     lines = formatter(SETTINGS, "n-0")
@@ -137,32 +131,20 @@ def test_an_event_is_one_line_with_stable_keys() -> None:
     }
 
 
-HOSTILE: dict[str, Callable[[int], str]] = {
-    # By the pattern that looks at it, what gives it the most to do.
-    "a token's claims": lambda n: "/." + "b" * 43 + "/" + "a-" * (n // 2),
-    "a token's dots": lambda n: ("." + "a" * 42) * (n // 43),
-    "many tokens": lambda n: ("1..eyJabcdefg." + "s" * 43 + " ") * (n // 58),
-    "tokens in a row": lambda n: ("eyJabcdefg." + "s" * 43 + ".") * (n // 55),
-    "letters that are not ASCII": lambda n: "é" * n + "." + "b" * 43,
-    "a URL's user": lambda n: "a://" * (n // 4) + "@",
-    "a URL's password": lambda n: "a://b:" * (n // 6) + "@",
-    "a password's spaces": lambda n: "password" + " " * (n // 2) + "=" + " " * (n // 2) + "&",
-    "a password's quotes": lambda n: "password='" * (n // 10) + "password=\\'",
-    "a header's quotes": lambda n: "cookie:" + "'" * n,
-    "a header's name": lambda n: "cookie'" * (n // 7),
-    "a header's line breaks": lambda n: "cookie:" + "\n" * n,
-    "a path": lambda n: "/streams/" * (n // 9),
-    "percent signs": lambda n: "%2e" * (n // 3),
-    "words with percent signs": lambda n: "%2e " * (n // 4),
-    "encoded percent signs": lambda n: "%25" * (n // 3),
-    "a secret's beginning": lambda n: "first-secret-of-" * (n // 16),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_redaction_takes_time_in_proportion(name: str) -> None:
-    """Whatever a client has had logged, twice as much of it takes about twice as long."""
-    grows_in_proportion(Redaction.of(SETTINGS), HOSTILE[name])
+def test_people_read_text() -> None:
+    """Without JSON a line is its time, level, message and logger, then its keys by name, then an error's traceback."""
+    lines = formatter(replace(SETTINGS, log_format="text"), "n-0")
+    line = lines.format(record("it %s", "works", streams=3, ok=True, peer="127.0.0.1:1", reason="two words", none=None))
+    timestamp, _, rest = line.partition(" ")
+    assert datetime.fromisoformat(timestamp).tzinfo is UTC
+    keys = f"none=None ok=True peer=127.0.0.1:1 pid={os.getpid()} process=n-0 reason='two words' streams=3"
+    assert rest == f"[info] it works [x] {keys}"
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        line = lines.format(record("failed", exc_info=sys.exc_info()))
+    assert line.splitlines()[1] == "Traceback (most recent call last):"
+    assert line.endswith("ValueError: two\nlines")
 
 
 def test_a_line_has_an_end() -> None:
