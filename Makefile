@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-more test-older check docs bench torture lock clean
+.PHONY: help up test test-more test-older check docs schema bench torture lock clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, other versions of what we stand on"
 	@echo "make check   the same without the tests"
 	@echo "make docs    the documentation: docs/_build/html"
+	@echo "make schema  headrace/sql/schema.sql, the whole schema for readers, after a change of a migration"
 	@echo "make lock    the exact versions of everything, anew; ARGS=--upgrade renews them"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
@@ -55,6 +56,10 @@ check: .venv
 docs: .venv
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs docs/_build/html $(ARGS)
 
+# headrace/sql/schema.sql, for readers, after a change of a migration.
+schema: .venv
+	$(BIN)/python -m tests.fixtures.schema_file
+
 test: check
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(ARGS)
 
@@ -66,7 +71,7 @@ test-more: .venv
 OLDER := /usr/lib/postgresql/15/bin
 SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
     dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \
-    schema sessions snapshot postgres_errors)) tests/system/test_hostile_sql.py
+    schema schema_file sessions snapshot postgres_errors)) tests/system/test_hostile_sql.py
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
 	test ! -x $(OLDER)/postgres || TEST_POSTGRES=$(OLDER) \

@@ -1,6 +1,7 @@
 """The SQL schema: bringing a database up to this version's, and refusing to work with one that will not do.
 
-The migrations are the numbered files of `headrace/sql/`; what they create is described there. Their record:
+The migrations are the numbered files of `headrace/sql/`. `headrace/sql/schema.sql` shows what they make, all in all, and
+explains it; it is no migration. Their record:
 
     headrace.migration(version int primary key, applied_at timestamptz, oldest int)    one row per applied file
 
@@ -50,6 +51,7 @@ PATIENCE_S = 60.0
 PAUSE_S = 1.0
 """Between two tries, for those who had to wait."""
 
+_NAME = re.compile(r"\d{4}_\w+\.sql")
 _NEEDS = (
     "migrate as the owner of the schema headrace; or have a superuser run `CREATE SCHEMA headrace AUTHORIZATION {0}` "
     "and, where the role is missing, `CREATE ROLE headrace_publisher NOLOGIN`, then migrate as {0} again"
@@ -83,7 +85,7 @@ def migrations() -> list[Migration]:
     found = [
         Migration(int(file.name[:4]), file.read_bytes())
         for file in files("headrace").joinpath("sql").iterdir()
-        if file.name.endswith(".sql")
+        if _NAME.fullmatch(file.name)
     ]
     return sorted(found, key=lambda migration: migration.version)
 
