@@ -1,7 +1,7 @@
 """The SQL schema: bringing a database up to this version's, and refusing to work with one that will not do.
 
-The migrations are the numbered files of `headrace/sql/`. `headrace/sql/schema.sql` shows what they make, all in all, and
-explains it; it is no migration. Their record:
+The migrations are the numbered files of `headrace/sql/`. `headrace/sql/schema.sql`, which is no migration, shows and
+explains the schema that they make. Their record:
 
     headrace.migration(version int primary key, applied_at timestamptz, oldest int)    one row per applied file
 

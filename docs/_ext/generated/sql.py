@@ -24,7 +24,7 @@ FOR_APPLICATIONS: Final = (
     *("disconnect", "members", "member_count", "identity", "max_payload_bytes"),
 )
 """What applications call, in the order in which a reader asks for it. The publisher's role may execute each."""
-FOR_OWNERS: Final = ("set_retention", "set_max_payload_bytes", "slot")
+FOR_OWNERS: Final = ("set_retention", "set_max_payload_bytes", "begin_block", "slot")
 
 
 def _source() -> str:
@@ -93,4 +93,7 @@ def markdown() -> str:
 
 def _one(name: str, function: tuple[str, str, str]) -> str:
     arguments, returns, comment = function
+    # A line for an argument, or a column of the result, is an item of a list; what follows the list is a paragraph.
+    comment = re.sub(r"^([a-z_]+(?:, [a-z_]+)*): ", r"- `\1`: ", comment, flags=re.M)
+    comment = re.sub(r"\n(?=(Returns|Raises)\b)", r"\n\n", comment)
     return f"### headrace.{name}\n\n```sql\nheadrace.{name}({arguments}) {returns}\n```\n\n{comment}\n"
