@@ -7,6 +7,7 @@ from typing import Final
 from headrace import cursor, tokens
 from headrace.cursor import Start
 from headrace.errors import TokenDateError
+from headrace.router.errors import ForbiddenError
 from headrace.router.request import Request
 from headrace.router.response import Headers
 from headrace.stream import slot
@@ -15,10 +16,6 @@ from headrace.tokens import Context, Token
 PREFIX: Final = "/streams/"
 LAST_EVENT_ID: Final = ("lastEventId", "lastEventID", "Last-Event-ID")
 """What event-source-polyfill and Mercure's clients call the header in a query."""
-
-
-class ForbiddenError(Exception):
-    """A genuine token that this server does not serve; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

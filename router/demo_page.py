@@ -16,7 +16,8 @@ from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
 from headrace.publish import publish
-from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
+from headrace.router.errors import TooLargeError, error_response
+from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error, as_json
 from headrace.tokens import sign
 
@@ -57,22 +58,12 @@ class DemoPage:
         try:
             stream, data, event = _event(request.read_body(MAX_BODY_BYTES, self._body_deadline_s))
             self._publish_one(f"demo:{stream}", data, event)
-        except (_TooLargeError, BodyTooLargeError) as error:
-            return as_error(413, error)
-        except BodyTooSlowError as error:
-            return as_error(408, error)
         except UsageError as error:
-            return as_error(400, error)
+            return error_response(error)
         except psycopg.Error as error:
             logger.error("the demo could not publish: %s", said(error))
             return as_error(503, DatabaseUnavailableError(meaning(error).sentence), (("Retry-After", "2"),))
         return Response(204)
-
-
-class _TooLargeError(UsageError):
-    """An event above the demo's own limit."""
-
-    sentence = "the event is too large for the demo; send less text."
 
 
 def publisher(database_url: str) -> Callable[[str, str, str], None]:
@@ -96,5 +87,5 @@ def _event(body: bytes) -> tuple[str, str, str]:
     if not isinstance(data, str) or not isinstance(event, str):
         raise UsageError("data and event must be text; send both as JSON strings")
     if len(data) > MAX_DATA_CHARS:
-        raise _TooLargeError(f"data has {len(data)} characters; the demo allows {MAX_DATA_CHARS}")
+        raise TooLargeError(f"data has {len(data)} characters; the demo allows {MAX_DATA_CHARS}")
     return value["stream"], data, event

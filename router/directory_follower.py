@@ -10,6 +10,7 @@ from typing import Protocol
 
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.outage import Outage
 from headrace.router.placement import Candidate, Placement
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class DirectoryFollower:
         self._interval_s = interval_s
         self._learned = learned
         self._sleep = sleep
-        self._away_since: float | None = None
+        self._outage = Outage(logger, "going on with the shards last known", "Redis is back")
 
     def run(self) -> None:
         """Follow until killed. Yields. An outage is said once when it begins and once when it ends."""
@@ -53,9 +54,7 @@ class DirectoryFollower:
             try:
                 self._follow()
             except DirectoryUnavailableError as error:
-                if self._away_since is None or self._placement.directory_condition != error.condition:
-                    logger.warning("going on with the shards last known: %s", error)
-                self._away_since = self._away_since or time.monotonic()
+                self._outage.failed(error, error.condition)
                 self._placement.lose_directory(error.condition)
             # Spread, or all routers would ask a returning Redis at once.
             self._sleep(self._interval_s * random.uniform(0.5, 1.5))
@@ -67,10 +66,7 @@ class DirectoryFollower:
                 known = self._directory.read(known)
                 self._placement.learn(known)
                 self._learned()
-                if self._away_since is not None:
-                    away_s = time.monotonic() - self._away_since
-                    logger.warning("Redis is back after %.1f s", away_s)
-                    self._away_since = None
+                self._outage.ended()
 
 
 def sockets_in(runtime_dir: Path) -> list[Candidate]:

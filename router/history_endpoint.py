@@ -12,12 +12,12 @@ from typing import Final
 
 from headrace import cursor
 from headrace.cursor import Start
-from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError, UsageError
 from headrace.node.handoff import Handoff, forms
-from headrace.router.auth import PREFIX, ForbiddenError, Terms, verify
+from headrace.router.auth import PREFIX, Terms, verify
+from headrace.router.errors import ANSWERED, ClientGoneError, ForbiddenError, WrongPageError, error_response
 from headrace.router.request import Request
-from headrace.router.response import Headers, Response, as_error
-from headrace.router.stream_endpoint import ClientGoneError, StreamEndpoint
+from headrace.router.response import Headers, Response
+from headrace.router.stream_endpoint import StreamEndpoint
 from headrace.stream import slot
 from headrace.tokens import Context, Token
 
@@ -26,12 +26,6 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 
 _HEADERS: Final = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
-
-
-class WrongPageError(UsageError):
-    """A page of history that cannot be asked for."""
-
-    sentence = "a page has a stream of the token, an id to begin after and a limit from 1 to 1000; correct the query."
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +62,8 @@ class HistoryEndpoint:
                 deployment=self._streams.deployment(),
             )
             message = forms(handoff)
-        except (TokenExpiredError, ForbiddenError) as error:
-            return as_error(403, error)
-        except TokenError as error:
-            return as_error(404, error)
-        except (WrongPageError, CursorError, HandoffError) as error:
-            return as_error(400, error)
+        except ANSWERED as error:
+            return error_response(error)
         if request.method == "HEAD":
             return Response(
                 200, headers=(("Content-Type", "application/json"), ("Cache-Control", "no-store")), sized=False

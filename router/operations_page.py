@@ -18,16 +18,17 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace.errors import DatabaseUnavailableError, UnavailableError, UsageError
+from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.node.directory import Directory
 from headrace.node.operations import Operations, Plan
 from headrace.node.overview import overview
 from headrace.router.client_addresses import ClientAddresses
 from headrace.router.database import Database
+from headrace.router.errors import ANSWERED, StalePlanError, error_response
 from headrace.router.operator_auth import OperatorAuth
 from headrace.router.placement import Placement
-from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
-from headrace.router.response import Headers, Response, as_error, as_json
+from headrace.router.request import Request
+from headrace.router.response import Headers, Response, as_json
 from headrace.settings import Settings
 from headrace.stream import OPS_AUDIENCE, OPS_STREAM
 from headrace.tokens import sign
@@ -41,12 +42,6 @@ DEADLINE_S: Final = 45.0
 """For an operation: less than proxies wait for an answer."""
 MAX_BODY_BYTES: Final = 4096
 _HEAD: Final = "select headrace.head(%s)"
-
-
-class StaleError(UsageError):
-    """A plan that is older than the deployment."""
-
-    sentence = "the deployment has changed since the plan was made; look at the new one."
 
 
 class OperationsPage:
@@ -113,7 +108,7 @@ class OperationsPage:
         def act(body: Mapping[str, Any]) -> Response:
             plans = self._plans(body)
             if _shown(plans)["epoch"] != body.get("epoch"):
-                raise StaleError()
+                raise StalePlanError()
             action, shard = body["action"], str(body.get("shard", ""))
             about = {"request_id": request.id, "peer": self._host(request), "action": action, "shard": shard}
             logger.warning("operator acts", extra=about)
@@ -139,16 +134,8 @@ class OperationsPage:
             if not isinstance(body, dict):
                 raise UsageError("the body is not a JSON object; send one")
             return answer(body)
-        except BodyTooLargeError as error:
-            return as_error(413, error)
-        except BodyTooSlowError as error:
-            return as_error(408, error)
-        except StaleError as error:
-            return as_error(409, error)
-        except UsageError as error:
-            return as_error(400, error)
-        except UnavailableError as error:
-            return as_error(503, error)
+        except ANSWERED as error:
+            return error_response(error)
 
     def _plans(self, body: Mapping[str, Any]) -> list[Plan]:
         action, shard, operations = body.get("action"), body.get("shard", ""), self._operations()

@@ -25,8 +25,9 @@ from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.node.postgres_errors import meaning, said
 from headrace.publisher_token import Publisher, verify_publisher
 from headrace.router.database import Database
+from headrace.router.errors import ForbiddenError, TooLargeError, error_response
 from headrace.router.metrics import RouterMetrics
-from headrace.router.request import BodyTooLargeError, BodyTooSlowError, Request
+from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error, as_json
 
 logger = logging.getLogger(__name__)
@@ -40,12 +41,6 @@ _KEY_USED: Final = "22HR1"
 
 Event = tuple[str, str, str, str | None]
 """Stream, data, type, label."""
-
-
-class TooManyError(UsageError):
-    """More events than one request may publish."""
-
-    sentence = "the batch has too many events; send it in parts."
 
 
 class PublishEndpoint:
@@ -64,6 +59,7 @@ class PublishEndpoint:
         try:
             publisher = verify_publisher(_bearer(request), secrets=self._secrets)
         except TokenError as error:
+            # This token comes in a header, so that HTTP has a status of its own for it.
             return as_error(401, error, (("WWW-Authenticate", "Bearer"),))
         try:
             key = _key(request)
@@ -71,14 +67,10 @@ class PublishEndpoint:
             single, events = read_events(request.read_body(MAX_BODY_BYTES, self._body_deadline_s))
             for stream, *_ in events:
                 if not publisher.may_publish_to(stream):
-                    return as_error(403, f"the token is not for the stream {stream!r:.80}; nothing was published")
+                    raise ForbiddenError(f"the token is not for the stream {stream!r:.80}; nothing was published")
             ids = self._publish(publisher, key, events)
-        except (BodyTooLargeError, TooManyError) as error:
-            return as_error(413, error)
-        except BodyTooSlowError as error:
-            return as_error(408, error)
         except UsageError as error:
-            return as_error(400, error)
+            return error_response(error)
         except DatabaseUnavailableError as error:
             return _unwritten(error)
         except psycopg.Error as error:
@@ -116,7 +108,7 @@ def read_events(body: bytes) -> tuple[bool, list[Event]]:
     if not isinstance(value, list):
         return True, [_event(value, "the event")]
     if len(value) > MAX_EVENTS:
-        raise TooManyError(f"the batch has {len(value)} events; at most {MAX_EVENTS} go at once")
+        raise TooLargeError(f"the batch has {len(value)} events; at most {MAX_EVENTS} go at once")
     return False, [_event(item, f"event {number}") for number, item in enumerate(value)]
 
 

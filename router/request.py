@@ -12,30 +12,12 @@ from urllib.parse import parse_qs
 import gevent
 from gunicorn.http.errors import NoMoreData, ParseException
 
-from headrace.errors import UsageError
+from headrace.router.errors import BodyTooSlowError, MalformedBodyError, TooLargeError
 
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _MAX_QUERY_FIELDS: Final = 16
 _PASSED_ON: Final = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 _CODED: Final = re.compile("[%#]")
-
-
-class BodyTooLargeError(UsageError):
-    """A body above the limit."""
-
-    sentence = "the body is too large; send less."
-
-
-class BodyTooSlowError(UsageError):
-    """A body that does not come."""
-
-    sentence = "the body has not come in time; send it at once."
-
-
-class MalformedBodyError(UsageError):
-    """A body that breaks off or is framed wrongly."""
-
-    sentence = "the body is not what the request's head announces; send Content-Length and as many bytes, or chunks."
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +86,7 @@ class Request:
     def read_body(self, most: int, deadline_s: float) -> bytes:
         """The body, of at most so many bytes. Yields.
 
-        Raises BodyTooLargeError, BodyTooSlowError if it has not come within the deadline, and MalformedBodyError if it
+        Raises TooLargeError, BodyTooSlowError if it has not come within the deadline, and MalformedBodyError if it
         ends too early, or its chunks are none.
         """
         try:
@@ -113,7 +95,7 @@ class Request:
         except (ParseException, NoMoreData, OSError) as error:
             raise MalformedBodyError() from error
         if len(body) > most:
-            raise BodyTooLargeError(f"the body is above {most} bytes; send less")
+            raise TooLargeError(f"the body is above {most} bytes; send less")
         if self.length is not None and "transfer-encoding" not in self.headers and len(body) < self.length:
             raise MalformedBodyError()
         return body

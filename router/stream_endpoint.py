@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from headrace.errors import CursorError, HandoffError, TokenError, TokenExpiredError
 from headrace.event import RESPONSE_HEADERS
 from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.node.socket_passing import Channels, Outcome
-from headrace.router.auth import ForbiddenError, Terms, admit
+from headrace.router.auth import Terms, admit
 from headrace.router.client_addresses import ClientAddresses
 from headrace.router.connection_limits import ConnectionLimits
+from headrace.router.errors import ANSWERED, ClientGoneError, error_response
 from headrace.router.metrics import RouterMetrics
 from headrace.router.placement import Placement
 from headrace.router.request import Request
@@ -24,10 +24,6 @@ from headrace.stream import CANARY_PREFIX
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S: Final = (1, 5)
-
-
-class ClientGoneError(Exception):
-    """the client has broken off; nobody is there to answer."""
 
 
 class StreamEndpoint:
@@ -71,12 +67,8 @@ class StreamEndpoint:
                 deployment=self.deployment(),
             )
             message = forms(handoff)
-        except (TokenExpiredError, ForbiddenError) as error:
-            return as_error(403, error)
-        except TokenError as error:
-            return as_error(404, error)
-        except (CursorError, HandoffError) as error:
-            return as_error(400, error)
+        except ANSWERED as error:
+            return error_response(error)
         limits = self._limits.of(admission.context.user, handoff.peer)
         refusal = self._limits.refusal(request.id, limits)
         if refusal:

@@ -1,18 +1,20 @@
 """The front door: whether an event that is published now arrives now at a client that came through the public URL."""
 
 import secrets as random_names
-import time
 import urllib.error
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from contextlib import closing
+from functools import partial
+from typing import Final
 
 from headrace.doctor.finding import Finding, fail, ok, warn
-from headrace.node import http_client, sse_client, tls_errors
-from headrace.tokens import sign
+from headrace.node import sse_client, tls_errors
+from headrace.node.front_door import FrontDoorClient
 
 EVENTS: Final = 3
 LATE_S: Final = 1.0
 PATIENCE_S: Final = 4.0
+TOKEN_LIFE_S: Final = 60.0
 _CHECK: Final = "front door"
 _BUFFERS: Final = (
     "a proxy in between keeps the response back: switch off its buffering (nginx: proxy_buffering off) and compression "
@@ -26,9 +28,8 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
     publish(stream, data) commits an event. A proxy that buffers would bring them late, all at once, or not at all.
     """
     stream = f"headrace:doctor:{random_names.token_hex(8)}"
-    url = f"{public_url.rstrip('/')}/streams/{sign(stream, secrets=secrets, ttl_s=60)}?since=now"
     try:
-        response = http_client.open_direct(url, timeout=PATIENCE_S)
+        client = FrontDoorClient(public_url, stream, secrets=secrets, life_s=TOKEN_LIFE_S, timeout_s=PATIENCE_S)
     except urllib.error.HTTPError as error:
         with error:
             return _refused(error.code)
@@ -38,43 +39,23 @@ def delivery(public_url: str, secrets: Sequence[str], publish: Callable[[str, st
         if distrust := tls_errors.fault(error):
             return fail(_CHECK, f"{public_url}: {distrust.found}", distrust.advice)
         return fail(_CHECK, f"{public_url}: {error}", "start the router, or correct HEADRACE_PUBLIC_URL")
-    with response:
-        if sse_client.is_proxys_word(response):
+    with closing(client):
+        if sse_client.is_proxys_word(client.response):
             return fail(
                 _CHECK, f"the proxy at {public_url} reaches no router that is ready", "see the router's /readyz"
             )
-        took_s = [_measure(response, stream, publish, number) for number in range(EVENTS)]
-    if None in took_s:
-        return fail(_CHECK, f"an event did not arrive within {PATIENCE_S:g} s through {public_url}", _BUFFERS)
-    slowest_ms = max(seconds or 0.0 for seconds in took_s) * 1000
+        try:
+            took_s = [
+                client.seconds_of(text, partial(publish, stream, text), within_s=PATIENCE_S)
+                for text in map(str, range(EVENTS))
+            ]
+        except sse_client.BROKEN:
+            return fail(_CHECK, f"an event did not arrive within {PATIENCE_S:g} s through {public_url}", _BUFFERS)
+    slowest_ms = max(took_s) * 1000
     found = f"{EVENTS} events through {public_url}, the slowest took {slowest_ms:.0f} ms"
     if slowest_ms > LATE_S * 1000:
         return warn(_CHECK, found, f"look for load in the metrics; or {_BUFFERS}")
     return ok(_CHECK, found)
-
-
-def _measure(response: Any, stream: str, publish: Callable[[str, str], object], number: int) -> float | None:
-    """How long one event takes; None if it does not come. The first call begins when the client is told its cursor."""
-    parser = sse_client.Parser()
-    try:
-        while number == 0 and not parser.last_id:
-            _feed(parser, response)
-        began = time.monotonic()
-        publish(stream, str(number))
-        while True:
-            if any(message.data == str(number) for message in _feed(parser, response)):
-                return time.monotonic() - began
-            if time.monotonic() - began > PATIENCE_S:
-                return None
-    except sse_client.BROKEN:
-        return None
-
-
-def _feed(parser: sse_client.Parser, response: Any) -> list[sse_client.Message]:
-    data = response.read1(sse_client.CHUNK_BYTES)
-    if not data:
-        raise ConnectionResetError("the response has ended")
-    return parser.feed(data)
 
 
 def _refused(status: int) -> Finding:

@@ -62,14 +62,16 @@ class OwnEntry:
 
     def now(self) -> ShardEntry:
         """The entry at this moment. Rates and latencies are of the time since the calls before."""
-        away_since = self._readers.away_since
+        away_since = self._readers.outage.since
         registry, moves = self._dispatcher.registry, self._dispatcher.moves
         counters = self._dispatcher.delivery.counters
         canary = registry.stream(self._canary.stream)
         events_s, deliveries_s = self._rates.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
         blocked = self._dispatcher.outlet.blocked
-        database_error = self._listener.last_error or self._readers.last_error or self._revocations.last_error
+        database_error = (
+            self._listener.outage.last_error or self._readers.outage.last_error or self._revocations.outage.last_error
+        )
         return ShardEntry(
             id=self._shard_id,
             node=self._node,
@@ -86,7 +88,7 @@ class OwnEntry:
             last_error=(
                 database_error
                 or self._canary.last_error
-                or self._presence.last_error
+                or self._presence.outage.last_error
                 or self._dispatcher.last_error
                 or moves.last_error
             ),

@@ -18,6 +18,7 @@ from gevent.event import Event
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.outage import Outage
 from headrace.node.placement import rendezvous, spread
 from headrace.node.shard_entry import ShardEntry
 from headrace.shard.messages import Assign
@@ -33,11 +34,10 @@ BUSY_INTERVAL_S: Final = 0.2
 class Registration:
     """Registers the shard, takes over slots whose owner is gone, and tells where connections belong.
 
-    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. condition is
-    how Redis is, in a word: "ok", or why the directory cannot be used. placed is called with each snapshot that was
-    read, by this greenlet. balance: a shard that has appeared is given its share. follows: every change is read at
-    once, which takes a process that gevent has patched; else only when interval_s has passed. census is what else the
-    directory is told.
+    Owned by its own greenlet. Without Redis it goes on trying; nothing else of the shard depends on it. This greenlet
+    calls placed with each snapshot that it has read. With balance, a shard that has appeared is given its share of the
+    slots. With follows, every change is read at once, which needs a process that gevent has patched; without it, only
+    when interval_s has passed. counts are sent to the directory beside the entry.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Registration:
         follows: bool = False,
         counts: ReportedCounts | None = None,
     ) -> None:
-        self.condition = "ok"
         self.succeeded = False
+        self._outage = Outage(logger, "going on with the last known assignments", "Redis is back")
         self._directory = directory
         self._entry = entry
         self._placed = placed
@@ -64,6 +64,11 @@ class Registration:
         self._news = Event()
         self._known: DirectorySnapshot | None = None
         self._greenlets: list[gevent.Greenlet[..., None]] = []
+
+    @property
+    def condition(self) -> str:
+        """How Redis is, in a word: "ok", or why the directory cannot be used."""
+        return self._outage.condition
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
         """Start registering; returns the greenlets, which end only by `stop`."""
@@ -102,13 +107,9 @@ class Registration:
                 self._directory.claim(entry.node, balance=self._balance)
             self._known = self._directory.read(self._known)
         except DirectoryUnavailableError as error:
-            if self.condition != error.condition:
-                logger.warning("going on with the last known assignments: %s", error)
-            self.condition = error.condition
+            self._outage.failed(error, error.condition)
             return
-        if self.condition != "ok":
-            logger.warning("Redis is back")
-        self.condition = "ok"
+        self._outage.ended()
         self._deaths.watch(
             other
             for other in self._known.shards

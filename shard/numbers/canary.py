@@ -10,24 +10,23 @@ what the metrics say of it is what clients of this shard see, whatever the singl
 import http.client
 import logging
 import secrets as random_names
-import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import closing
+from typing import Final
 
 import gevent
 import psycopg
 
 from headrace.errors import one_line
-from headrace.node import http_client, sse_client, tls_errors
+from headrace.node import tls_errors
 from headrace.node.directory_snapshot import DirectorySnapshot
+from headrace.node.front_door import FrontDoorClient
 from headrace.node.kept_session import KeptSession
 from headrace.publish import publish_now
 from headrace.settings import Settings
 from headrace.shard.numbers.counters import SECONDS, Histogram, Tally
 from headrace.stream import CANARY_PREFIX, SLOTS, slot
-from headrace.tokens import sign
 
 logger = logging.getLogger(__name__)
 
@@ -100,23 +99,15 @@ class Canary:
 
         Meanwhile the slot of the stream may become another shard's.
         """
-        base = (self._settings.canary_url or self._settings.public_url).rstrip("/")
-        token = sign(stream, secrets=self._settings.secret, ttl_s=TOKEN_LIFE_S)
+        base = self._settings.canary_url or self._settings.public_url
         text = random_names.token_hex(8)
         stage = "unreachable"
         try:
             with gevent.Timeout(DEADLINE_S):
-                request = urllib.request.Request(f"{base}/streams/{token}?since=now")  # noqa: S310
-                with http_client.open_direct(request) as response:
+                client = FrontDoorClient(base, stream, secrets=self._settings.secret, life_s=TOKEN_LIFE_S)
+                with closing(client):
                     stage = "no event"
-                    parser = sse_client.Parser()
-                    while not parser.last_id:
-                        _read(response, parser)
-                    began = time.monotonic()
-                    self._publish(stream, text)
-                    while not any(message.data == text for message in _read(response, parser)):
-                        pass
-                    self.seconds.observe(time.monotonic() - began)
+                    self.seconds.observe(client.seconds_of(text, lambda: self._publish(stream, text)))
                     return "ok", ""
         except gevent.Timeout:
             # It may have been interrupted in the middle of an answer.
@@ -139,10 +130,3 @@ class Canary:
 
     def _publish(self, stream: str, text: str) -> None:
         self._kept.write(lambda session: publish_now(session, stream, text))
-
-
-def _read(response: Any, parser: sse_client.Parser) -> list[sse_client.Message]:
-    data = response.read1(sse_client.CHUNK_BYTES)
-    if not data:
-        raise ConnectionResetError("the response has ended")
-    return parser.feed(data)

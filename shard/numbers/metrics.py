@@ -171,8 +171,8 @@ class ShardMetrics(Collector):
         asked_at = reads[ReadKind.LIVE].asked_at
         lag_s = 0.0 if asked_at is None else time.monotonic() - asked_at
         yield _gauge("log_lag_seconds", "How long a read of new events has been waiting for its answer.", lag_s)
-        errors = parts.listener.last_error or parts.revocations.last_error
-        up = parts.readers.away_since is None and not errors
+        errors = parts.listener.outage.last_error or parts.revocations.outage.last_error
+        up = parts.readers.outage.since is None and not errors
         yield _gauge("postgresql_up", "1 while PostgreSQL answers and notifies, as far as was noticed.", up)
         yield _gauge("listen_connected", "1 while the LISTEN connection stands.", parts.listener.connected)
         yield _counter("listen_reconnects", "LISTEN connections lost and made anew.", parts.listener.reconnects)
@@ -203,7 +203,7 @@ class ShardMetrics(Collector):
         yield _gauge("presence_members", "Users with a connection here, once for each stream.", presence.members)
         yield _counter("presence_reports", "Times that PostgreSQL was told who is here.", presence.reports)
         yield _counter("presence_expired", "Silent sessions that this shard has given up.", presence.expired)
-        yield _gauge("presence_up", "1 while PostgreSQL can be told who is here.", not presence.last_error)
+        yield _gauge("presence_up", "1 while PostgreSQL can be told who is here.", not presence.outage.last_error)
 
     def _moves(self) -> Iterator[Metric]:
         parts = self._parts

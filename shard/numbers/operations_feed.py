@@ -14,10 +14,11 @@ from typing import Final
 import gevent
 import psycopg
 
-from headrace.errors import DirectoryUnavailableError, UsageError, one_line
+from headrace.errors import DirectoryUnavailableError, UsageError
 from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.kept_session import KeptSession
+from headrace.node.outage import Outage
 from headrace.node.overview import overview
 from headrace.publish import publish
 from headrace.settings import Settings
@@ -41,13 +42,15 @@ class OperationsFeed:
     """
 
     def __init__(self, settings: Settings, shard_id: str, directory: Directory, watched: Callable[[], bool]) -> None:
-        self.last_error = ""
         self._settings = settings
         self._name = f"headrace {shard_id} operations"
         self._directory = directory
         self._watched = watched
         self._snapshot: DirectorySnapshot | None = None
         self._kept = KeptSession(settings.database_url, self._name, limit_s=DEADLINE_S)
+        self._outage = Outage(
+            logger, "no overview reaches the operations page", "overviews reach the operations page again"
+        )
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -79,21 +82,12 @@ class OperationsFeed:
                 return
             with gevent.Timeout(DEADLINE_S):
                 self._publish(snapshot)
-            self._note("")
-        except gevent.Timeout:
-            # It may have been interrupted in the middle of an answer.
+            self._outage.ended()
+        except (psycopg.Error, gevent.Timeout, DirectoryUnavailableError, UsageError) as error:
+            # A deadline may have interrupted the session in the middle of an answer.
             self._kept.close()
-            self._note(f"not within {DEADLINE_S:g} s")
-        except psycopg.Error as error:
-            self._kept.close()
-            self._note(one_line(error))
-        except (DirectoryUnavailableError, UsageError) as error:
-            self._note(str(error))
-
-    def _note(self, error: str) -> None:
-        if error and not self.last_error:
-            logger.warning("the operations page gets no overviews: %s", error)
-        self.last_error = error
+            # The next try comes with the next turn, so there is nothing to wait for.
+            self._outage.failed(error)
 
     def _publish(self, snapshot: DirectorySnapshot) -> None:
         found = overview(snapshot)

@@ -34,11 +34,10 @@ import gevent
 import psycopg
 from gevent.event import Event
 
-from headrace.errors import one_line
+from headrace.node.outage import Outage
 from headrace.node.session import connect
 from headrace.schema import locks
 from headrace.settings import Settings
-from headrace.shard.postgres.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -141,22 +140,17 @@ class Announcer:
         self._wanted.set()
 
     def _run(self) -> None:
-        backoff = Backoff()
-        failing = False
+        outage = Outage(logger, "cannot announce, transactions do it", "commits can be announced again")
         while self._wanted.wait() and not self._ending.wait(max(0.0, self._rest_until - time.monotonic())):
             try:
                 with closing(self._connect()) as connection:
                     self._serve(connection)
                 self._wanted.clear()
                 self.stranger = ""
-                failing = False
-                backoff.reset()
+                outage.ended()
             except (psycopg.Error, gevent.Timeout) as error:
                 # Still wanted: what we may have left unannounced is looked for when there is a connection again.
-                if not failing:
-                    logger.warning("cannot announce, transactions do it: %s", one_line(error))
-                failing = True
-                self._ending.wait(backoff.next_s())
+                self._ending.wait(outage.failed(error))
             finally:
                 self.in_office = False
 

@@ -19,12 +19,12 @@ import psycopg
 from gevent import get_hub
 from gevent.event import Event
 
-from headrace.errors import ListenError, one_line
+from headrace.errors import ListenError
+from headrace.node.outage import Outage
 from headrace.node.session import connect
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Listening, Message, Relistened, Wake
-from headrace.shard.postgres.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Listener:
         self.reconnects = 0
         self.notifications = 0
         self.connected = False
-        self.last_error = ""
+        self.outage = Outage(logger, "LISTEN connection lost, trying again", "LISTEN connection is back")
         self._settings = settings
         self._inbox = inbox
         self._on_rate = on_rate
@@ -87,19 +87,14 @@ class Listener:
             self._stirred.set()
 
     def _run(self) -> None:
-        backoff = Backoff()
         while True:
             try:
-                self._serve(backoff)
+                self._serve()
             except (psycopg.Error, gevent.Timeout) as error:
                 # Whatever PostgreSQL says: a standby that is yet to be promoted refuses LISTEN as a mistake of ours.
-                if self.connected or not self.last_error:
-                    logger.warning("LISTEN connection lost, trying again: %s", one_line(error))
-                self.connected = False
-                self.last_error = one_line(error)
-            gevent.sleep(backoff.next_s())
+                gevent.sleep(self.outage.failed(error))
 
-    def _serve(self, backoff: Backoff) -> None:
+    def _serve(self) -> None:
         """Follow one connection until it fails. Yields."""
         connection = connect(self._settings.listen_database_url, self._name, lasting=True)
         watcher = get_hub().loop.io(connection.fileno(), 1)
@@ -113,13 +108,10 @@ class Listener:
             self._apply(connection, listened)
             if not self._proven:
                 self._prove(connection)
-            if self.last_error:
+            if self.outage.ended():
                 self.reconnects += 1
-                self.last_error = ""
-                logger.warning("LISTEN connection is back; reading what was missed")
                 self._inbox.put(Relistened())
             self.connected = True
-            backoff.reset()
             self._follow(connection, listened)
         finally:
             self.connected = False

@@ -42,12 +42,11 @@ import gevent
 import psycopg
 from gevent.event import Event
 
-from headrace.errors import one_line
 from headrace.node.kept_session import KeptSession
+from headrace.node.outage import Outage
 from headrace.settings import Settings
 from headrace.shard.connection import Connection
 from headrace.shard.postgres import sql_functions
-from headrace.shard.postgres.backoff import Backoff
 from headrace.shard.postgres.presence_members import Pair, PresenceMembers, PresenceReport, SilentSessions
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,6 @@ class Presence:
     def __init__(self, settings: Settings, shard_id: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.reports = 0
         self.expired = 0
-        self.last_error = ""
         self._settings = settings
         self._shard_id = shard_id
         self._name = f"headrace {shard_id} presence"
@@ -76,6 +74,14 @@ class Presence:
         self._members = PresenceMembers(settings.presence_grace_s)
         self._beat_s = settings.presence_expiry_s / BEATS_AN_EXPIRY
         self._watch = SilentSessions(SILENT_BEATS * self._beat_s, 2 * self._beat_s + settings.presence_interval_s)
+        # After an outage all are back within a beat, or the first would take the last for dead.
+        self.outage = Outage(
+            logger,
+            "presence cannot be told, trying again",
+            "presence can be told again",
+            first_s=min(settings.presence_interval_s, self._beat_s),
+            most_s=min(2.0, self._beat_s),
+        )
         self._held: set[str] = set()
         self._look_at = 0.0
         self._stirred = Event()
@@ -115,8 +121,6 @@ class Presence:
 
     def _run(self) -> None:
         kept = KeptSession(self._settings.database_url, self._name, limit_s=self._settings.read_deadline_s)
-        # After an outage all are back within a beat, or the first would take the last for dead.
-        backoff = Backoff(first_s=min(self._settings.presence_interval_s, self._beat_s), most_s=min(2.0, self._beat_s))
         try:
             while True:
                 report: PresenceReport | None = None
@@ -133,15 +137,9 @@ class Presence:
                     kept.close()
                     self._members.failed(report, self._clock())
                     self._watch.reset()
-                    if not self.last_error:
-                        logger.warning("presence cannot be told, trying again: %s", one_line(error))
-                    self.last_error = one_line(error)
-                    gevent.sleep(backoff.next_s())
+                    gevent.sleep(self.outage.failed(error))
                 else:
-                    if self.last_error:
-                        logger.warning("presence can be told again")
-                    self.last_error = ""
-                    backoff.reset()
+                    self.outage.ended()
                     self._rest()
         finally:
             kept.close()

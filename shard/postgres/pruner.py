@@ -8,7 +8,7 @@ from typing import Any
 import gevent
 import psycopg
 
-from headrace.errors import one_line
+from headrace.node.outage import Outage
 from headrace.node.session import connect
 from headrace.settings import Settings
 from headrace.shard.postgres import sql_functions
@@ -45,6 +45,7 @@ class Pruner:
 
     def _run(self) -> None:
         forget_at = 0.0
+        outage = Outage(logger, "pruning failed, trying again later", "pruning works again")
         while True:
             gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
             try:
@@ -57,8 +58,10 @@ class Pruner:
                         # The sweep has told of them already. But rows whose announcer has died hold copies of events.
                         sql_functions.announce_left(connection)
             except psycopg.Error as error:
-                # Old events stay a little longer; nobody is hurt.
-                logger.warning("pruning failed, trying again later: %s", one_line(error))
+                # Old events stay a little longer; nobody is hurt. The next try comes with the next interval.
+                outage.failed(error)
+            else:
+                outage.ended()
 
     def _round(self, connection: psycopg.Connection[Any]) -> None:
         while (deleted := sql_functions.prune(connection, self._settings.prune_batch)) > 0:

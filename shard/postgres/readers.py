@@ -14,14 +14,13 @@ import gevent
 import psycopg
 from gevent.queue import SimpleQueue
 
-from headrace.errors import one_line
 from headrace.node.kept_session import KeptSession
+from headrace.node.outage import Outage
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Read, ReadFailed, ReadKind, Rows
 from headrace.shard.numbers.counters import SECONDS, SIZES, Histogram
 from headrace.shard.postgres import sql_functions
-from headrace.shard.postgres.backoff import Backoff
 from headrace.shard.postgres.unsendable import Unsendable
 
 logger = logging.getLogger(__name__)
@@ -59,8 +58,7 @@ class Readers:
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
         self.reads = {kind: Reads() for kind in ReadKind}
         self.reconnects = 0
-        self.away_since: float | None = None
-        self.last_error = ""
+        self.outage = Outage(logger, "PostgreSQL is away, reads wait for it", "PostgreSQL is back")
         self.unsendable = Unsendable()
         self._settings = settings
         self._inbox = inbox
@@ -87,7 +85,6 @@ class Readers:
 
     def _run(self, name: str, lane: SimpleQueue[Read]) -> None:
         kept = KeptSession(self._settings.database_url, name, limit_s=self._settings.read_deadline_s)
-        backoff = Backoff()
         reopened = 0
         try:
             while True:
@@ -98,12 +95,10 @@ class Readers:
                         break
                     except (psycopg.OperationalError, psycopg.InterfaceError, gevent.Timeout) as error:
                         kept.close()
-                        self._away(error)
-                        gevent.sleep(backoff.next_s())
+                        gevent.sleep(self.outage.failed(error))
                 self.reconnects += kept.reopened - reopened
                 reopened = kept.reopened
-                backoff.reset()
-                self._back()
+                self.outage.ended()
                 self._inbox.put(answer)
         finally:
             kept.close()
@@ -132,16 +127,3 @@ class Readers:
             return ReadFailed(read, f"{type(error).__name__}: {error}")
         self.reads[read.kind].answered(time.monotonic() - started, len(pages), len(ages))
         return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else ())
-
-    def _away(self, error: BaseException) -> None:
-        # The last try's, which tells why it is still away; the first only told that it went.
-        self.last_error = one_line(error)
-        if self.away_since is None:
-            self.away_since = time.monotonic()
-            logger.warning("PostgreSQL is away, reads wait for it: %s", self.last_error)
-
-    def _back(self) -> None:
-        if self.away_since is not None:
-            logger.warning("PostgreSQL is back after %.1f s", time.monotonic() - self.away_since)
-            self.away_since = None
-            self.last_error = ""

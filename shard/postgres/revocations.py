@@ -22,19 +22,19 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import gevent
 import psycopg
 from gevent.event import Event
 
-from headrace.errors import one_line
+from headrace.node.outage import Outage
 from headrace.node.session import connect
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Revised
 from headrace.shard.postgres import sql_functions
-from headrace.shard.postgres.backoff import Backoff
 from headrace.shard.postgres.sql_functions import Revocation
 from headrace.tokens import Context
 
@@ -62,7 +62,7 @@ class Revocations:
         shard_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.last_error = ""
+        self.outage = Outage(logger, "revocations cannot be read, trying again", "revocations are read again")
         self._settings = settings
         self._inbox = inbox
         self._name = f"headrace {shard_id} revocations"
@@ -146,22 +146,14 @@ class Revocations:
         self._loaded.set()
 
     def _run(self) -> None:
-        backoff = Backoff()
         while True:
-            connection: psycopg.Connection[Any] | None = None
             try:
-                connection = connect(self._settings.listen_database_url, self._name, lasting=True)
-                self._follow(connection, backoff)
+                with closing(connect(self._settings.listen_database_url, self._name, lasting=True)) as connection:
+                    self._follow(connection)
             except (psycopg.Error, gevent.Timeout) as error:
-                if not self.last_error:
-                    logger.warning("revocations cannot be read, trying again: %s", one_line(error))
-                self.last_error = one_line(error)
-            finally:
-                if connection is not None:
-                    connection.close()
-            gevent.sleep(backoff.next_s())
+                gevent.sleep(self.outage.failed(error))
 
-    def _follow(self, connection: psycopg.Connection[Any], backoff: Backoff) -> None:
+    def _follow(self, connection: psycopg.Connection[Any]) -> None:
         """Read from the beginning, then what is new, until the connection fails. Yields."""
         floor, reload_at = sql_functions.FIRST_FLOOR, self._clock() + RELOAD_S
         while True:
@@ -171,10 +163,7 @@ class Revocations:
                 next_floor, revocations = sql_functions.read_revocations(connection, floor)
             self.take(revocations, whole=whole)
             floor = next_floor
-            if self.last_error:
-                logger.warning("revocations are read again")
-                self.last_error = ""
-            backoff.reset()
+            self.outage.ended()
             # Spread, so that shards which start together do not ask together for ever.
             gevent.sleep(self._settings.revocation_interval_s * random.uniform(0.8, 1.0))
             if self._clock() >= reload_at:

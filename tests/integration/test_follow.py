@@ -9,7 +9,7 @@ import pytest
 from headrace.cli.status import _last_known
 from headrace.doctor import front
 from headrace.errors import TokenError, UnavailableError
-from headrace.node import sse_client
+from headrace.node import front_door, sse_client
 from headrace.settings import Settings
 from tests.fixtures.scripted_sse import Connection, Script, ScriptedServer, plays, refuses, scripted_server
 
@@ -109,7 +109,7 @@ def test_a_page_that_answers_garbage_is_told_in_a_sentence(server: ScriptedServe
 
 def test_the_doctor_survives_a_body_that_breaks(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that a broken body keeps back is a finding, not a traceback."""
-    monkeypatch.setattr(front, "sign", lambda *_, **__: "7.token")
+    monkeypatch.setattr(front_door, "sign", lambda *_, **__: "7.token")
     server.script(S, sends(CHUNKED, chunk(b"id: 7\n\n"), b"5\r\nid"))
     finding = front.delivery(server.url, ["secret"], lambda stream, data: None)
     assert "did not arrive" in finding.found

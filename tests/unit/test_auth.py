@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
-from headrace.router.auth import Admission, ForbiddenError, Terms, admit, cors
+from headrace.router.auth import Admission, Terms, admit, cors
+from headrace.router.errors import ForbiddenError
 from headrace.stream import slot
 from headrace.tokens import sign
 from tests.fixtures.requests import request

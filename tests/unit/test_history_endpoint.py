@@ -3,8 +3,9 @@
 import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
-from headrace.router.auth import ForbiddenError, Terms
-from headrace.router.history_endpoint import Wanted, WrongPageError, wanted
+from headrace.router.auth import Terms
+from headrace.router.errors import ForbiddenError, WrongPageError
+from headrace.router.history_endpoint import Wanted, wanted
 from headrace.tokens import sign
 from tests.fixtures.requests import request
 

@@ -8,7 +8,8 @@ import pytest
 from headrace import tokens
 from headrace.errors import StreamNameError, TokenError, TokenExpiredError, UsageError
 from headrace.publisher_token import Publisher, sign_publisher, verify_publisher
-from headrace.router.publish_endpoint import TooManyError, read_events
+from headrace.router.errors import TooLargeError
+from headrace.router.publish_endpoint import read_events
 
 SECRETS = ("a-secret-of-the-tests", "an-older-secret-of-theirs")
 
@@ -122,5 +123,5 @@ def test_a_body_that_is_not_json(body: bytes) -> None:
 def test_a_batch_is_bounded() -> None:
     """More than a thousand events are to be sent in parts."""
     assert len(read_events(json.dumps([GOOD] * 1000).encode())[1]) == 1000
-    with pytest.raises(TooManyError):
+    with pytest.raises(TooLargeError):
         read_events(json.dumps([GOOD] * 1001).encode())
