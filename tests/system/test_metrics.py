@@ -1,6 +1,7 @@
 """What Prometheus is told of a node."""
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -10,7 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import headrace
@@ -22,6 +25,7 @@ from tests.fixtures.shard import LIBC, PR_SET_PDEATHSIG, Shard
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import DEADLINE_S, took_less, wait_until
 
+DOCS = Path(__file__).parents[2] / "docs"
 CROWD = """
 from gevent import monkey; monkey.patch_all()
 import os, sys, gevent
@@ -169,6 +173,26 @@ def test_publishing_pages_and_revocations_are_counted(start_stack: StartStack) -
     assert value(samples, "headrace_clients_closed_total", reason="disconnected") == 1
     assert value(samples, "headrace_revoked_users") == 1
     assert value(samples, "headrace_revocations_current") == 1
+
+
+def test_the_documentation_lists_every_metric(start_stack: StartStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The families of a scrape, and their labels, are those of the page that is made of the code."""
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    listed = importlib.import_module("generated.metrics").families()
+    stack = start_stack(shards=1)
+    assert stack.router is not None
+    whole(stack.router, {shard.id for shard in stack.shards})
+    text = stack.router.get("/metrics")[2].decode()
+    told = re.findall(r"^# TYPE (headrace_\S+) (\w+)", text, re.MULTILINE)
+    kinds = {name: kind for name, kind, _, _ in listed}
+    assert {name for name, _ in told} - {"headrace_scrape_up"} == kinds.keys()
+    assert all(kind == kinds[name] or kinds[name] == "info" for name, kind in told if name in kinds)
+    labels = {name: {*named, "process"} for name, _, named, _ in listed}
+    for name, shown in re.findall(r"^(headrace_\w+)\{([^}]*)\}", text, re.MULTILINE):
+        family = re.sub(r"_(bucket|sum|count)$", "", name)
+        if family in labels and family != "headrace_build_info":
+            assert set(re.findall(r"(\w+)=", shown)) - {"le"} == labels[family], name
 
 
 def test_who_announces_says_so(start_stack: StartStack) -> None:
