@@ -93,7 +93,12 @@ def markdown() -> str:
 
 def _one(name: str, function: tuple[str, str, str]) -> str:
     arguments, returns, comment = function
+    arguments = re.sub(r"::\w+(\[\])?", "", arguments)
     # A line for an argument, or a column of the result, is an item of a list; what follows the list is a paragraph.
     comment = re.sub(r"^([a-z_]+(?:, [a-z_]+)*): ", r"- `\1`: ", comment, flags=re.M)
     comment = re.sub(r"\n(?=(Returns|Raises)\b)", r"\n\n", comment)
-    return f"### headrace.{name}\n\n```sql\nheadrace.{name}({arguments}) {returns}\n```\n\n{comment}\n"
+    if len(arguments) > 60:
+        arguments = "\n" + "".join(f"    {each},\n" for each in re.split(r",\s*", arguments))
+        arguments = arguments[:-2] + "\n"
+    signature = f"headrace.{name}({arguments}) {returns}".strip()
+    return f"### headrace.{name}\n\n```sql\n{signature}\n```\n\n{comment}\n"
