@@ -70,7 +70,7 @@ class Node:
             time.sleep(0.1)
         self.address = found[1], int(found[2])
         self._environ = environ_with_file({}, self.directory / ".headrace" / "env")
-        self.shard_pids = self._pids("shard")
+        self.shard_pids = self._pids("headrace.shard")
         self.router_pids = self._pids("gunicorn")
         if self.shards == 1:
             cores.pin(self.shard_pids[0], cores.SERVER)

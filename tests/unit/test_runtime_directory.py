@@ -20,7 +20,7 @@ ENVIRON = {
     "HEADRACE_REDIS_URL": "redis://127.0.0.1:1",
     "HEADRACE_DATABASE_URL": "postgresql://127.0.0.1:1/none",
 }
-SHARD = ["shard", "--id", "n-0"]
+SHARD = ["headrace.shard", "--id", "n-0"]
 ROUTER = [
     "gunicorn",
     "-c",
