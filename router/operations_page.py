@@ -20,8 +20,8 @@ import psycopg
 
 from headrace.errors import DatabaseUnavailableError, UsageError
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations, Plan
 from headrace.node.overview import overview
+from headrace.node.shard_operations import Plan, ShardOperations
 from headrace.router.client_addresses import ClientAddresses
 from headrace.router.database import Database
 from headrace.router.errors import ANSWERED, StalePlanError, error_response
@@ -152,8 +152,8 @@ class OperationsPage:
             raise UsageError("no shard is up; start one first")
         return plans
 
-    def _operations(self) -> Operations:
-        return Operations(self._directory, logger.info, deadline_s=DEADLINE_S)
+    def _operations(self) -> ShardOperations:
+        return ShardOperations(self._directory, logger.info, deadline_s=DEADLINE_S)
 
     def _refusal(self, request: Request) -> Response | None:
         return self._operators.refusal(request, self._host(request), time.time())

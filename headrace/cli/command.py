@@ -11,8 +11,8 @@ from headrace.errors import HeadraceError, UsageError, one_line
 from headrace.node import session
 from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
 from headrace.node.postgres_errors import meaning, said
+from headrace.node.shard_operations import ShardOperations
 from headrace.schema import migrations
 from headrace.settings import Settings, environ_with_file
 
@@ -63,9 +63,9 @@ def connect() -> psycopg.Connection[Any]:
     return connection
 
 
-def open_operations() -> Operations:
+def open_operations() -> ShardOperations:
     """The operations on this deployment, whose progress goes to standard error. Raises SettingsError."""
-    return Operations(open_directory(), progress)
+    return ShardOperations(open_directory(), progress)
 
 
 def open_directory() -> Directory:

@@ -6,7 +6,7 @@ import sys
 import click
 
 from headrace.cli.command import main, open_directory, progress, read_settings
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from headrace.up import control, scaling, supervisor
 
 
@@ -68,7 +68,7 @@ def scale(count: int) -> None:
     scaling.scale(
         count,
         directory,
-        Operations(directory, progress),
+        ShardOperations(directory, progress),
         lambda request: control.ask(settings.runtime_dir, request, progress),
     )
     click.echo(f"{count} shards")

@@ -19,9 +19,9 @@ from urllib.parse import quote
 import psycopg
 
 from headrace.embedded.account import Account
-from headrace.embedded.port import HOST
+from headrace.embedded.free_port import HOST
 from headrace.embedded.server import EmbeddedServer
-from headrace.embedded.software import Software
+from headrace.embedded.server_programs import ServerPrograms
 from headrace.errors import EmbeddedServerError
 from headrace.node import private_file, session
 
@@ -128,14 +128,14 @@ class EmbeddedPostgres(EmbeddedServer):
         # The cluster's name, which all of its processes show in their titles.
         return f"headrace-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]}"
 
-    def _software(self, data: Path) -> Software:
+    def _software(self, data: Path) -> ServerPrograms:
         """The programs to run: the first that are new enough and, if there are data, of their major version."""
         needed: int | None = None
         with contextlib.suppress(FileNotFoundError):
             needed = int((data / "PG_VERSION").read_text())
         seen: list[str] = []
         for directory in self._directories():
-            software = Software(directory, _PROGRAMS, has_tree=True)
+            software = ServerPrograms(directory, _PROGRAMS, has_tree=True)
             version = _major_version(software) if software.complete else None
             if version is None:
                 continue
@@ -166,7 +166,7 @@ class EmbeddedPostgres(EmbeddedServer):
         numbered = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
         yield from sorted(numbered, key=lambda path: int(path.parent.name), reverse=True)
 
-    def _initialise(self, software: Software, account: Account, data: Path) -> None:
+    def _initialise(self, software: ServerPrograms, account: Account, data: Path) -> None:
         """Make the data beside their final place, then move them there: an interrupted attempt leaves no half."""
         for remains in self.home.glob("data.new-*"):
             shutil.rmtree(remains, ignore_errors=True)
@@ -187,7 +187,7 @@ class EmbeddedPostgres(EmbeddedServer):
             os.unlink(password_file)
             shutil.rmtree(new, ignore_errors=True)
 
-    def _hand_over(self, software: Software, account: Account, data: Path) -> None:
+    def _hand_over(self, software: ServerPrograms, account: Account, data: Path) -> None:
         """Give a database that the superuser owns to its owner, and the owner its password. Can be repeated."""
         again = f"ALTER ROLE {OWNER} PASSWORD '{self._owner_password}'"
         make = f"DO $$ BEGIN {self._owner_statement()}; EXCEPTION WHEN duplicate_object THEN {again}; END $$"
@@ -198,7 +198,7 @@ class EmbeddedPostgres(EmbeddedServer):
     def _owner_statement(self) -> str:
         return f"CREATE ROLE {OWNER} LOGIN PASSWORD '{self._owner_password}'"
 
-    def _single(self, software: Software, account: Account, data: Path, database: str, *statements: str) -> None:
+    def _single(self, software: ServerPrograms, account: Account, data: Path, database: str, *statements: str) -> None:
         """Run statements without a server: so a database that can be connected to always has its contents."""
         argv = [str(software.path("postgres")), "--single", "-D", str(data), "-c", "log_checkpoints=off"]
         argv += ["-c", "log_min_error_statement=panic"]  # one has a password in it
@@ -236,7 +236,7 @@ class EmbeddedPostgres(EmbeddedServer):
                 file.unlink()
 
 
-def _major_version(software: Software) -> int | None:
+def _major_version(software: ServerPrograms) -> int | None:
     """What `postgres --version` says: `postgres (PostgreSQL) 18.6`; None if it cannot be run."""
     try:
         argv = [str(software.path("postgres")), "--version"]

@@ -16,9 +16,9 @@ from typing import Final
 import redis
 
 from headrace.embedded.account import Account
-from headrace.embedded.port import HOST
+from headrace.embedded.free_port import HOST
 from headrace.embedded.server import EmbeddedServer
-from headrace.embedded.software import Software
+from headrace.embedded.server_programs import ServerPrograms
 from headrace.errors import EmbeddedServerError
 from headrace.node import private_file
 
@@ -89,7 +89,7 @@ class EmbeddedRedis(EmbeddedServer):
         kept = private_file.read(self._file("port"))
         return f"-server {HOST}:{kept}" if kept is not None else None
 
-    def _software(self) -> Software:
+    def _software(self) -> ServerPrograms:
         too_old: list[str] = []
         for software in installed(self._binaries):
             version = _version(software)
@@ -103,11 +103,11 @@ class EmbeddedRedis(EmbeddedServer):
         )
 
 
-def installed(binaries: Path | None = None) -> Iterator[Software]:
+def installed(binaries: Path | None = None) -> Iterator[ServerPrograms]:
     """The servers that are here, in the order in which they are taken; with binaries, those of that directory alone."""
     for directory in [binaries] if binaries is not None else _directories():
         for program in _PROGRAMS:
-            software = Software(directory, (program,))
+            software = ServerPrograms(directory, (program,))
             if software.complete:
                 yield software
 
@@ -123,7 +123,7 @@ def _directories() -> Iterator[Path]:
         yield from sorted(Path(location).glob(_PLACE))
 
 
-def _version(software: Software) -> tuple[int, int] | None:
+def _version(software: ServerPrograms) -> tuple[int, int] | None:
     """What `--version` says: `Redis server v=8.2.3 …`, `Valkey server v=9.1.2 …`; None if it cannot be run."""
     try:
         argv = [str(software.path(software.programs[0])), "--version"]

@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from headrace.embedded import port as ports
+from headrace.embedded import free_port as ports
 from headrace.embedded.account import Account
-from headrace.embedded.location import find_home
+from headrace.embedded.data_home import find_home
 from headrace.errors import EmbeddedServerError
 from headrace.node import private_file
 from headrace.node.child_process import describe_exit, spawn

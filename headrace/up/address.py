@@ -6,7 +6,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from headrace.embedded import port as ports
+from headrace.embedded import free_port as ports
 from headrace.errors import UsageError
 
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # not bound to here

@@ -10,13 +10,13 @@ from typing import Any
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 
 Ask = Callable[[dict[str, Any]], Sequence[str]]
 """Asks the `headrace up` for something, see `headrace/up/control.py`; returns the ids of its shards afterwards."""
 
 
-def scale(count: int, directory: Directory, operations: Operations, ask: Ask) -> None:
+def scale(count: int, directory: Directory, operations: ShardOperations, ask: Ask) -> None:
     """Have so many shards, adding some or removing the last ones.
 
     Raises UnavailableError where that could not be done: also where `headrace up` was started anew meanwhile, with

@@ -15,8 +15,8 @@ from typing import Final
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError, UsageError
 from headrace.node import socket_file
-from headrace.up.supervision import Supervision
-from headrace.up.unit import Unit, UnitState
+from headrace.up.restart_policy import Unit, UnitState
+from headrace.up.supervision_loop import Supervision
 
 START_DEADLINE_S: Final = 300.0
 """More than a successor can take until it is ready or given up."""

@@ -30,9 +30,9 @@ from headrace.up.control import FILE_NAME as CONTROL_FILE
 from headrace.up.control import Control
 from headrace.up.home import Home
 from headrace.up.program import Program
+from headrace.up.restart_policy import Unit
 from headrace.up.shards import Shards, listens
-from headrace.up.supervision import Supervision
-from headrace.up.unit import Unit
+from headrace.up.supervision_loop import Supervision
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 
 import headrace
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from tests.clients.follower import Follower
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
@@ -139,7 +139,7 @@ def test_every_client_has_every_event_once(stack: Stack, start: Start) -> None:
     connected = {follower.name: follower.connections for follower in followers}
 
     # Moved, which no client notices.
-    operations = Operations(Directory(stack.redis.url, expiry_s=3), lambda line: None)
+    operations = ShardOperations(Directory(stack.redis.url, expiry_s=3), lambda line: None)
     for shard in stack.shards:
         operations.drain(shard.id)
         publish(stack.database, stream, 1)

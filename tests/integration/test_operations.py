@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError
-from headrace.node import operations
+from headrace.node import shard_operations
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import PRODUCT_TIMEOUT_S, RedisServer
 
@@ -41,7 +41,7 @@ def directory(redis_server: RedisServer) -> Iterator[Directory]:
 def test_a_node_whose_shards_are_cut_off_is_not_drained(directory: Directory) -> None:
     """Nobody there has said that its clients have left."""
     with pytest.raises(UnavailableError, match="not done within"):
-        Operations(directory, lambda line: None, deadline_s=0.3).drain_node("n1", 0)
+        ShardOperations(directory, lambda line: None, deadline_s=0.3).drain_node("n1", 0)
     assert directory.read().drained_nodes == {"n1": 0.0}
 
 
@@ -49,7 +49,7 @@ def test_a_node_whose_shards_are_cut_off_does_not_serve_again(directory: Directo
     """Nobody there has said that it takes clients."""
     said: list[str] = []
     with pytest.raises(UnavailableError, match="waiting for any shard of it"):
-        Operations(directory, said.append, deadline_s=0.3).undrain_node("n1")
+        ShardOperations(directory, said.append, deadline_s=0.3).undrain_node("n1")
     assert said == ["waiting for any shard of it"]
 
 
@@ -59,7 +59,7 @@ def test_an_operation_under_way_outlasts_a_pause_of_redis(
     """What is wanted is written, and the shards carry it out: the operation goes on waiting, and says for what."""
     said: list[str] = []
     patient = Directory(own_redis.url, expiry_s=30)
-    monkeypatch.setattr(operations, "SAY_S", 0)
+    monkeypatch.setattr(shard_operations, "SAY_S", 0)
     monkeypatch.setattr("headrace.node.directory_script._TIMEOUT_S", PRODUCT_TIMEOUT_S)
     directory = Directory(own_redis.url, expiry_s=30)
 
@@ -72,7 +72,7 @@ def test_an_operation_under_way_outlasts_a_pause_of_redis(
             own_redis.pause()
 
     try:
-        Operations(directory, say).join(["n1-0"])
+        ShardOperations(directory, say).join(["n1-0"])
     finally:
         own_redis.resume()
         directory.close()
@@ -82,13 +82,13 @@ def test_an_operation_under_way_outlasts_a_pause_of_redis(
 
 def test_an_operation_does_not_wait_for_redis_for_ever(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while without Redis it says so, and ends."""
-    monkeypatch.setattr(operations, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(shard_operations, "PATIENCE_S", 0.3)
     directory = Directory(own_redis.url, expiry_s=30)
     said: list[str] = []
     try:
         own_redis.kill()
         with pytest.raises(DirectoryUnavailableError, match="Redis cannot be used"):
-            Operations(directory, said.append).join(["n1-0"])
+            ShardOperations(directory, said.append).join(["n1-0"])
     finally:
         directory.close()
     assert said[0].startswith("waiting for Redis")

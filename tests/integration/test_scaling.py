@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from headrace.cli import main
 from headrace.errors import UnavailableError, UsageError
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from headrace.up.scaling import scale
 from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
 
 
-def operations(directory: Directory) -> Operations:
-    return Operations(directory, lambda line: None)
+def operations(directory: Directory) -> ShardOperations:
+    return ShardOperations(directory, lambda line: None)
 
 
 def test_a_node_that_was_started_anew_is_not_waited_for(directory: Directory) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import psycopg
 import pytest
 
-from headrace.embedded.port import choose
+from headrace.embedded.free_port import choose
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.errors import DatabaseUnavailableError, DatabaseVersionError, SchemaError, UsageError
 from headrace.schema.migrations import (

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from headrace.shard.filters import MOST_OF_ONE, WORKERS
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.stack import StartStack
@@ -219,7 +219,7 @@ def test_a_move_carries_who_a_client_is_and_no_verdict(start_stack: StartStack, 
     stack = start_stack(2, predicates=[FILTERS, FILTERS.replace('"owner"', '"another"')])
     knowing, ignorant = stack.shards
     client = stack.subscribe("room:ada", "other", user="ada", audiences=["staff"])
-    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
+    operations = ShardOperations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
     expected = []
     for number, shard in enumerate((knowing, ignorant, knowing)):
         operations.move("room:ada", shard.id)

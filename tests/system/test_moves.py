@@ -11,7 +11,7 @@ import pytest
 
 import headrace
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from headrace.stream import slot
 from tests.fixtures.client import Client
 from tests.fixtures.shard import tcp_table
@@ -43,8 +43,8 @@ def publishing(url: str) -> Iterator[dict[str, int]]:
         thread.join()
 
 
-def operations(stack: Stack) -> Operations:
-    return Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
+def operations(stack: Stack) -> ShardOperations:
+    return ShardOperations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
 
 
 def whole(clients: dict[Client, str], heads: dict[str, int]) -> None:

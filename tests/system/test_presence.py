@@ -14,7 +14,7 @@ import pytest
 
 import headrace
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from tests.fixtures.client import Client
 from tests.fixtures.guide import block
 from tests.fixtures.proxy import Proxy
@@ -154,7 +154,7 @@ def test_a_stopped_shard_wakes(shards: tuple[Shard, Shard], database: Database) 
 def test_moves_and_restarts_are_not_seen(start_stack: StartStack, database: Database) -> None:
     """A live move, a reconnect and a restarted shard make nobody leave or join."""
     stack = start_stack(2, **SWIFT | {"presence_grace_s": 10, "presence_expiry_s": 30})
-    operations = Operations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
+    operations = ShardOperations(Directory(stack.redis.url, expiry_s=1), lambda line: None)
     ada = stack.subscribe(ROOM, user="ada", presence=True)
     wait_held(database, "ada", 1)
     giver = stack.holder(ada)

@@ -17,7 +17,7 @@ import redis
 from headrace.node import handoff
 from headrace.node.directory import Directory
 from headrace.node.handoff import Handoff, Moved
-from headrace.node.operations import Operations
+from headrace.node.shard_operations import ShardOperations
 from headrace.schema.identity import identity
 from headrace.tokens import Context
 from tests.fixtures.client import Client
@@ -101,7 +101,7 @@ def test_with_a_prefix_they_share_on_purpose(build: Build) -> None:
     clients = [stack.subscribe("room:1") for stack in (first, second)]
     publish_to_both(first, second)
     directory = Directory(second.redis.url, expiry_s=1, prefix="shop")
-    Operations(directory, lambda line: None, deadline_s=DEADLINE_S).drain("n1-0")
+    ShardOperations(directory, lambda line: None, deadline_s=DEADLINE_S).drain("n1-0")
     publish_to_both(first, second)
     for stack, client in zip((first, second), clients, strict=True):
         only_its_own(stack, client, 2)

@@ -17,8 +17,8 @@ import pytest
 import headrace
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.node.directory import Directory
-from headrace.node.operations import Operations
 from headrace.node.shard_entry import ShardEntry
+from headrace.node.shard_operations import ShardOperations
 from headrace.schema.migrations import Migration, migrate, migrations
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign
@@ -74,7 +74,7 @@ class Upgrade:
         self.clients: dict[Client, str] = {}
         self.publisher = Publisher(host.environ["HEADRACE_DATABASE_URL"])
         self._directory = directory
-        self.operations = Operations(directory, lambda line: None)
+        self.operations = ShardOperations(directory, lambda line: None)
 
     def subscribe(self, version: str = "1.0") -> list[Client]:
         """A client more of each stream, by a version of HTTP, that has everything from the beginning."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.embedded.port import ROUTERS
+from headrace.embedded.free_port import ROUTERS
 from headrace.errors import UsageError
 from headrace.up.address import Address
 from tests.fixtures.ports import free_port

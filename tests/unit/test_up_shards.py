@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import DirectoryUnavailableError, UnavailableError
+from headrace.up.restart_policy import Unit, UnitState
 from headrace.up.shards import PATIENCE, Shards, listens
-from headrace.up.unit import Unit, UnitState
-from tests.unit.test_unit import Scripted
+from tests.unit.test_restart_policy import Scripted
 
 
 def test_listens(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from types import FrameType
 
 from headrace.errors import UnavailableError
 from headrace.up.program import Output, Program
-from headrace.up.unit import Unit, UnitState
+from headrace.up.restart_policy import Unit, UnitState
 
 _LONGEST_WAIT_S = 5.0
 _SHORT_WAIT_S = 0.05

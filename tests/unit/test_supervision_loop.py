@@ -12,8 +12,8 @@ import pytest
 
 from headrace.errors import UnavailableError
 from headrace.up.program import Program
-from headrace.up.supervision import Supervision
-from headrace.up.unit import Unit
+from headrace.up.restart_policy import Unit
+from headrace.up.supervision_loop import Supervision
 from tests.fixtures.waiting import wait_until
 
 # Writes its name when told to stop, and stops.

@@ -46,7 +46,7 @@ class Plan:
         return len(self.owners)
 
 
-class Operations:
+class ShardOperations:
     """Operations on one deployment. say is given a line of progress whenever there is news.
 
     Owned by its caller. Every operation raises UsageError for what does not exist, UnavailableError where it was not

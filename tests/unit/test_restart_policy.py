@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from headrace.errors import EmbeddedServerError
-from headrace.up.unit import Unit, UnitState
+from headrace.up.restart_policy import Unit, UnitState
 
 
 class Scripted:

@@ -12,7 +12,7 @@ from headrace.errors import EmbeddedServerError
 
 
 @dataclass(frozen=True, slots=True)
-class Software:
+class ServerPrograms:
     """Programs in one directory; with a tree, the directories lib and share beside it are theirs too."""
 
     directory: Path
@@ -32,7 +32,7 @@ class Software:
         """Whether the account can execute every program."""
         return all(account.runs(self.path(program)) for program in self.programs)
 
-    def reachable(self, account: Account, home: Path) -> "Software":
+    def reachable(self, account: Account, home: Path) -> "ServerPrograms":
         """This software where the account can execute it: here, or a copy in `<home>/software`, made when missing.
 
         Raises EmbeddedServerError if the copy cannot be executed either.
@@ -52,7 +52,7 @@ class Software:
         text = repr([(str(self.path(program)), s.st_size, s.st_mtime_ns) for program, s in seen])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def _copied(self, target: Path) -> "Software":
+    def _copied(self, target: Path) -> "ServerPrograms":
         """Copy the programs, and of a tree lib, share and the libraries that wheels keep further up.
 
         Programs find all of these by the way there from their own directory, so the copy keeps its shape:
@@ -60,7 +60,7 @@ class Software:
         """
         installed = self.directory.resolve()
         prefix, package = installed.parent, installed.parent.parent
-        copy = Software(target / package.name / prefix.name / installed.name, self.programs, self.has_tree)
+        copy = ServerPrograms(target / package.name / prefix.name / installed.name, self.programs, self.has_tree)
         if copy.complete:
             return copy
         target.parent.mkdir(mode=0o755, exist_ok=True)
