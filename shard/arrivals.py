@@ -7,13 +7,13 @@ does not reach.
 
 from headrace.event import Piece
 from headrace.node.handoff import Handoff
-from headrace.shard.connection import Connection, State, Subscription
+from headrace.shard.connection import Connection, Subscription, SubscriptionState
 from headrace.shard.delivery import Delivery
 from headrace.shard.messages import Page
-from headrace.shard.ports import Presence, Sockets
+from headrace.shard.ports import PresenceRecord, WatchedSockets
 from headrace.shard.reads import Reads
 from headrace.shard.registry import Registry
-from headrace.shard.writer import Outlet
+from headrace.shard.writer import Writer
 
 
 class Arrivals:
@@ -25,16 +25,16 @@ class Arrivals:
     def __init__(
         self,
         registry: Registry,
-        sockets: Sockets,
-        presence: Presence,
-        outlet: Outlet,
+        sockets: WatchedSockets,
+        presence: PresenceRecord,
+        writer: Writer,
         reads: Reads,
         delivery: Delivery,
     ) -> None:
         self._registry = registry
         self._sockets = sockets
         self._presence = presence
-        self._outlet = outlet
+        self._writer = writer
         self._reads = reads
         self._delivery = delivery
 
@@ -53,19 +53,19 @@ class Arrivals:
         self._sockets.register(fd)
         if handoff.moved is None:
             connection.anchored = all(start != "now" for _, start in handoff.streams)
-            self._outlet.begin(connection, handoff.headers)
+            self._writer.begin(connection, handoff.headers)
         else:
             if handoff.moved.owed:
                 # Perhaps the client has never been told any.
                 connection.anchored = False
-                self._outlet.owe_cursor(connection)
+                self._writer.owe_cursor(connection)
             if unsent:
                 # The socket was registered just now, so the poller tells if it is writable.
-                self._outlet.resume(connection, unsent)
+                self._writer.resume(connection, unsent)
         for subscription in connection.subscriptions:
             head = subscription.stream.head
             if subscription.start is None and head is not None and subscription.position <= head:
-                subscription.state = State.BEHIND
+                subscription.state = SubscriptionState.BEHIND
             else:
                 self._reads.want_start(subscription)
         for subscription in connection.subscriptions:
@@ -80,11 +80,11 @@ class Arrivals:
         if subscription.start is not None:
             subscription.position = page.head if subscription.start == "now" else page.trimmed_to
             subscription.start = None
-            if connection.settled:
-                self._outlet.tell_cursor(connection)
+            if connection.has_cursor:
+                self._writer.tell_cursor(connection)
         elif page.foreign(subscription.position):
             self._delivery.tell_reset(subscription, page.head)
-        subscription.state = State.BEHIND
-        if connection.settled:
+        subscription.state = SubscriptionState.BEHIND
+        if connection.has_cursor:
             for other in connection.subscriptions:
                 self._delivery.place(other)

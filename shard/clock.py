@@ -9,10 +9,10 @@ from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Message, Sweep, Tick
 from headrace.shard.numbers.counters import SECONDS, Histogram
-from headrace.shard.wallclock import WallClock
+from headrace.shard.wall_clock import WallClock
 
 
-class Heartbeat:
+class Clock:
     """Posts the timed messages, at most one of each at a time.
 
     Owned by its own greenlet. A tick serves a share of the connections, so that they are not all written to at
@@ -21,7 +21,7 @@ class Heartbeat:
 
     def __init__(self, settings: Settings, inbox: Inbox[Message]) -> None:
         self.lag = Histogram(SECONDS)
-        self.clock = WallClock()
+        self.wall_clock = WallClock()
         self._settings = settings
         self._inbox = inbox
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -43,7 +43,7 @@ class Heartbeat:
             gevent.sleep(self._settings.tick_interval_s)
             # Only the dispatcher works for long without a pause: so late would anything have been that came meanwhile.
             self.lag.observe(max(0.0, time.monotonic() - due))
-            self.clock.look()
+            self.wall_clock.look()
             self._inbox.put_once(Tick())
             if time.monotonic() >= sweep_at:
                 self._inbox.put_once(Sweep())

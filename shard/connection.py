@@ -21,7 +21,7 @@ from typing import Final
 from headrace import cursor
 from headrace.event import Piece
 from headrace.shard.ring import Ring
-from headrace.shard.socket_calls import Wire
+from headrace.shard.socket_calls import SocketCalls
 from headrace.stream import slot
 from headrace.tokens import Context
 
@@ -31,7 +31,7 @@ MAX_PIECES_A_CALL: Final = MAX_BUFFERS_A_CALL // 2
 """A piece has at most two buffers."""
 
 
-class State(enum.Enum):
+class SubscriptionState(enum.Enum):
     """Where a subscription is on its way to the head; see the module."""
 
     OPENING = "opening"
@@ -56,7 +56,7 @@ class Subscription:
         self.index = index
         self.start: cursor.Start | None = start if isinstance(start, str) else None
         self._position = start if isinstance(start, int) else 0
-        self.state = State.OPENING
+        self.state = SubscriptionState.OPENING
         self.hidden = False
 
     @property
@@ -65,14 +65,14 @@ class Subscription:
 
         Whoever is live is at the stream's head, so that a fan-out moves everybody by moving that.
         """
-        if self.state is State.LIVE and self.stream.head is not None:
+        if self.state is SubscriptionState.LIVE and self.stream.head is not None:
             return self.stream.head
         return self._position
 
     @position.setter
     def position(self, position: int) -> None:
         """Move it; MUST NOT be done while it is live."""
-        if self.state is State.LIVE:
+        if self.state is SubscriptionState.LIVE:
             raise AssertionError(f"{self!r} is where the head is")
         self._position = position
 
@@ -92,6 +92,7 @@ class Stream:
     """
 
     __slots__ = (
+        "awaiting_read",
         "dropped",
         "head",
         "leads",
@@ -99,7 +100,6 @@ class Stream:
         "name",
         "opening",
         "ring",
-        "settling",
         "shared",
         "slot",
         "sole",
@@ -114,7 +114,7 @@ class Stream:
         self.sole: tuple[dict[int, Subscription], dict[int, Subscription]] = ({}, {})
         self.shared: dict[Subscription, None] = {}
         self.opening: list[Subscription] = []
-        self.settling: list[Subscription] = []
+        self.awaiting_read: list[Subscription] = []
         self.log: set[Subscription] = set()
         self.subscribers = 0
         self.leads = 0
@@ -135,13 +135,13 @@ class Stream:
             self.sole[connection.chunked][connection.fd] = subscription
         else:
             self.shared[subscription] = None
-        subscription.state = State.LIVE
+        subscription.state = SubscriptionState.LIVE
 
-    def end_live(self, subscription: Subscription, position: int, state: State = State.BEHIND) -> None:
+    def end_live(self, subscription: Subscription, position: int) -> None:
         """A live subscription has got everything up to position, and no longer gets what follows."""
         self.sole[subscription.connection.chunked].pop(subscription.connection.fd, None)
         self.shared.pop(subscription, None)
-        subscription.state = state
+        subscription.state = SubscriptionState.BEHIND
         subscription.position = position
 
 
@@ -163,12 +163,12 @@ class Connection:
         "dead",
         "fd",
         "guest",
+        "misrouted",
         "outstanding",
         "peer",
         "queued",
         "received",
         "request_id",
-        "stranger",
         "subscriptions",
         "unsent",
         "verdicts",
@@ -184,7 +184,7 @@ class Connection:
         self.request_id = request_id
         self.peer = peer
         self.guest = guest
-        self.stranger = False
+        self.misrouted = False
         self.subscriptions: tuple[Subscription, ...] = ()
         self.unsent: tuple[memoryview, ...] = ()
         self.blocked_at: float | None = None
@@ -199,7 +199,7 @@ class Connection:
         return f"<Connection {self.request_id} fd={self.fd} {state} {self.subscriptions!r}>"
 
     @property
-    def settled(self) -> bool:
+    def has_cursor(self) -> bool:
         """Whether every stream's start is known, so that the connection has a cursor."""
         return all(subscription.start is None for subscription in self.subscriptions)
 
@@ -207,7 +207,7 @@ class Connection:
         """The cursor as the client would send it back."""
         return cursor.render([subscription.position for subscription in self.subscriptions])
 
-    def write(self, wire: Wire, pieces: Sequence[Piece], now: float) -> int:
+    def write(self, socket_calls: SocketCalls, pieces: Sequence[Piece], now: float) -> int:
         """Give the kernel as many pieces as it takes in order; never waits.
 
         Returns how many count as written: the whole ones and, if one was cut, that one too, whose rest is kept
@@ -220,7 +220,7 @@ class Connection:
         while done < len(pieces):
             batch = pieces[done : done + MAX_PIECES_A_CALL]
             try:
-                taken = wire.writev(self.fd, list(chain.from_iterable(batch)))
+                taken = socket_calls.writev(self.fd, list(chain.from_iterable(batch)))
             except BlockingIOError:
                 taken = 0
             for piece in batch:
@@ -243,11 +243,11 @@ class Connection:
         self.unsent = _rest(unsent, 0)
         self.blocked_at = now
 
-    def flush(self, wire: Wire, now: float) -> bool:
+    def flush(self, socket_calls: SocketCalls, now: float) -> bool:
         """The socket is writable: write what is unsent. True if all went and pieces may follow. Raises OSError."""
         if self.unsent:
             try:
-                taken = wire.writev(self.fd, self.unsent)
+                taken = socket_calls.writev(self.fd, self.unsent)
             except BlockingIOError:
                 taken = 0
             if taken:

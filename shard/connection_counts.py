@@ -10,7 +10,7 @@ from headrace.shard.connection import Connection
 MOST_ARRIVED: Final = 20_000
 
 
-class Holdings:
+class ConnectionCounts:
     """Counts connections by whom they count for; see `headrace.node.limit_keys`.
 
     Owned by the dispatcher greenlet; the census takes the changes, and nothing here yields. A connection without a
@@ -25,7 +25,7 @@ class Holdings:
         self._arrived: deque[tuple[str, str]] = deque(maxlen=MOST_ARRIVED)
 
     def __repr__(self) -> str:
-        return f"<Holdings of {len(self._counts)}, {len(self._changed)} changed>"
+        return f"<ConnectionCounts of {len(self._counts)}, {len(self._changed)} changed>"
 
     def count(self, holder: str) -> int:
         """How many connections it has here."""

@@ -1,16 +1,17 @@
 """Writing to clients: the live fan-out, and the catching up of clients that are behind.
 
-Rules, each of which nothing below may break:
+Rules, none of which anything below may break:
 
 1. Frames of a stream reach a client in id order: a live subscription is written to only by `fan_out`, any other
    only by `_advance`, and both move its position past exactly the frames that the kernel or `unsent` has.
-2. A subscription becomes live only when its position is the stream's head, in the same breath in which that is
-   found out; so whatever is read next reaches it. While it is live its position is the head, and nothing else: who
-   does not take everything of a fan-out stops being live, at the position from before it.
+2. A subscription becomes live only when its position is the stream's head, in the same step in which that is found
+   out; so the next page that is read reaches it. While it is live its position is the head, and nothing else: a
+   subscription that does not take everything of a fan-out stops being live, at its position from before the fan-out.
 3. A socket that did not take everything is never written to before it is writable and its cut piece is finished.
 4. Nothing here waits, and nothing here yields.
 
-The bytes leave, and connections end, in `shard/writer.py`.
+Bytes are written, and connections ended, in `shard/writer.py`; whether a client may see an event is decided in
+`shard/visibility.py`.
 """
 
 import logging
@@ -24,19 +25,19 @@ from typing import Final
 from headrace import event
 from headrace.event import Frame, Piece
 from headrace.shard import wire_format
-from headrace.shard.connection import Connection, State, Stream, Subscription
+from headrace.shard.connection import Connection, Stream, Subscription, SubscriptionState
 from headrace.shard.messages import Page
-from headrace.shard.ports import Predicates
+from headrace.shard.ports import PredicateQuestions
 from headrace.shard.reads import Reads
 from headrace.shard.registry import Registry
 from headrace.shard.socket_calls import GONE
 from headrace.shard.visibility import Visibility
-from headrace.shard.writer import Outlet
+from headrace.shard.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 TURN_BYTES: Final = 256 * 1024
-"""How much one client behind gets before it is the next one's turn."""
+"""How much a client that is behind is written before the next such client has its turn."""
 
 
 class Delivery:
@@ -48,14 +49,14 @@ class Delivery:
     def __init__(
         self,
         registry: Registry,
-        predicates: Predicates,
-        outlet: Outlet,
+        predicates: PredicateQuestions,
+        writer: Writer,
         reads: Reads,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry = registry
-        self.outlet = outlet
-        self.counters = outlet.counters
+        self.writer = writer
+        self.counters = writer.counters
         self._reads = reads
         self._visibility = Visibility(predicates)
         self._clock = clock
@@ -63,21 +64,21 @@ class Delivery:
 
     @property
     def busy(self) -> bool:
-        """Whether somebody behind could be written to at once."""
+        """Whether a client that is behind could be written to at once."""
         return bool(self._turns)
 
     @property
     def turns(self) -> int:
-        """Connections behind that wait for their turn to be written to from the rings."""
+        """Connections that are behind and wait for their turn to be written to from the rings."""
         return len(self._turns)
 
     def place(self, subscription: Subscription) -> None:
         """Find out where a subscription stands and what it needs next. Rule 2 is kept here."""
         connection, stream = subscription.connection, subscription.stream
-        if subscription.state is not State.BEHIND or connection.dead or not connection.settled:
+        if subscription.state is not SubscriptionState.BEHIND or connection.dead or not connection.has_cursor:
             return
         if connection.blocked_at is not None:
-            return  # writable() comes back to it
+            return  # `writable` places it when the socket takes bytes again.
         if stream.head is None or subscription.position > stream.head:
             self._reads.want_start(subscription)
         elif subscription.position == stream.head:
@@ -90,19 +91,19 @@ class Delivery:
         """A socket that was full takes bytes again."""
         if connection.blocked_at is None or connection.dead:
             return
-        if not self.outlet.flush(connection):
+        if not self.writer.flush(connection):
             return
         for subscription in connection.subscriptions:
             self.place(subscription)
 
     def verdict(self, connection: Connection, stream: str, label: str, visible: bool) -> None:
-        """A predicate has answered; whoever waited for it goes on."""
+        """A predicate has answered: the subscriptions of the connection that waited for it go on."""
         if connection.dead or connection.verdicts is None:
             return
         connection.verdicts[stream, label] = visible
         for subscription in connection.subscriptions:
-            if subscription.state is State.VERDICT and subscription.stream.name == stream:
-                subscription.state = State.BEHIND
+            if subscription.state is SubscriptionState.VERDICT and subscription.stream.name == stream:
+                subscription.state = SubscriptionState.BEHIND
                 self.place(subscription)
 
     # -- live
@@ -110,8 +111,8 @@ class Delivery:
     def fan_out(self, stream: Stream, page: Page) -> None:
         """Write a page, which follows the head and is in the ring by now, to every live subscription.
 
-        Retention may have taken events before they could be read. The stream's head is moved first, so that whoever
-        does not take everything finds itself behind it.
+        Retention may have removed events before they could be read. The stream's head is moved first, so that a
+        subscription that does not take everything is found to be behind it.
         """
         before, frames = stream.head, page.frames
         assert before is not None
@@ -137,11 +138,11 @@ class Delivery:
     def _write_sole(
         self, stream: Stream, sole: dict[int, Subscription], chunked: bool, before: int, frames: Sequence[Frame]
     ) -> None:
-        """Write frames that all may see to everybody who follows this stream alone; one call a client."""
+        """Write frames that every client may see to the connections that follow this stream alone; a call for each."""
         encoded = [frame.encoded(chunked) for frame in frames]
         blob = encoded[0] if len(frames) == 1 else b"".join(encoded)
         size = len(blob)
-        taken = self.outlet.wire.write_each(sole, blob)
+        taken = self.writer.socket_calls.write_each(sole, blob)
         done = taken.count(size)
         self.counters.writes += len(taken)
         self.counters.deliveries += done * len(frames)
@@ -153,12 +154,12 @@ class Delivery:
             stream.end_live(subscription, before)
         for subscription, n in short:
             if n == GONE:
-                self.outlet.close(subscription.connection, "peer gone")
+                self.writer.close(subscription.connection, "peer gone")
             else:
                 self._cut(subscription, frames, n)
 
     def reset(self, stream: Stream, head: int) -> None:
-        """The log is not the one that the head here came from: every live client is told and goes on at head."""
+        """The head here is not of this log: every live client is told so, and goes on at head."""
         subscriptions = stream.live
         for subscription in subscriptions:
             stream.end_live(subscription, subscription.position)
@@ -174,7 +175,7 @@ class Delivery:
         self._tell(subscription, event.reset_frame(subscription.stream.name, head), head)
 
     def mend(self, stream: Stream) -> None:
-        """After an unforeseen error: nobody stays behind for ever."""
+        """After an unforeseen error: place every subscription of a stream anew, so that none stays behind for ever."""
         for connection in self.registry:
             for subscription in connection.subscriptions:
                 if subscription.stream is not stream:
@@ -184,8 +185,8 @@ class Delivery:
     # -- behind
 
     def work(self, budget_s: float) -> None:
-        """Let clients behind advance in turn, from the rings, for about so long."""
-        self.outlet.relieve()
+        """Let clients that are behind advance in turn, from the rings, for about budget_s seconds."""
+        self.writer.relieve()
         deadline = self._clock() + budget_s
         while self._turns:
             connection = self._turns.popleft()
@@ -194,12 +195,12 @@ class Delivery:
                 self._turn(connection)
             except Exception:
                 logger.exception("could not write to %r", connection)
-                self.outlet.close(connection, "internal error")
+                self.writer.close(connection, "internal error")
             if self._clock() >= deadline:
                 return
 
     def feed(self, stream: Stream, after: int, page: Page) -> None:
-        """A page of the log has come: it serves everyone who needs frames from within it."""
+        """A page of the log has come: write it to every subscription that needs frames from within it."""
         last = page.frames[-1].id if page.frames else page.head
         for subscription in [s for s in stream.log if s.position >= after]:
             if page.foreign(subscription.position):
@@ -213,7 +214,7 @@ class Delivery:
                 index = bisect_left(page.frames, subscription.position + 1, key=lambda frame: frame.id)
                 self._advance(subscription, page.frames[index:])
             elif subscription.position == after:
-                # The page had nothing for it: it has read the log's end.
+                # The page had no frame after its position: it has reached the end of the log.
                 self._leave_log(subscription)
                 self.place(subscription)
         self._reads.want_log_again(stream)
@@ -222,7 +223,9 @@ class Delivery:
 
     def _turn(self, connection: Connection) -> None:
         for subscription in connection.subscriptions:
-            if subscription.state is not State.BEHIND or connection.blocked_at is not None or connection.dead:
+            if connection.blocked_at is not None or connection.dead:
+                return
+            if subscription.state is not SubscriptionState.BEHIND:
                 continue
             stream = subscription.stream
             frames = stream.ring.after(subscription.position, TURN_BYTES)
@@ -233,16 +236,16 @@ class Delivery:
 
     def _leave_log(self, subscription: Subscription) -> None:
         subscription.stream.log.discard(subscription)
-        subscription.state = State.BEHIND
+        subscription.state = SubscriptionState.BEHIND
 
     def _cut(self, subscription: Subscription, frames: Sequence[Frame], taken: int) -> None:
-        """The socket took only so many bytes of the joined frames: keep the rest of the one that was cut."""
+        """The socket took only so many bytes of the joined frames: keep the rest of the frame that was cut."""
         connection = subscription.connection
         encoded = [frame.encoded(connection.chunked) for frame in frames]
         ends = list(accumulate(map(len, encoded)))
         index = bisect_left(ends, taken + 1)
         begun = taken - (ends[index - 1] if index else 0)
-        self.outlet.cut(connection, (encoded[index],), begun)
+        self.writer.cut(connection, (encoded[index],), begun)
         done = index + (1 if begun else 0)
         if done:
             subscription.position = frames[done - 1].id
@@ -250,7 +253,7 @@ class Delivery:
         self.counters.bytes += taken
 
     def _advance(self, subscription: Subscription, frames: Sequence[Frame]) -> None:
-        """Write what the subscription may see of frames that follow its position, and place it anew."""
+        """Write the frames that the subscription may see, of those that follow its position, and place it anew."""
         connection = subscription.connection
         if connection.blocked_at is not None or connection.dead:
             return
@@ -277,7 +280,7 @@ class Delivery:
                     out.append(frame.with_id(f"{connection.cursor()}/{subscription.index}", connection.chunked))
                 ids.append(frame.id)
         subscription.position = before
-        done = self.outlet.write(connection, out)
+        done = self.writer.write(connection, out)
         if connection.dead:
             return
         self.counters.deliveries += done
@@ -287,7 +290,7 @@ class Delivery:
         elif done:
             subscription.position = ids[done - 1]
         if waiting and done == len(out):
-            subscription.state = State.VERDICT
+            subscription.state = SubscriptionState.VERDICT
         else:
             self.place(subscription)
 
@@ -299,7 +302,7 @@ class Delivery:
         """
         missed = self._visibility.missed(subscription, page)
         if missed is None:
-            subscription.state = State.VERDICT
+            subscription.state = SubscriptionState.VERDICT
             return False
         if missed:
             self._gap(subscription, page.trimmed_to)
@@ -316,10 +319,10 @@ class Delivery:
         """Write a sentinel and the cursor that follows from it as one piece, so that neither is lost alone."""
         connection = subscription.connection
         if connection.blocked_at is not None or connection.dead:
-            return  # it stays where it is and is told when it advances again
+            return  # Its position stays, and it is told when it advances again.
         before, subscription.position = subscription.position, position
-        cursor = connection.cursor() if connection.settled else None
-        # Without a cursor beside it, what follows from the sentinel is told when the connection is settled.
+        cursor = connection.cursor() if connection.has_cursor else None
+        # Without a cursor beside it, the position that follows from the sentinel is told when the connection has one.
         connection.anchored = connection.anchored and cursor is not None
-        if not self.outlet.write(connection, [wire_format.told(sentinel, cursor, connection.chunked)]):
+        if not self.writer.write(connection, [wire_format.told(sentinel, cursor, connection.chunked)]):
             subscription.position = before

@@ -1,18 +1,20 @@
 """The dispatcher: the one greenlet that owns a shard's state, and what it does with each message.
 
-    connect   1 ensure_listening(slot), committed      wake   the stream is dirty; when the live reader is free,
-              2 enter, at the cursor that was given           all dirty streams in one query, each after the
-              3 read_after(cursor), page by page              shard's own head of it (never the slowest client's)
+    connect   1 ensure_listening(slot), committed      wake   the stream is dirty; when the live lane is free,
+              2 enter, at the cursor that was given           all dirty streams are read in one query, each after
+              3 read_after(cursor), page by page              the shard's own head of it (never the slowest client's)
               4 write; 3 again until it meets the head  rows  encode once, keep in the ring, write to every live
-              5 live                                          subscription; who is not live finds it in the ring
+              5 live                                          subscription; the others find it in the ring
 
-Why nothing is lost: a stream's head moves only here, by a page that begins right after it, and that page goes to
-the ring and to all who are live in the same breath. A subscription is live only where its position is the head.
-The first read of a stream is asked for after LISTEN on its slot is committed, so whatever commits later rings. A
-ring that is missed is made good by the sweep, and one LISTEN connection lost by the sweep right after the next.
+Why nothing is lost. The head of a stream moves only here, by a page that begins right after it, and that page goes to
+the ring and to all live subscriptions in the same step, without a yield in between. A subscription is live only while
+its position is the head. The first read of a stream is asked for after LISTEN on its slot is committed, so the shard is
+notified of every later commit. Events of which no notification arrived are found by the sweep. When the LISTEN
+connection was lost, every stream is read again as soon as there is a new one.
 
-The live lane has one read outstanding and the catch-up lane another, so that clients catching up, however many,
-never stand between an event and those who are live; see `shard/reads.py`.
+The live lane has one read outstanding and the catch-up lane another, so that clients that are being caught up, however
+many, never stand between an event and the live clients; see `shard/reads.py`. What is done because time has passed is
+in `shard/timers.py`.
 """
 
 import logging
@@ -23,16 +25,16 @@ from typing import Final
 from headrace.settings import Settings
 from headrace.shard.arrivals import Arrivals
 from headrace.shard.connection import Connection, Stream
-from headrace.shard.connection_counts import Holdings
+from headrace.shard.connection_counts import ConnectionCounts
 from headrace.shard.delivery import Delivery
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import (
     Assign,
     Connect,
-    Delivered,
-    Dismiss,
+    DrainNode,
     Listening,
     Message,
+    MoveEnded,
     Page,
     ReadFailed,
     ReadKind,
@@ -47,42 +49,54 @@ from headrace.shard.messages import (
     Wake,
 )
 from headrace.shard.moves import Moves
-from headrace.shard.ports import Poll, Predicates, Presence, Readers, Revocations, Subscriptions, Transfer
+from headrace.shard.ports import (
+    ParcelQueue,
+    PolledSockets,
+    PredicateQuestions,
+    PresenceRecord,
+    ReadQueue,
+    RevocationCheck,
+    SlotListening,
+)
 from headrace.shard.reads import Reads
 from headrace.shard.registry import Registry
 from headrace.shard.ring import RingBudget
-from headrace.shard.socket_calls import Wire
+from headrace.shard.socket_calls import SocketCalls
 from headrace.shard.timers import Timers
-from headrace.shard.writer import Outlet
+from headrace.shard.writer import Writer
 
 logger = logging.getLogger(__name__)
 
 WORK_BUDGET_S: Final = 0.005
-"""How long clients behind are served before the messages are looked at again."""
+"""How long clients that are behind are served before the messages are looked at again."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
-"""A client that has sent its request has nothing more to say; one that talks on is cut off."""
+"""A client that has sent its request has nothing more to say; a client that sends more than this is cut off."""
 
 
 class Dispatcher:
     """Handles one message after the other; owns the registry and, through it, every connection.
 
-    Owned by the greenlet that calls `run`; tests call `handle` and `settle_up` instead. Other greenlets put
-    messages and read plain numbers.
+    Owned by the greenlet that calls `run`; tests call `handle` and `finish_batch` instead. Other greenlets put
+    messages into the inbox and read plain numbers.
+
+    pause is called after each batch of messages, and may yield. missed is called when a sweep finds events of which no
+    notification has come. errors counts messages and connections that could not be handled; last_error says what the
+    last error was, and stays.
     """
 
     def __init__(
         self,
         settings: Settings,
         inbox: Inbox[Message],
-        readers: Readers,
-        listener: Subscriptions,
-        poller: Poll,
-        predicates: Predicates,
-        transfer: Transfer,
-        presence: Presence,
-        revocations: Revocations,
+        readers: ReadQueue,
+        listener: SlotListening,
+        poller: PolledSockets,
+        predicates: PredicateQuestions,
+        transfer: ParcelQueue,
+        presence: PresenceRecord,
+        revocations: RevocationCheck,
         *,
-        wire: Wire | None = None,
+        socket_calls: SocketCalls | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         pause: Callable[[], None] = lambda: None,
@@ -92,22 +106,22 @@ class Dispatcher:
             settings.ring_bytes,
             # A hot stream is found by the shard that serves it alone, or by several that each have a part of it.
             crowd=max(1, settings.hot_connections // 8),
-            holdings=Holdings(by_address=settings.max_address_connections > 0),
+            connection_counts=ConnectionCounts(by_address=settings.max_address_connections > 0),
         )
-        self.outlet = Outlet(
+        self.writer = Writer(
             self.registry,
             poller,
             presence,
-            wire or Wire(),
+            socket_calls or SocketCalls(),
             retry_ms=settings.retry_ms,
             unsent_total_bytes=settings.unsent_total_bytes,
             clock=clock,
         )
         self.reads = Reads(self.registry, readers, listener)
-        self.delivery = Delivery(self.registry, predicates, self.outlet, self.reads, clock)
-        self.arrivals = Arrivals(self.registry, poller, presence, self.outlet, self.reads, self.delivery)
-        self.moves = Moves(self.registry, poller, self.outlet, self.arrivals, transfer, self._adopt)
-        self.timers = Timers(settings, self.registry, self.outlet, poller, listener, clock, wall_clock)
+        self.delivery = Delivery(self.registry, predicates, self.writer, self.reads, clock)
+        self.arrivals = Arrivals(self.registry, poller, presence, self.writer, self.reads, self.delivery)
+        self.moves = Moves(self.registry, poller, self.writer, self.arrivals, transfer, self._adopt)
+        self.timers = Timers(settings, self.registry, self.writer, poller, listener, clock, wall_clock)
         self.stopped = False
         self.connects = 0
         self.errors = 0
@@ -128,8 +142,8 @@ class Dispatcher:
             Verdict: self._verdict,
             Revised: self._revised,
             Assign: self.moves.assign,
-            Delivered: self.moves.delivered,
-            Dismiss: self.timers.dismiss,
+            MoveEnded: self.moves.ended,
+            DrainNode: self.timers.drain_node,
             Ready: self._ready,
             Tick: self.timers.tick,
             Sweep: self._sweep,
@@ -137,12 +151,15 @@ class Dispatcher:
         }
 
     def run(self) -> None:
-        """Handle messages until a Stop. Yields only between messages: while there are none, and after each
-        batch, so that the readers and the listener get their turn."""
+        """Handle messages until a Stop.
+
+        Yields only while there are no messages, and after each batch of them, so that the readers and the listener get
+        their turn.
+        """
         while not self.stopped:
             for message in self._inbox.take(wait=not self.delivery.busy):
                 self.handle(message)
-            self.settle_up()
+            self.finish_batch()
             self._pause()
 
     def handle(self, message: Message) -> None:
@@ -155,7 +172,7 @@ class Dispatcher:
             logger.exception("could not handle %r", message)
             if isinstance(message, Connect):
                 self._drop(message.fd)
-            if isinstance(message, Delivered) and message.given_back is not None:
+            if isinstance(message, MoveEnded) and message.given_back is not None:
                 self._drop(message.given_back.fd)
             if isinstance(message, Rows | ReadFailed):
                 self.reads.give_back(message.read)
@@ -167,18 +184,18 @@ class Dispatcher:
         self.errors += 1
         self.last_error = f"{kind}: {error!r}"
         logger.exception("could not serve %r", connection)
-        self.outlet.close(connection, "internal error")
+        self.writer.close(connection, "internal error")
 
-    def settle_up(self) -> None:
-        """After a batch: serve clients behind for a while, and ask for the reads that are wanted."""
+    def finish_batch(self) -> None:
+        """After a batch: serve clients that are behind for a while, and ask for the reads that are wanted."""
         if self.stopped:
             return
         self.moves.step()
         self.delivery.work(WORK_BUDGET_S)
-        for stream in self.outlet.emptied:
+        for stream in self.writer.emptied:
             self._rings.forget(stream.ring)
             self.reads.forget(stream)
-        self.outlet.emptied.clear()
+        self.writer.emptied.clear()
         if self._revocations.current():
             self.reads.ask()
 
@@ -197,7 +214,7 @@ class Dispatcher:
         if moved and not refused:
             refused = self._revocations.missed(s.stream.name for s in connection.subscriptions)
         if refused:
-            self.outlet.goodbye(connection, refused, "disconnected")
+            self.writer.goodbye(connection, refused, "disconnected")
             return
         self.timers.watch(connection)
 
@@ -206,7 +223,7 @@ class Dispatcher:
         if connection is None:
             self._poller.close(fd)
         else:
-            self.outlet.close(connection, "internal error")
+            self.writer.close(connection, "internal error")
 
     def _verdict(self, message: Verdict) -> None:
         self.delivery.verdict(message.connection, message.stream, message.label, message.visible)
@@ -217,7 +234,7 @@ class Dispatcher:
             for subscription in connection.subscriptions if message.streams else ():
                 refused = refused or message.streams.get(subscription.stream.name, "")
             if refused:
-                self.outlet.goodbye(connection, refused, "disconnected")
+                self.writer.goodbye(connection, refused, "disconnected")
 
     def _ready(self, _: Ready) -> None:
         for fd, readable, writable in self._poller.poll():
@@ -227,7 +244,7 @@ class Dispatcher:
             try:
                 self._heard(connection, readable, writable)
             except Exception as error:
-                # The others are not told of again: what is ready is reported once.
+                # The loop goes on: the poller tells of a socket that is ready once, and not again of the others.
                 self._failed("Ready", error, connection)
 
     def _heard(self, connection: Connection, readable: bool, writable: bool) -> None:
@@ -235,9 +252,9 @@ class Dispatcher:
             received = self._poller.receive(connection.fd)
             connection.received += max(received, 0)
             if received < 0:
-                self.outlet.close(connection, "peer gone")
+                self.writer.close(connection, "peer gone")
             elif connection.received > MAX_RECEIVED_BYTES:
-                self.outlet.goodbye(connection, "unexpected data")
+                self.writer.goodbye(connection, "unexpected data")
         if writable:
             self.delivery.writable(connection)
 
@@ -245,7 +262,7 @@ class Dispatcher:
         self.stopped = True
         for connection in self.registry:
             try:
-                self.outlet.goodbye(connection, message.reason)
+                self.writer.goodbye(connection, message.reason)
             except Exception as error:
                 self._failed("Stop", error, connection)
 
@@ -278,44 +295,44 @@ class Dispatcher:
         self.delivery.counters.written(message.asked_at, message.ages)
 
     def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
-        """A page from the shard's own head on: it moves the head, and settles who waited for such a read."""
+        """A page that begins at the head of the shard: it moves the head, and gives waiting subscriptions a start."""
         if stream.head is None:
             self._first_page(stream, after, page)
         elif page.foreign(stream.head):
             self.delivery.reset(stream, page.head)
-            self._rings.settle(stream.ring)
+            self._rings.account(stream.ring)
         else:
             gap = page.trimmed_to > stream.head
             if gap:
                 stream.ring.reset(page.trimmed_to)
             if page.frames or gap:
                 stream.ring.append(page.frames)
-                self._rings.settle(stream.ring)
+                self._rings.account(stream.ring)
                 self.delivery.fan_out(stream, page)
         if stream.head is not None and stream.head < page.head:
             self.reads.mark_dirty(stream)
-        settling, stream.settling = stream.settling, []
-        for subscription in settling:
+        waiting, stream.awaiting_read = stream.awaiting_read, []
+        for subscription in waiting:
             try:
                 self.arrivals.begin(subscription, page)
             except Exception as error:
-                # The others wait for this page alone: no other would settle them.
+                # The loop goes on: the other subscriptions wait for this very page, and no later one would serve them.
                 self._failed("Rows", error, subscription.connection)
 
     def _first_page(self, stream: Stream, after: int | None, page: Page) -> None:
-        """The stream is new here: its head is the snapshot's, and the ring what the page has up to it."""
+        """The stream is new here: its head is that of the page, and its ring gets the page's frames up to the head."""
         stream.head = page.head
         stream.ring.reset(page.head)
         reaches_head = bool(page.frames) and page.frames[-1].id == page.head
         if after is not None and reaches_head and not page.foreign(after):
             stream.ring.prepend(max(after, page.trimmed_to), page.frames)
-            self._rings.settle(stream.ring)
+            self._rings.account(stream.ring)
 
     def _log_page(self, stream: Stream, after: int | None, page: Page) -> None:
         if after is None:
             raise AssertionError(f"a page of the log for {stream!r} without a position")
         if page.trimmed_to <= after and not page.foreign(after) and stream.ring.prepend(after, page.frames):
-            self._rings.settle(stream.ring)
+            self._rings.account(stream.ring)
         self.delivery.feed(stream, after, page)
 
     def _read_failed(self, message: ReadFailed) -> None:

@@ -20,7 +20,7 @@ class Place:
     vacate: Callable[[], None] | None = None
 
 
-class Places:
+class FairPlaces:
     """Counts who holds how many of at most so many places. Nothing here yields, so each call is atomic."""
 
     def __init__(self, most: int) -> None:

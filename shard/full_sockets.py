@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from headrace.shard.connection import Connection
 
 
-class Blocked:
+class FullSockets:
     """Who waits for a socket to be writable.
 
     Owned by the dispatcher greenlet. pinned is how many bytes cannot be freed for their sake, at most: a frame that

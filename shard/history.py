@@ -38,10 +38,10 @@ from headrace.node.handoff import Handoff
 from headrace.node.kept_session import KeptSession
 from headrace.node.limit_keys import address_limit_key, user_limit_key
 from headrace.settings import Settings
-from headrace.shard.fair_places import Place, Places
+from headrace.shard.fair_places import FairPlaces, Place
 from headrace.shard.messages import Page
 from headrace.shard.numbers.counters import Tally
-from headrace.shard.ports import Revocations
+from headrace.shard.ports import RevocationCheck
 from headrace.shard.postgres import sql_functions
 from headrace.shard.postgres.sql_functions import Event
 from headrace.shard.postgres.unsendable import Unsendable
@@ -62,7 +62,7 @@ Decide = Callable[[Context, str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PageRequest:
     """A page asked for: its client's socket, which is this request's to close, and until when it may be read."""
 
     fd: int
@@ -72,7 +72,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PageAnswer:
     """What the client is told."""
 
     status: int
@@ -93,8 +93,8 @@ class Answer:
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-REVOKED: Final = Answer(403, {"error": "the token was revoked; ask the application for a fresh stream URL"})
-AWAY: Final = Answer(503, {"error": "the log cannot be read now; try again after Retry-After"})
+REVOKED: Final = PageAnswer(403, {"error": "the token was revoked; ask the application for a fresh stream URL"})
+AWAY: Final = PageAnswer(503, {"error": "the log cannot be read now; try again after Retry-After"})
 _RESULTS: Final = {200: "sent", REVOKED.status: "revoked", AWAY.status: "unavailable"}
 
 
@@ -110,7 +110,7 @@ class History:
         settings: Settings,
         shard_id: str,
         decide: Decide,
-        revocations: Revocations,
+        revocations: RevocationCheck,
         unsendable: Unsendable | None = None,
     ) -> None:
         self.results = Tally((*_RESULTS.values(), "not taken", "failed"))
@@ -119,10 +119,10 @@ class History:
         self._decide = decide
         self._revocations = revocations
         self._unsendable = unsendable or Unsendable()
-        self._queue: SimpleQueue[Request] = SimpleQueue()
+        self._queue: SimpleQueue[PageRequest] = SimpleQueue()
         self._readers: list[gevent.Greenlet[..., None]] = []
         self._answering: set[gevent.Greenlet[..., None]] = set()
-        self._places = Places(MAX_REQUESTS)
+        self._places = FairPlaces(MAX_REQUESTS)
 
     def has_room(self, handoff: Handoff) -> bool:
         """Whether one more request, of this client, would not be too many."""
@@ -144,14 +144,14 @@ class History:
 
     def submit(self, fd: int, handoff: Handoff) -> None:
         """Answer a client, whose socket is ours from now on. Never switches greenlets."""
-        self._queue.put(Request(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
+        self._queue.put(PageRequest(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
 
     def _run(self, name: str) -> None:
         kept = KeptSession(self._settings.database_url, name, timeout_s=DEADLINE_S, limit_s=DEADLINE_S)
         try:
             while True:
                 request = self._queue.get()
-                found: tuple[Page, list[Event]] | Answer = AWAY
+                found: tuple[Page, list[Event]] | PageAnswer = AWAY
                 try:
                     with gevent.Timeout(max(0.0, request.deadline - time.monotonic())):
                         if self._revocations.current():
@@ -169,7 +169,7 @@ class History:
         after = start if isinstance(start, int) else 0
         return sql_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
-    def _answer(self, request: Request, found: tuple[Page, list[Event]] | Answer) -> None:
+    def _answer(self, request: PageRequest, found: tuple[Page, list[Event]] | PageAnswer) -> None:
         """Filter, write and close, or only close when another is given the place. Yields."""
         handoff, client = request.handoff, _socket(request.fd)
         own = gevent.getcurrent()
@@ -177,7 +177,7 @@ class History:
         request.place.vacate = partial(own.kill, block=False)
         try:
             with gevent.Timeout(self._settings.write_deadline_s):
-                answer = found if isinstance(found, Answer) else self._page(handoff, *found)
+                answer = found if isinstance(found, PageAnswer) else self._page(handoff, *found)
                 # PostgreSQL or a predicate may have waited; what was revoked meanwhile counts.
                 if self._revocations.refuses(handoff.context):
                     answer = REVOKED
@@ -194,7 +194,7 @@ class History:
         finally:
             self._close(request.place, client)
 
-    def _page(self, handoff: Handoff, page: Page, events: Sequence[Event]) -> Answer:
+    def _page(self, handoff: Handoff, page: Page, events: Sequence[Event]) -> PageAnswer:
         ((stream, start),) = handoff.streams
         verdicts: dict[str, bool] = {}
 
@@ -208,7 +208,7 @@ class History:
         seen = [
             {"id": event.id, "type": event.type, "data": event.data} for event in events if visible(event.visible_to)
         ]
-        return Answer(200, {"stream": stream, "events": seen, **_position(start, page, events, visible)})
+        return PageAnswer(200, {"stream": stream, "events": seen, **_position(start, page, events, visible)})
 
     def _close(self, place: Place, client: gsocket.socket) -> None:
         self._places.free(place)

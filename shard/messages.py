@@ -140,7 +140,7 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
-class Dismiss:
+class DrainNode:
     """The whole node is to be empty: ask the clients to go elsewhere, over so many seconds; None: let them stay."""
 
     over_s: float | None
@@ -156,7 +156,7 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class MoveEnded:
     """A parcel for path has found its end: taken by that shard (then given_back is None), lost, or given back.
 
     misunderstood tells that the shard does not speak the form of any message that could give it.
@@ -200,8 +200,8 @@ Message = (
     | Verdict
     | Revised
     | Assign
-    | Dismiss
-    | Delivered
+    | DrainNode
+    | MoveEnded
     | Ready
     | Tick
     | Sweep

@@ -2,7 +2,7 @@
 
     Assign ─► who is called away ─► leaving ─► detach, a bounded number at a time ─► transfer
                                         ▲                                              │
-                                        └── open again ◄── given back ◄── Delivered ◄──┘
+                                        └── open again ◄── given back ◄── MoveEnded ◄──┘
 
 A connection leaves only when it is settled, and with no read outstanding that it would need: what it is owed is its
 cursors. Whatever goes wrong it is either here, or the other shard's, or shut down; see `shard/transfer.py`.
@@ -27,10 +27,10 @@ from headrace.node.handoff import REFUSED_GONE, Handoff, Moved
 from headrace.node.placement import bucket
 from headrace.shard.arrivals import Arrivals
 from headrace.shard.connection import Connection
-from headrace.shard.messages import Assign, Delivered, Parcel
-from headrace.shard.ports import Sockets, Transfer
+from headrace.shard.messages import Assign, MoveEnded, Parcel
+from headrace.shard.ports import ParcelQueue, WatchedSockets
 from headrace.shard.registry import Registry
-from headrace.shard.writer import Outlet
+from headrace.shard.writer import Writer
 
 MAX_UNDER_WAY: Final = 64
 """Connections on their way to other shards at a time: each is silent meanwhile."""
@@ -39,7 +39,7 @@ MAX_UNDER_WAY: Final = 64
 class Moves:
     """Sends off who belongs elsewhere, and takes back who was refused there.
 
-    Owned by the dispatcher greenlet. adopt is called with a connection that was given back. settled_epoch names the
+    Owned by the dispatcher greenlet. adopt is called with a connection that was given back. carried_out_epoch names the
     last assignment that is carried out; moved counts connections that have left. strangers tells that somebody has
     come since the last assignment who belongs elsewhere by it.
     """
@@ -47,19 +47,19 @@ class Moves:
     def __init__(
         self,
         registry: Registry,
-        sockets: Sockets,
-        outlet: Outlet,
+        sockets: WatchedSockets,
+        writer: Writer,
         arrivals: Arrivals,
-        transfer: Transfer,
+        transfer: ParcelQueue,
         adopt: Callable[[Connection], None],
     ) -> None:
         self.moved = 0
-        self.strangers = False
-        self.settled_epoch = ""
+        self.misrouted = False
+        self.carried_out_epoch = ""
         self.last_error = ""
         self._registry = registry
         self._sockets = sockets
-        self._outlet = outlet
+        self._writer = writer
         self._arrivals = arrivals
         self._transfer = transfer
         self._adopt = adopt
@@ -85,17 +85,17 @@ class Moves:
         before, self._assigned = self._assigned, message
         if message != before or message.everybody:
             self._leaving = deque(c for c in self._registry if self._called_away(c, before))
-        elif self.strangers:
-            self._leaving.extend(c for c in self._registry if c.stranger)
+        elif self.misrouted:
+            self._leaving.extend(c for c in self._registry if c.misrouted)
         for connection in self._leaving:
-            connection.stranger = False
-        self.strangers = False
-        self._note_settled()
+            connection.misrouted = False
+        self.misrouted = False
+        self._note_carried_out()
 
     def arrived(self, connection: Connection) -> None:
         """Note whether a client that has come belongs here."""
         if not connection.guest and self._elsewhere(connection):
-            connection.stranger = self.strangers = True
+            connection.misrouted = self.misrouted = True
 
     def step(self) -> None:
         """Send connections off, a bounded number at a time, so that delivery goes on between them."""
@@ -106,16 +106,16 @@ class Moves:
             path = self._elsewhere(connection)
             if connection.dead or not path:
                 continue
-            if not connection.settled:
+            if not connection.has_cursor:
                 self._leaving.append(connection)
                 continue
             self._under_way[path] += 1
             # Who goes with everybody goes to a successor, or wherever there is room, and is a guest there as here.
             guest = connection.guest and self._assigned.everybody
             self._transfer.submit(self._detach(connection, guest), path)
-        self._note_settled()
+        self._note_carried_out()
 
-    def delivered(self, message: Delivered) -> None:
+    def ended(self, message: MoveEnded) -> None:
         """A connection was taken, was lost, or comes back."""
         self._under_way[message.path] -= 1
         if message.given_back is None:
@@ -127,18 +127,18 @@ class Moves:
             connection = self._arrivals.open(parcel.fd, parcel.handoff, parcel.unsent)
             self._adopt(connection)
             if message.misunderstood and self._assigned.everybody:
-                self._outlet.goodbye(connection, "drain")
+                self._writer.goodbye(connection, "drain")
             elif self._elsewhere(connection) != message.path:
                 # Assigned anew while it was on its way, and so overlooked.
                 self.arrived(connection)
-        self._note_settled()
+        self._note_carried_out()
 
     def _detach(self, connection: Connection, guest: bool) -> Parcel:
         """Give up a connection alive, to be a guest there or not: nothing is written to it until another shard has it.
 
         MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
         """
-        self._outlet.release(connection)
+        self._writer.release(connection)
         self._sockets.unregister(connection.fd)
         owed = any(subscription.hidden for subscription in connection.subscriptions)
         handoff = Handoff(
@@ -168,9 +168,9 @@ class Moves:
     def _elsewhere(self, connection: Connection) -> str:
         return _place(connection, self._assigned)
 
-    def _note_settled(self) -> None:
+    def _note_carried_out(self) -> None:
         if not self.pending:
-            self.settled_epoch = self._assigned.epoch
+            self.carried_out_epoch = self._assigned.epoch
 
 
 def _place(connection: Connection, assigned: Assign) -> str:

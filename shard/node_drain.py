@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from headrace.shard.connection import Connection
 
 
-class Dismissal:
+class NodeDrain:
     """Lets clients go one by one, in random order, evenly over over_s seconds.
 
     Owned by the dispatcher greenlet. At the end everybody has been let go who was there at the beginning; together with
@@ -21,7 +21,7 @@ class Dismissal:
         self._began = now
 
     def __repr__(self) -> str:
-        return f"<Dismissal {len(self._left)} of {self._count} left>"
+        return f"<NodeDrain {len(self._left)} of {self._count} left>"
 
     def join(self, connection: Connection) -> None:
         """One more is to go: it was on its way to another shard, and has come back."""

@@ -11,7 +11,7 @@ from headrace.shard.messages import Parcel, Read
 from headrace.tokens import Context
 
 
-class Sockets(Protocol):
+class WatchedSockets(Protocol):
     """Which descriptors are watched for being readable or writable, and how they are closed."""
 
     def register(self, fd: int) -> None:
@@ -24,21 +24,21 @@ class Sockets(Protocol):
         """Stop watching, end the connection for real and close the descriptor."""
 
 
-class Predicates(Protocol):
+class PredicateQuestions(Protocol):
     """Who answers whether a label that is not among a connection's audiences is visible to it."""
 
     def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
         """False where the label is unknown; None when a Verdict message will follow."""
 
 
-class Readers(Protocol):
+class ReadQueue(Protocol):
     """Runs reads beside the dispatcher and answers each with a Rows or a ReadFailed message."""
 
     def submit(self, read: Read) -> None:
         """Queue a read. Never switches greenlets."""
 
 
-class Subscriptions(Protocol):
+class SlotListening(Protocol):
     """The owner of the LISTEN connection, as the dispatcher sees it."""
 
     def ensure_listening(self, slot: int) -> bool:
@@ -48,14 +48,14 @@ class Subscriptions(Protocol):
         """These slots have had no subscriber for long."""
 
 
-class Transfer(Protocol):
-    """Gives connections to other shards, and answers each parcel with a Delivered message."""
+class ParcelQueue(Protocol):
+    """Gives connections to other shards, and answers each parcel with a MoveEnded message."""
 
     def submit(self, parcel: Parcel, path: str) -> None:
         """Queue a parcel for the shard whose hand-off socket is at path. Never switches greenlets."""
 
 
-class Presence(Protocol):
+class PresenceRecord(Protocol):
     """Who is here, by user and stream, as others are told of it."""
 
     def appear(self, connection: Connection) -> None:
@@ -65,7 +65,7 @@ class Presence(Protocol):
         """It is closed, or has left for another shard. MUST be called once for each `appear`."""
 
 
-class Revocations(Protocol):
+class RevocationCheck(Protocol):
     """Whose connections are closed, and whether that is known well enough for events to be read."""
 
     def current(self) -> bool:
@@ -78,7 +78,7 @@ class Revocations(Protocol):
         """The reason to close a connection to these streams that was between shards; "" if there is none."""
 
 
-class Poll(Sockets, Protocol):
+class PolledSockets(WatchedSockets, Protocol):
     """The sockets that are watched, and which of them have something."""
 
     def outstanding(self, fd: int) -> int:

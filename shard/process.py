@@ -26,8 +26,8 @@ from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.settings import Settings
-from headrace.shard.admission import Admission
-from headrace.shard.clock import Heartbeat
+from headrace.shard.client_admission import ClientAdmission
+from headrace.shard.clock import Clock
 from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.filters import Filters
 from headrace.shard.history import History
@@ -114,7 +114,7 @@ class Process:
             missed=self._announcer.missed,
         )
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
-        self._heartbeat = Heartbeat(settings, self._inbox)
+        self._clock = Clock(settings, self._inbox)
         self._pruner = Pruner(settings, shard_id)
         registry = self.dispatcher.registry
         self._state = OwnState(
@@ -126,7 +126,7 @@ class Process:
             stop_intake=lambda: self._intake.stop(),
             end=self._ending.set,
         )
-        admission = Admission(
+        admission = ClientAdmission(
             settings,
             self._limit,
             self._state,
@@ -167,7 +167,7 @@ class Process:
         )
         parts = Parts(
             self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
-            self._listener, self._heartbeat, self._pruner, self._presence, self._transfer, self._intake,
+            self._listener, self._clock, self._pruner, self._presence, self._transfer, self._intake,
             self._registration, self._canary, self._filters, version, self._limit,
         )  # fmt: skip
         self._metrics = MetricsServer(shard_id, self.path, parts)
@@ -179,7 +179,7 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._revocations, self._readers, self._announcer, self._listener, self._filters, self._heartbeat,
+            self._revocations, self._readers, self._announcer, self._listener, self._filters, self._clock,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
             self._registration, self._canary, self._operations_feed,
         ]  # fmt: skip
@@ -209,7 +209,7 @@ class Process:
         self._operations_feed.stop()
         self._registration.stop()
         self._intake.stop()
-        self._heartbeat.stop()
+        self._clock.stop()
         self._inbox.put(Stop("shutdown"))
         dispatching.join(self._settings.stop_deadline_s)
         if not dispatching.ready():

@@ -17,9 +17,9 @@ What the pages of a read mean for clients is decided in `shard/dispatcher.py`.
 import logging
 from typing import Final
 
-from headrace.shard.connection import State, Stream, Subscription
+from headrace.shard.connection import Stream, Subscription, SubscriptionState
 from headrace.shard.messages import Listening, Read, ReadFailed, ReadKind, Relistened, Rows, Wake
-from headrace.shard.ports import Readers, Subscriptions
+from headrace.shard.ports import ReadQueue, SlotListening
 from headrace.shard.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Reads:
     a read that it was in: it is asked for alone. The catch-up lane rests after a failure, until the next sweep.
     """
 
-    def __init__(self, registry: Registry, readers: Readers, listener: Subscriptions) -> None:
+    def __init__(self, registry: Registry, readers: ReadQueue, listener: SlotListening) -> None:
         self._registry = registry
         self._readers = readers
         self._listener = listener
@@ -86,13 +86,13 @@ class Reads:
 
     def want_start(self, subscription: Subscription) -> None:
         """A subscription needs a read that is asked for from now on, to know its start or to have it confirmed."""
-        subscription.state = State.OPENING
+        subscription.state = SubscriptionState.OPENING
         subscription.stream.opening.append(subscription)
         self._dirty[subscription.stream] = None
 
     def want_log(self, subscription: Subscription) -> None:
         """A subscription needs frames that the ring of its stream does not have."""
-        subscription.state = State.LOG
+        subscription.state = SubscriptionState.LOG
         subscription.stream.log.add(subscription)
         self._wanting_log[subscription.stream] = None
 
@@ -130,7 +130,7 @@ class Reads:
             # LISTEN is not committed yet: the Listening message makes the stream dirty again.
             if stream.head is None and not self._listener.ensure_listening(stream.slot):
                 continue
-            stream.settling, stream.opening = stream.opening, []
+            stream.awaiting_read, stream.opening = stream.opening, []
             streams.append(stream)
             after.append(_first_position(stream) if stream.head is None else stream.head)
         if streams:
@@ -195,8 +195,8 @@ class Reads:
         for stream in read.streams:
             # Live reads alone tell a subscription its start, and one may be outstanding beside this read.
             if read.kind is ReadKind.LIVE:
-                stream.opening = stream.settling + stream.opening
-                stream.settling = []
+                stream.opening = stream.awaiting_read + stream.opening
+                stream.awaiting_read = []
             elif read.kind is ReadKind.CATCH_UP:
                 self._resting = True
                 if stream.log:
@@ -205,4 +205,4 @@ class Reads:
 
 def _first_position(stream: Stream) -> int | None:
     """Where the first read of a stream begins: the position furthest behind, None if no client gave one."""
-    return min((s.position for s in stream.settling if s.start is None and not s.connection.dead), default=None)
+    return min((s.position for s in stream.awaiting_read if s.start is None and not s.connection.dead), default=None)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from headrace.shard.connection import Connection, State, Stream
-from headrace.shard.connection_counts import Holdings
+from headrace.shard.connection import Connection, Stream, SubscriptionState
+from headrace.shard.connection_counts import ConnectionCounts
 
 
 class Registry:
@@ -13,9 +13,9 @@ class Registry:
     so that UNLISTEN can be lazy. crowds are the streams that lead at least crowd connections.
     """
 
-    def __init__(self, ring_bytes: int, crowd: int = 1, holdings: Holdings | None = None) -> None:
+    def __init__(self, ring_bytes: int, crowd: int = 1, connection_counts: ConnectionCounts | None = None) -> None:
         self.crowds: set[Stream] = set()
-        self.holdings = holdings or Holdings()
+        self.connection_counts = connection_counts or ConnectionCounts()
         self._crowd = crowd
         self._ring_bytes = ring_bytes
         self._streams: dict[str, Stream] = {}
@@ -61,7 +61,7 @@ class Registry:
             self._idle_slots.pop(stream.slot, None)
         stream.subscribers += 1
         if leads:
-            self.holdings.add(connection)
+            self.connection_counts.add(connection)
             stream.leads += 1
             if stream.leads == self._crowd:
                 self.crowds.add(stream)
@@ -72,7 +72,7 @@ class Registry:
         if self._connections.get(connection.fd) is not connection:
             return []
         del self._connections[connection.fd]
-        self.holdings.remove(connection)
+        self.connection_counts.remove(connection)
         for lead in connection.subscriptions[:1]:
             lead.stream.leads -= 1
             if lead.stream.leads == self._crowd - 1:
@@ -80,10 +80,10 @@ class Registry:
         emptied = []
         for subscription in connection.subscriptions:
             stream = subscription.stream
-            if subscription.state is State.LIVE:
+            if subscription.state is SubscriptionState.LIVE:
                 stream.end_live(subscription, subscription.position)
             stream.log.discard(subscription)
-            subscription.state = State.DEAD
+            subscription.state = SubscriptionState.DEAD
             stream.subscribers -= 1
             if not stream.subscribers:
                 stream.dropped = True

@@ -95,7 +95,7 @@ class RingBudget:
         self._limit = limit
         self._sizes: OrderedDict[Ring, int] = OrderedDict()
 
-    def settle(self, ring: Ring) -> None:
+    def account(self, ring: Ring) -> None:
         """Account for a ring that has just changed; it counts as the least silent."""
         self.size += ring.size - self._sizes.pop(ring, 0)
         self._sizes[ring] = ring.size

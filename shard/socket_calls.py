@@ -14,7 +14,7 @@ GONE: Final = -1
 """What a peer that is gone takes of what is written to it."""
 
 
-class Wire:
+class SocketCalls:
     """How bytes leave: the two system calls on a non-blocking descriptor, so that tests can have them cut."""
 
     def __init__(

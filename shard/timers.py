@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 from headrace.settings import Settings
 from headrace.shard.connection import Connection
-from headrace.shard.messages import Dismiss, Tick
-from headrace.shard.node_drain import Dismissal
-from headrace.shard.ports import Poll, Subscriptions
+from headrace.shard.messages import DrainNode, Tick
+from headrace.shard.node_drain import NodeDrain
+from headrace.shard.ports import PolledSockets, SlotListening
 from headrace.shard.registry import Registry
-from headrace.shard.writer import Outlet
+from headrace.shard.writer import Writer
 
 
 class Timers:
@@ -34,14 +34,14 @@ class Timers:
         self,
         settings: Settings,
         registry: Registry,
-        outlet: Outlet,
-        poller: Poll,
-        listener: Subscriptions,
+        writer: Writer,
+        poller: PolledSockets,
+        listener: SlotListening,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._registry = registry
-        self._outlet = outlet
+        self._writer = writer
         self._poller = poller
         self._listener = listener
         self._clock = clock
@@ -50,7 +50,7 @@ class Timers:
         self._unlisten_after_s = settings.unlisten_after_s
         self._ticks_a_beat = max(1, round(settings.heartbeat_interval_s / settings.tick_interval_s))
         self._beat_interval_s = self._ticks_a_beat * settings.tick_interval_s
-        self._dismissal: Dismissal | None = None
+        self._node_drain: NodeDrain | None = None
         self._expiries: list[tuple[int, int, Connection]] = []
         self._beats: dict[int, list[Connection]] = {}
         self._ticks = 0
@@ -58,27 +58,27 @@ class Timers:
 
     def watch(self, connection: Connection) -> None:
         """A connection has come: it has beats from now on, until it is dead."""
-        if self._dismissal is not None:
-            self._dismissal.join(connection)
+        if self._node_drain is not None:
+            self._node_drain.join(connection)
         self._serial += 1
         self._watch_expiry(connection)
         # Spread over the interval by arrival, so that no tick walks over all connections.
         self._beats.setdefault(self._serial % self._ticks_a_beat, []).append(connection)
 
-    def dismiss(self, message: Dismiss) -> None:
+    def drain_node(self, message: DrainNode) -> None:
         """The whole node is to be empty, or no longer."""
         over_s = message.over_s
-        self._dismissal = None if over_s is None else Dismissal(self._registry, over_s, self._clock())
+        self._node_drain = None if over_s is None else NodeDrain(self._registry, over_s, self._clock())
 
     def tick(self, _: Tick) -> None:
         """Do what is due at a tick."""
         now = self._clock()
         self._end_stalled(now)
-        for connection in self._dismissal.due(now) if self._dismissal else ():
-            self._outlet.goodbye(connection, "drain")
+        for connection in self._node_drain.due(now) if self._node_drain else ():
+            self._writer.goodbye(connection, "drain")
         now_ms = self._wall_clock() * 1000
         while self._expiries and self._expiries[0][0] <= now_ms:
-            self._outlet.goodbye(heapq.heappop(self._expiries)[2], "expired")
+            self._writer.goodbye(heapq.heappop(self._expiries)[2], "expired")
         self._beat()
 
     def sweep(self) -> None:
@@ -86,7 +86,7 @@ class Timers:
         self._listener.stop_listening(self._registry.take_idle_slots(self._clock() - self._unlisten_after_s))
 
     def _end_stalled(self, now: float) -> None:
-        for connection in self._outlet.blocked:
+        for connection in self._writer.full_sockets:
             if connection.blocked_at is None:
                 continue
             if connection.outstanding is None:
@@ -98,7 +98,7 @@ class Timers:
                 if left < connection.outstanding:
                     connection.outstanding, connection.blocked_at = left, now
                 else:
-                    self._outlet.close(connection, "write deadline")
+                    self._writer.close(connection, "write deadline")
 
     def _beat(self) -> None:
         """Each connection has its beat at one tick of an interval."""
@@ -108,10 +108,10 @@ class Timers:
         for connection in due:
             # A living peer acknowledges each heartbeat; one that has vanished leaves them outstanding.
             if self._poller.silent_s(connection.fd) > self._write_deadline_s + self._beat_interval_s:
-                self._outlet.close(connection, "peer gone")
+                self._writer.close(connection, "peer gone")
                 continue
             self._watch_expiry(connection)
-            self._outlet.beat(connection)
+            self._writer.beat(connection)
 
     def _watch_expiry(self, connection: Connection) -> None:
         """Note the expiry if it comes before the next beat, so that the heap keeps no client that left long ago."""

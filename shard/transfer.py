@@ -1,7 +1,7 @@
 """The transfer: gives live connections to other shards of the node, over the hand-off sockets that routers use.
 
     dispatcher ── submit(parcel, path) ──► transfer ── message + socket (+ memfd) ──► the other shard's intake
-    dispatcher ◄── Delivered ──────────── transfer ◄── answer
+    dispatcher ◄── MoveEnded ──────────── transfer ◄── answer
 
 Until the answer nobody writes to the client: this shard has taken it off its registry, and the other acknowledges
 before its first byte. Taken: our copy of the descriptor is closed, which the client does not notice. Refused, or the
@@ -24,7 +24,7 @@ from headrace.errors import HandoffError
 from headrace.node import handoff
 from headrace.node.socket_passing import Channels, Outcome, Passed
 from headrace.shard.inbox import Inbox
-from headrace.shard.messages import Delivered, Message, Parcel
+from headrace.shard.messages import Message, MoveEnded, Parcel
 from headrace.shard.numbers.counters import Tally
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ WORKERS: Final = 8
 
 
 class Transfer:
-    """Sends parcels, several at a time, and answers each with one Delivered message.
+    """Sends parcels, several at a time, and answers each with one MoveEnded message.
 
     The queue is shared; a parcel is owned by the greenlet that took it. deployment returns the identity of this one,
     so that no shard of another takes a client.
@@ -73,9 +73,9 @@ class Transfer:
                 if passed.outcome is Outcome.SILENT:
                     request_id = parcel.handoff.request_id
                     logger.warning("%s was on its way to %s and has to come back: %s", request_id, path, passed.reason)
-                self._inbox.put(Delivered(path, reason=passed.reason))
+                self._inbox.put(MoveEnded(path, reason=passed.reason))
             else:
-                self._inbox.put(Delivered(path, parcel, passed.reason, passed.misunderstood))
+                self._inbox.put(MoveEnded(path, parcel, passed.reason, passed.misunderstood))
 
     def _give(self, parcel: Parcel, path: str) -> Passed:
         """One exchange. Yields."""

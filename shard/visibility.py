@@ -2,7 +2,7 @@
 
 from headrace.shard.connection import Subscription
 from headrace.shard.messages import Page
-from headrace.shard.ports import Predicates
+from headrace.shard.ports import PredicateQuestions
 
 
 class Visibility:
@@ -11,7 +11,7 @@ class Visibility:
     Owned by the dispatcher greenlet. The verdicts that predicates have given are kept with each connection.
     """
 
-    def __init__(self, predicates: Predicates) -> None:
+    def __init__(self, predicates: PredicateQuestions) -> None:
         self._predicates = predicates
 
     def visible(self, subscription: Subscription, label: str) -> bool | None:

@@ -21,12 +21,12 @@ from typing import Final
 
 from headrace.event import Piece
 from headrace.shard import wire_format
-from headrace.shard.connection import Connection, State, Stream
-from headrace.shard.full_sockets import Blocked
+from headrace.shard.connection import Connection, Stream, SubscriptionState
+from headrace.shard.full_sockets import FullSockets
 from headrace.shard.numbers.counters import Counters
-from headrace.shard.ports import Presence, Sockets
+from headrace.shard.ports import PresenceRecord, WatchedSockets
 from headrace.shard.registry import Registry
-from headrace.shard.socket_calls import Wire
+from headrace.shard.socket_calls import SocketCalls
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ UNSENT_LIMIT: Final = "unsent limit"
 """Why a connection was closed that held too much memory."""
 
 
-class Outlet:
+class Writer:
     """Writes to connections and ends them.
 
     Owned by the dispatcher greenlet. blocked are the connections whose socket is full; emptied are streams that nobody
@@ -44,18 +44,18 @@ class Outlet:
     def __init__(
         self,
         registry: Registry,
-        sockets: Sockets,
-        presence: Presence,
-        wire: Wire,
+        sockets: WatchedSockets,
+        presence: PresenceRecord,
+        socket_calls: SocketCalls,
         *,
         retry_ms: int,
         unsent_total_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters(clock)
-        self.blocked = Blocked(unsent_total_bytes)
+        self.full_sockets = FullSockets(unsent_total_bytes)
         self.emptied: list[Stream] = []
-        self.wire = wire
+        self.socket_calls = socket_calls
         self._registry = registry
         self._sockets = sockets
         self._presence = presence
@@ -68,7 +68,7 @@ class Outlet:
         """Write the response head and where the client begins, if that is known; all of it, now or later."""
         # Half the interval more or less, so that clients which a restart has cut do not come back at once.
         retry_ms = round(self._retry_ms * random.uniform(0.5, 1.5))
-        start = connection.cursor() if connection.settled else None
+        start = connection.cursor() if connection.has_cursor else None
         opening = wire_format.opening(headers, retry_ms, start, connection.anchored, connection.chunked)
         connection.resume(opening, self._clock())
         self.counters.writes += 1
@@ -79,14 +79,14 @@ class Outlet:
     def resume(self, connection: Connection, unsent: Piece) -> None:
         """A connection has moved here in the middle of a piece: the rest goes out when the socket is writable."""
         connection.resume(unsent, self._clock())
-        self.blocked.add(connection)
+        self.full_sockets.add(connection)
 
     def write(self, connection: Connection, out: list[Piece]) -> int:
         """Write whole pieces as far as they go; how many count as written. Closes a connection that is gone."""
         if not out or connection.dead or connection.blocked_at is not None:
             return 0
         try:
-            done = connection.write(self.wire, out, self._clock())
+            done = connection.write(self.socket_calls, out, self._clock())
         except OSError:
             self.close(connection, "peer gone")
             return 0
@@ -96,7 +96,7 @@ class Outlet:
             self._stall(connection)
             # Rule 3: none of its subscriptions may be written to as if it were live.
             for subscription in connection.subscriptions:
-                if subscription.state is State.LIVE:
+                if subscription.state is SubscriptionState.LIVE:
                     subscription.stream.end_live(subscription, subscription.position)
         return done
 
@@ -108,21 +108,21 @@ class Outlet:
     def flush(self, connection: Connection) -> bool:
         """Write what a connection has begun to take; whether more may follow. Closes a connection that is gone."""
         try:
-            if not connection.flush(self.wire, self._clock()):
+            if not connection.flush(self.socket_calls, self._clock()):
                 return False
         except OSError:
             self.close(connection, "peer gone")
             return False
-        self.blocked.remove(connection)
+        self.full_sockets.remove(connection)
         return True
 
     def _stall(self, connection: Connection) -> None:
-        self.blocked.add(connection)
+        self.full_sockets.add(connection)
         self.counters.stalls += 1
 
     def relieve(self) -> None:
         """Keep what stalled clients hold in memory within its limit."""
-        closing = self.blocked.surplus()
+        closing = self.full_sockets.surplus()
         if closing:
             logger.warning("stalled clients hold more than UNSENT_TOTAL_BYTES in memory: closing %d", len(closing))
         for connection in closing:
@@ -149,7 +149,7 @@ class Outlet:
         """Write a heartbeat, or the cursor where it is owed, to a connection that takes bytes."""
         if connection.blocked_at is not None or connection.dead:
             return
-        if connection.settled and any(subscription.hidden for subscription in connection.subscriptions):
+        if connection.has_cursor and any(subscription.hidden for subscription in connection.subscriptions):
             # Owed until it is written: one that has never been told its cursor could not resume.
             self.tell_cursor(connection)
         else:
@@ -163,7 +163,7 @@ class Outlet:
         cause is what is counted and logged in place of a reason that is an application's text.
         """
         if not connection.dead and connection.blocked_at is None:
-            cursor = connection.cursor() if connection.settled else None
+            cursor = connection.cursor() if connection.has_cursor else None
             self.write(connection, [wire_format.goodbye(reason, cursor, connection.chunked)])
         self.close(connection, cause or reason)
 
@@ -183,6 +183,6 @@ class Outlet:
     def release(self, connection: Connection) -> None:
         """Forget a connection, whose socket is left as it is."""
         connection.dead = True
-        self.blocked.remove(connection)
+        self.full_sockets.remove(connection)
         self.emptied += self._registry.leave(connection, self._clock())
         self._presence.disappear(connection)

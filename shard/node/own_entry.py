@@ -68,7 +68,7 @@ class OwnEntry:
         canary = registry.stream(self._canary.stream)
         events_s, deliveries_s = self._rates.rates(counters.events, counters.deliveries)
         p50_ms, p99_ms = self._latency.quantiles_ms()
-        blocked = self._dispatcher.outlet.blocked
+        blocked = self._dispatcher.writer.full_sockets
         database_error = (
             self._listener.outage.last_error or self._readers.outage.last_error or self._revocations.outage.last_error
         )
@@ -95,7 +95,7 @@ class OwnEntry:
             database_error=database_error,
             canary=self._canary.result,
             moving=moves.pending,
-            settled=moves.settled_epoch,
+            settled=moves.carried_out_epoch,
             events_s=events_s,
             deliveries_s=deliveries_s,
             targets=" ".join(f"{Path(path).stem}:{count}" for path, count in sorted(moves.targets.items())),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.shard_entry import ShardState
 from headrace.shard.inbox import Inbox
-from headrace.shard.messages import Assign, Dismiss, Message
+from headrace.shard.messages import Assign, DrainNode, Message
 from headrace.shard.moves import Moves
 from headrace.shard.registry import Registry
 
@@ -78,9 +78,9 @@ class OwnState:
         else:
             self.current = "up"
         stuck = not self.is_up and not empty and not self._moves.pending
-        if stuck or self._moves.strangers or assigned != self._assigned:
+        if stuck or self._moves.misrouted or assigned != self._assigned:
             self._assigned = assigned
             self._inbox.put(assigned)
         if over_s != self._drain_over_s:
             self._drain_over_s = over_s
-            self._inbox.put(Dismiss(over_s))
+            self._inbox.put(DrainNode(over_s))

@@ -38,8 +38,8 @@ class ReportedCounts:
             while True:
                 whole, self._whole = self._whole, False
                 if whole:
-                    self._registry.holdings.forget()
-                held, arrived = self._registry.holdings.take_changes(MOST_AT_ONCE)
+                    self._registry.connection_counts.forget()
+                held, arrived = self._registry.connection_counts.take_changes(MOST_AT_ONCE)
                 self._serial += 1
                 low = max(1, self._hot_connections // 2)
                 report = ShardReport(self._serial, crowds, self._hot_connections, low, whole, held, arrived)

@@ -12,7 +12,7 @@ A walk over thousands would be most of what a scrape costs, in time that belongs
 from collections.abc import Callable
 from typing import Final
 
-from headrace.shard.connection import State
+from headrace.shard.connection import SubscriptionState
 from headrace.shard.delivery import Delivery
 
 SUBSCRIPTIONS_A_BREATH: Final = 2000
@@ -26,15 +26,17 @@ def connection_states(delivery: Delivery, breathe: Callable[[], None] = lambda: 
         for subscription in list(stream.shared):
             # A connection with several streams counts with its first.
             if subscription.index == 0:
-                live += all(other.state is State.LIVE for other in subscription.connection.subscriptions)
+                live += all(other.state is SubscriptionState.LIVE for other in subscription.connection.subscriptions)
             looked_at += 1
             if looked_at % SUBSCRIPTIONS_A_BREATH == 0:
                 breathe()
     # Nothing yields from here on, so that the rest adds up.
     streams = delivery.registry.streams
     live += sum(len(sole) for stream in streams for sole in stream.sole)
-    blocked = len(delivery.outlet.blocked)
-    waiting = {subscription.connection for stream in streams for subscription in (*stream.opening, *stream.settling)}
+    blocked = len(delivery.writer.full_sockets)
+    waiting = {
+        subscription.connection for stream in streams for subscription in (*stream.opening, *stream.awaiting_read)
+    }
     opening = sum(not connection.dead and connection.blocked_at is None for connection in waiting)
     behind = max(0, len(delivery.registry) - live - blocked - opening)
     return {"opening": opening, "behind": behind, "blocked": blocked, "live": live}

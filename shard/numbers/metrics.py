@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from headrace.node import metrics_sockets
-from headrace.shard.clock import Heartbeat
+from headrace.shard.clock import Clock
 from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.filters import Filters
 from headrace.shard.history import History
@@ -48,7 +48,7 @@ class Parts:
     revocations: Revocations
     history: History
     listener: Listener
-    heartbeat: Heartbeat
+    clock: Clock
     pruner: Pruner
     presence: Presence
     transfer: Transfer
@@ -219,12 +219,12 @@ class ShardMetrics(Collector):
 
     def _loop(self) -> Iterator[Metric]:
         parts = self._parts
-        yield _histogram("loop_lag_seconds", "How late the shard's clock was served.", {(): parts.heartbeat.lag})
+        yield _histogram("loop_lag_seconds", "How late the shard's clock was served.", {(): parts.clock.lag})
         yield _counters(
             "clock_jumps",
             "Times that this machine's clock was set, by a second or more, by the direction.",
             "direction",
-            parts.heartbeat.clock.jumps.counts,
+            parts.clock.wall_clock.jumps.counts,
         )
         yield _gauge("inbox_messages", "Messages that wait for the dispatcher.", len(parts.inbox))
         yield _counter("errors", "Messages that could not be handled.", parts.dispatcher.errors)

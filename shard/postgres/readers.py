@@ -26,7 +26,7 @@ from headrace.shard.postgres.unsendable import Unsendable
 logger = logging.getLogger(__name__)
 
 
-class Reads:
+class ReadCounters:
     """The numbers of one kind of read. asked_at is when the one that is outstanding was asked for, None without one."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Readers:
     """
 
     def __init__(self, settings: Settings, inbox: Inbox[Message], shard_id: str) -> None:
-        self.reads = {kind: Reads() for kind in ReadKind}
+        self.reads = {kind: ReadCounters() for kind in ReadKind}
         self.reconnects = 0
         self.outage = Outage(logger, "PostgreSQL is away, reads wait for it", "PostgreSQL is back")
         self.unsendable = Unsendable()

@@ -15,7 +15,7 @@ from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Connect, Message, Page, Read, Ready, Rows, Stop, Sweep, Wake
 from headrace.shard.poller import Poller
-from headrace.shard.socket_calls import Wire
+from headrace.shard.socket_calls import SocketCalls
 from headrace.tokens import Context
 from tests.fixtures.client import Client
 
@@ -83,7 +83,7 @@ class Bench:
             self.log,
             self.log,
             self.log,
-            wire=Wire(self._write, self._writev),
+            socket_calls=SocketCalls(self._write, self._writev),
             clock=lambda: self.now,
         )
 
@@ -99,12 +99,12 @@ class Bench:
         """Handle messages, and the reads that follow from them, until nothing is left to do."""
         for message in messages:
             self.dispatcher.handle(message)
-        self.dispatcher.settle_up()
+        self.dispatcher.finish_batch()
         while self.log.asked or self.dispatcher.delivery.busy:
             reads, self.log.asked = self.log.asked, []
             for read in reads:
                 self.dispatcher.handle(self.log.answer(read))
-            self.dispatcher.settle_up()
+            self.dispatcher.finish_batch()
 
     def connect(self, since: Any = "now", then: Callable[[int], None] = lambda fd: None) -> Client:
         """A new client; then is called with its descriptor when it is taken, before its reads are answered."""
@@ -244,12 +244,12 @@ def test_a_cursor_that_could_not_be_told_is_told_later(bench: Bench) -> None:
     assert connection is not None
     for subscription in connection.subscriptions:
         subscription.hidden = True
-    bench.dispatcher.outlet.wire.writev = lambda fd, frames: 0
-    bench.dispatcher.outlet.beat(connection)
-    bench.dispatcher.outlet.wire.writev = bench._writev
+    bench.dispatcher.writer.socket_calls.writev = lambda fd, frames: 0
+    bench.dispatcher.writer.beat(connection)
+    bench.dispatcher.writer.socket_calls.writev = bench._writev
     bench.dispatcher.delivery.writable(connection)
     client.pump()
     before = len(client.frames)
-    bench.dispatcher.outlet.beat(connection)
+    bench.dispatcher.writer.beat(connection)
     client.pump()
     assert [frame.id for frame in client.frames[before:]] == ["0"]

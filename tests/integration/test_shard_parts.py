@@ -17,7 +17,7 @@ import pytest
 from headrace.node.directory import Directory
 from headrace.node.shard_entry import ShardEntry
 from headrace.settings import Settings
-from headrace.shard.clock import Heartbeat
+from headrace.shard.clock import Clock
 from headrace.shard.filters import Filters
 from headrace.shard.history import History
 from headrace.shard.inbox import Inbox
@@ -41,7 +41,7 @@ PARTS = [
     "readers",
     "listener",
     "filters",
-    "heartbeat",
+    "clock",
     "pruner",
     "presence",
     "revocations",
@@ -78,7 +78,7 @@ class House:
             "announcer": lambda: Announcer(settings, "n-0"),
             "listener": lambda: Listener(settings, inbox, "n-0", lambda payload: None),
             "filters": lambda: Filters({"label": lambda context, stream: True}, 1.0, inbox),
-            "heartbeat": lambda: Heartbeat(settings, inbox),
+            "clock": lambda: Clock(settings, inbox),
             "pruner": lambda: Pruner(settings, "n-0"),
             "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox, lambda: ""),
@@ -168,11 +168,11 @@ def test_the_poller_stops_without_having_been_used() -> None:
 def test_the_heartbeat_stops_at_once_whatever_its_interval(house: House) -> None:
     """A stop does not wait for the interval."""
     settings: Any = SimpleNamespace(tick_interval_s=60.0, sweep_interval_s=60.0)
-    heartbeat = Heartbeat(settings, house.inbox)
-    heartbeat.start()
+    clock = Clock(settings, house.inbox)
+    clock.start()
     gevent.sleep(0)
     began = time.monotonic()
-    heartbeat.stop()
+    clock.stop()
     assert time.monotonic() - began < 30
 
 
@@ -188,10 +188,10 @@ def test_the_heartbeat_posts_no_more_than_one_message_of_a_kind_at_a_time(house:
             super().put_once(message)
 
     inbox = Counted()
-    heartbeat = Heartbeat(house.settings, inbox)
-    heartbeat.start()
+    clock = Clock(house.settings, inbox)
+    clock.start()
     wait_until(lambda: gevent.sleep(0.01) or min(posted["Sweep"], posted["Tick"]) >= 3, "each is due three times")
-    heartbeat.stop()
+    clock.stop()
     assert sorted(type(message).__name__ for message in inbox.take(wait=False)) == ["Sweep", "Tick"]
 
 

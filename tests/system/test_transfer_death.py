@@ -58,7 +58,7 @@ connect = dispatcher.Dispatcher._connect
 def connecting(self, message):
     connect(self, message)
     if message.handoff.moved:
-        self.settle_up()
+        self.finish_batch()
         die()
 dispatcher.Dispatcher._connect = connecting
 """,

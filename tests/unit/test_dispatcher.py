@@ -8,8 +8,8 @@ from headrace.node.placement import BUCKETS, bucket
 from headrace.shard.connection import Connection, Subscription
 from headrace.shard.messages import (
     Assign,
-    Delivered,
-    Dismiss,
+    DrainNode,
+    MoveEnded,
     Page,
     Read,
     ReadFailed,
@@ -46,19 +46,19 @@ def begin_catching_up(machine: DispatcherMachine) -> None:
     machine.commit("a", [None] * 9, True)
     machine.calm()
     machine.connect(("a",), 9)
-    machine.dispatcher.settle_up()
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
+    machine.dispatcher.finish_batch()
 
 
 def test_one_read_at_a_time(machine: DispatcherMachine) -> None:
     """However many wakes come, one read is outstanding, and the next begins where it ended."""
     for _ in range(5):
         machine.commit("a", [None], True)
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
     (read,) = machine.reads
     assert (read.kind, [stream.name for stream in read.streams], read.after) == (ReadKind.LIVE, ["a"], (0,))
     machine.answer_now()
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [read.after for read in machine.reads] == [(3,)], "a full page is followed by the next"
 
 
@@ -66,7 +66,7 @@ def test_all_dirty_streams_share_a_read(machine: DispatcherMachine) -> None:
     """Streams that become dirty together are read in one query."""
     machine.commit("a", [None], True)
     machine.commit("b", [None], True)
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     (read,) = machine.reads
     assert {stream.name for stream in read.streams} == {"a", "b"}
 
@@ -77,7 +77,7 @@ def test_a_wake_that_is_no_news(machine: DispatcherMachine) -> None:
     machine.calm()
     machine.tell(Wake("a", 1))
     machine.tell(Wake("nobody", 7))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert machine.reads == []
 
 
@@ -85,11 +85,11 @@ def test_a_refused_read_is_tried_stream_by_stream(machine: DispatcherMachine) ->
     """A stream whose read PostgreSQL refuses does not hold up those that were read with it."""
     machine.commit("a", [None], True)
     machine.commit("b", [None], True)
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     machine.tell(ReadFailed(machine.reads.pop(), "corrupt"))
     asked = []
     for _ in range(2):
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
         (read,) = machine.reads
         (stream,) = read.streams
         asked.append(stream.name)
@@ -100,7 +100,7 @@ def test_a_refused_read_is_tried_stream_by_stream(machine: DispatcherMachine) ->
     assert sorted(asked) == ["a", "b"]
     client = machine.clients[11]
     assert b"data: b1\n" in client.bytes
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert machine.reads == [], "it rests until the sweep"
     machine.tell(Sweep())
     machine.calm()
@@ -111,7 +111,7 @@ def test_a_refused_read_is_tried_stream_by_stream(machine: DispatcherMachine) ->
 def test_a_moving_client_is_written_to_by_nobody(machine: DispatcherMachine) -> None:
     """From the moment a connection leaves until it is taken, its socket is left alone."""
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [10]
     before = machine.clients[10].bytes
     machine.commit("a", [None], True)
@@ -127,11 +127,11 @@ def test_a_moving_client_is_written_to_by_nobody(machine: DispatcherMachine) -> 
 def test_an_epoch_is_settled_when_all_have_left(machine: DispatcherMachine) -> None:
     """The shard says that it has carried out an assignment only when nobody is on the way."""
     machine.tell(Assign("g 7", {slot("a"): "/other.sock"}))
-    machine.dispatcher.settle_up()
-    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.settled_epoch) == (1, "")
+    machine.dispatcher.finish_batch()
+    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.carried_out_epoch) == (1, "")
     machine.tell(Assign("g 8", {}))
     machine.parcel_arrives(taken=False)
-    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.settled_epoch) == (0, "g 8")
+    assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.carried_out_epoch) == (0, "g 8")
 
 
 def test_a_hot_streams_connections_go_by_their_buckets(machine: DispatcherMachine) -> None:
@@ -144,7 +144,7 @@ def test_a_hot_streams_connections_go_by_their_buckets(machine: DispatcherMachin
     assert 0 < len(expected) < 21
     machine.tell(Assign("1", {slot("a"): "/owner.sock", slot("b"): "/owner.sock"}, frozenset("a"), spread))
     assert machine.dispatcher.moves.targets == {"/other.sock": len(expected), "/owner.sock": 1}
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert {parcel.fd for parcel in machine.parcels} == expected | {11}
 
 
@@ -157,11 +157,11 @@ def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMach
     machine.connect(("a",), "now", guest=True)
     machine.calm_but_for_parcels()
     machine.tell(Assign("2", owner | {slot("b"): "/other.sock"}))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [11]
     for number, assignment in enumerate((Assign("3", {slot("a"): "/third.sock"}), Assign("4", owner, everybody=True))):
         machine.tell(assignment)
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
         parcel = machine.parcels.pop()
         assert (parcel.fd, parcel.handoff.guest) == (12 + number, assignment.everybody)
         machine.connect(("a",), "now", guest=True)
@@ -176,21 +176,21 @@ def test_who_comes_after_the_assignment_leaves_with_the_next(machine: Dispatcher
     machine.parcels.clear()
     for streams, guest, stranger in ((("b",), False, False), (("a",), True, False), (("a",), False, True)):
         machine.connect(streams, "now", guest=guest)
-        assert machine.dispatcher.moves.strangers is stranger
+        assert machine.dispatcher.moves.misrouted is stranger
     machine.calm_but_for_parcels()
     assert not machine.parcels
     machine.tell(assignment)
-    assert not machine.dispatcher.moves.strangers
-    machine.dispatcher.settle_up()
+    assert not machine.dispatcher.moves.misrouted
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [14]
     machine.parcel_arrives(taken=False)
     machine.connect(("a",), "now")
     machine.calm_but_for_parcels()
     machine.tell(assignment)
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [15], "who was refused stays until something has changed"
     machine.tell(Assign("2", assignment.paths))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [15, 14]
 
 
@@ -210,7 +210,7 @@ def test_who_was_refused_is_sent_off_again_from_a_shard_that_is_to_be_empty(mach
     assignment = Assign("1", {slot("a"): "/other.sock"}, everybody=True)
     for _ in range(2):
         machine.tell(assignment)
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
         assert [parcel.fd for parcel in machine.parcels] == [10]
         machine.parcel_arrives(taken=False)
 
@@ -223,18 +223,18 @@ def test_a_guest_leaves_when_its_stream_becomes_hot(machine: DispatcherMachine) 
     machine.connect(("a",), "now", guest=True)
     machine.calm_but_for_parcels()
     machine.tell(Assign("2", {slot("a"): "/other.sock"}, frozenset("a"), ("/other.sock",) * BUCKETS))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [12]
 
 
 def test_who_was_on_its_way_to_a_former_owner_follows_the_next_assignment(machine: DispatcherMachine) -> None:
     """A connection that is refused by a shard to which it does not belong any more goes on to the one that it does."""
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assignment = Assign("2", {slot("a"): "/third.sock"})
     machine.tell(assignment)
     machine.parcel_arrives(taken=False)
-    assert machine.dispatcher.moves.strangers
+    assert machine.dispatcher.moves.misrouted
     machine.tell(assignment)
     assert machine.dispatcher.moves.targets == {"/third.sock": 1}
 
@@ -245,7 +245,7 @@ def test_a_guest_is_the_successors_guest(machine: DispatcherMachine) -> None:
     machine.calm_but_for_parcels()
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
     machine.tell(Assign("2", {slot("b"): "/successor.sock", slot("a"): "/successor.sock"}, everybody=True))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert {parcel.fd: parcel.handoff.guest for parcel in machine.parcels} == {10: False, 11: False, 12: True}
 
 
@@ -258,10 +258,10 @@ def test_a_guest_of_a_hot_stream_stays_until_its_place_is_another(machine: Dispa
     machine.calm_but_for_parcels()
     for epoch in ("1", "2"):
         machine.tell(Assign(epoch, {slot("a"): "/owner.sock"}, frozenset("a"), ("/other.sock",) * BUCKETS))
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
         assert not machine.parcels
     machine.tell(Assign("3", {slot("a"): "/owner.sock"}))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [12]
 
 
@@ -270,7 +270,7 @@ def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> No
     begin_catching_up(machine)
     assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP]
     machine.commit("a", [None], True)
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [read.kind for read in machine.reads] == [ReadKind.CATCH_UP, ReadKind.LIVE]
     live = machine.reads.pop()
     machine.tell(Rows(live, machine.pages(live)))
@@ -279,10 +279,10 @@ def test_catching_up_leaves_the_live_lane_free(machine: DispatcherMachine) -> No
 
 
 def test_who_comes_back_while_the_node_is_drained_leaves_as_well(machine: DispatcherMachine) -> None:
-    """A connection that was on its way when the dismissal began, and was refused, is asked to go like the others."""
+    """A connection that was on its way when the drain began, and was refused, is asked to go like the others."""
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
-    machine.dispatcher.settle_up()
-    machine.tell(Dismiss(0.0))
+    machine.dispatcher.finish_batch()
+    machine.tell(DrainNode(0.0))
     machine.tell(Tick())
     assert [client.closed for client in machine.clients.values()] == [False, True]
     machine.tell(Assign("2", {}))
@@ -296,9 +296,9 @@ def test_who_comes_back_and_cannot_be_watched_is_closed(
 ) -> None:
     """The kernel may refuse to watch one more socket: the client is not kept as one that nobody would hear of."""
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     monkeypatch.setattr(machine, "register", lambda fd: os.close(-1))
-    machine.dispatcher.handle(Delivered("/other.sock", machine.parcels.pop(), "refused"))
+    machine.dispatcher.handle(MoveEnded("/other.sock", machine.parcels.pop(), "refused"))
     assert machine.clients[10].closed
     assert machine.dispatcher.registry.connection(10) is None
     assert machine.dispatcher.moves.pending == 0
@@ -312,16 +312,16 @@ def test_a_read_that_was_kept_waiting_is_asked_again(machine: DispatcherMachine,
     machine.calm()
     if kind is ReadKind.CATCH_UP:
         machine.connect(("a",), 9)
-        machine.dispatcher.settle_up()
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
+        machine.dispatcher.finish_batch()
     else:
         machine.commit("a", [None], True)
-        machine.dispatcher.settle_up()
+        machine.dispatcher.finish_batch()
     assert [read.kind for read in machine.reads] == [kind]
     before = [client.bytes for client in machine.clients.values()]
     machine.knows_revocations = False
     machine.answer_now()
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     assert [client.bytes for client in machine.clients.values()] == before
     assert machine.reads == []
     machine.knows_revocations = True
@@ -335,7 +335,7 @@ def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machin
     """Who waits for the live read is settled by it, whatever becomes of the catch-up and the sweep beside it."""
     begin_catching_up(machine)
     machine.connect(("a",), "now")
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     catch_up, live = machine.reads
     machine.reads.clear()
     pages = machine.pages(live)
@@ -350,7 +350,7 @@ def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machin
         machine.tell(Revised({}))
     machine.commit("a", [None], True)  # after the snapshot of the live read, which the client is to begin with
     machine.tell(Rows(live, pages))
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     machine.calm()
     late = machine.clients[13].bytes
     assert late.index(b"id: 9\n") < late.index(b"id: 10\ndata: a10\n")
@@ -362,7 +362,7 @@ def test_one_that_cannot_begin_is_closed_and_holds_up_nobody(
     """An unforeseen error with the first of those who wait for a read costs the first its connection, no more."""
     for _ in range(3):
         machine.connect(("a",), "now")
-    machine.dispatcher.settle_up()
+    machine.dispatcher.finish_batch()
     arrivals = machine.dispatcher.arrivals
     begin = arrivals.begin
 
@@ -406,7 +406,7 @@ def test_an_opening_that_the_socket_did_not_take_is_kept_whole(
 
 def test_stalled_clients_beyond_the_limit_are_closed(machine: DispatcherMachine) -> None:
     """Those that have taken nothing for longest go, which is counted; whoever reads stays."""
-    machine.dispatcher.outlet.blocked._limit = 60
+    machine.dispatcher.writer.full_sockets._limit = 60
     for number in range(6):
         machine.connect(("a",), 0)
         machine.calm()
@@ -416,8 +416,8 @@ def test_stalled_clients_beyond_the_limit_are_closed(machine: DispatcherMachine)
         machine.calm()
     closed = [fd for fd, client in machine.clients.items() if client.closed]
     assert closed == list(range(12, 12 + len(closed))) and closed
-    assert machine.dispatcher.outlet.counters.closed.counts["unsent limit"] == len(closed)
-    assert machine.dispatcher.outlet.blocked.pinned <= 60
+    assert machine.dispatcher.writer.counters.closed.counts["unsent limit"] == len(closed)
+    assert machine.dispatcher.writer.full_sockets.pinned <= 60
     assert not machine.clients[10].closed
 
 

@@ -20,15 +20,15 @@ from headrace.event import Frame
 from headrace.node.handoff import Handoff, decode, encode
 from headrace.node.placement import BUCKETS
 from headrace.settings import Settings
-from headrace.shard.connection import Connection, State
+from headrace.shard.connection import Connection, SubscriptionState
 from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import (
     Assign,
     Connect,
-    Delivered,
     Listening,
     Message,
+    MoveEnded,
     Page,
     Parcel,
     Read,
@@ -43,7 +43,7 @@ from headrace.shard.messages import (
     Wake,
 )
 from headrace.shard.numbers.connection_states import connection_states
-from headrace.shard.socket_calls import Wire
+from headrace.shard.socket_calls import SocketCalls
 from headrace.stream import slot
 from headrace.tokens import Context
 
@@ -184,7 +184,9 @@ def state_of(connection: Connection) -> str:
     states = {subscription.state for subscription in connection.subscriptions}
     if connection.blocked_at is not None:
         return "blocked"
-    return "live" if states == {State.LIVE} else "opening" if State.OPENING in states else "behind"
+    if states == {SubscriptionState.LIVE}:
+        return "live"
+    return "opening" if SubscriptionState.OPENING in states else "behind"
 
 
 class DispatcherMachine(RuleBasedStateMachine):
@@ -217,7 +219,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             transfer=self,
             presence=self,
             revocations=self,
-            wire=Wire(lambda fd, data: self.writev(fd, [data]), self.writev),
+            socket_calls=SocketCalls(lambda fd, data: self.writev(fd, [data]), self.writev),
             clock=lambda: self.now,
         )
         self.connect(("a",), "now")
@@ -385,8 +387,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.tell(Verdict(connection, stream, label, label == "asked-yes"))
 
     @rule()
-    def settle_up(self) -> None:
-        self.dispatcher.settle_up()
+    def finish_batch(self) -> None:
+        self.dispatcher.finish_batch()
 
     @rule()
     def calm(self) -> None:
@@ -397,7 +399,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     def calm_but_for_parcels(self) -> None:
         for _ in range(4):
-            self.dispatcher.settle_up()
+            self.dispatcher.finish_batch()
             while self.wanted:
                 self.listening()
             while self.questions:
@@ -433,7 +435,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def disconnect(self, data: st.DataObject) -> None:
         connection = self.dispatcher.registry.connection(data.draw(st.sampled_from(sorted(self.clients))))
         if connection is not None:
-            self.dispatcher.outlet.close(connection, "peer gone")
+            self.dispatcher.writer.close(connection, "peer gone")
 
     @precondition(lambda self: self.clients)
     @rule(user=st.sampled_from(["u0", "u1"]))
@@ -459,7 +461,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         paths = {slot(name): "/other.sock" for name in streams}
         spread = ("", "/other.sock") * (BUCKETS // 2)
         self.tell(Assign(repr(streams), paths, frozenset(hot), spread, everybody))
-        self.dispatcher.settle_up()
+        self.dispatcher.finish_batch()
 
     @precondition(lambda self: self.parcels)
     @rule(taken=st.booleans(), older=st.booleans())
@@ -471,14 +473,14 @@ class DispatcherMachine(RuleBasedStateMachine):
         parcel = self.parcels.pop(0)
         assert parcel.fd not in self.ready
         if taken:
-            self.tell(Delivered("/other.sock"))
+            self.tell(MoveEnded("/other.sock"))
             again = decode(encode(parcel.handoff))
             self.tell(Connect(parcel.fd, again, parcel.unsent))
         else:
             misunderstood = older and parcel.handoff.chunked
             if misunderstood and self.dispatcher.moves._assigned.everybody:
                 self.clients[parcel.fd].allowed = self.clients[parcel.fd].events
-            self.tell(Delivered("/other.sock", parcel, "refused", misunderstood))
+            self.tell(MoveEnded("/other.sock", parcel, "refused", misunderstood))
         # A socket that can be written to is told of when it is registered.
         if self.clients[parcel.fd].room:
             self.ready.add(parcel.fd)
@@ -506,7 +508,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             return
         for stream in self.dispatcher.registry.streams:
             for subscription in stream.live:
-                assert subscription.state is State.LIVE
+                assert subscription.state is SubscriptionState.LIVE
                 assert subscription.position == stream.head
                 assert subscription.connection.blocked_at is None
 

@@ -5,10 +5,10 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.shard.fair_places import Place, Places
+from headrace.shard.fair_places import FairPlaces, Place
 
 
-def taken(places: Places, holder: str, gone: list[Place], patient: bool = False) -> Place:
+def taken(places: FairPlaces, holder: str, gone: list[Place], patient: bool = False) -> Place:
     place = places.take(holder)
     if not patient:
         place.vacate = lambda: gone.append(place)
@@ -17,7 +17,7 @@ def taken(places: Places, holder: str, gone: list[Place], patient: bool = False)
 
 def test_who_holds_most_gives_way() -> None:
     """A newcomer gets the oldest place of the greediest; the greediest gets no more."""
-    places, gone = Places(4), []  # type: tuple[Places, list[Place]]
+    places, gone = FairPlaces(4), []  # type: tuple[FairPlaces, list[Place]]
     first, *_ = [taken(places, "greedy", gone) for _ in range(4)]
     assert not places.has_room("greedy")
     assert places.has_room("other")
@@ -33,7 +33,7 @@ def test_who_holds_most_gives_way() -> None:
 
 def test_a_place_that_cannot_be_given_up_is_kept() -> None:
     """Where none of the greediest can be asked, there is no room."""
-    places, gone = Places(2), []  # type: tuple[Places, list[Place]]
+    places, gone = FairPlaces(2), []  # type: tuple[FairPlaces, list[Place]]
     taken(places, "greedy", gone, patient=True)
     last = taken(places, "greedy", gone, patient=True)
     assert not places.has_room("other")
@@ -46,7 +46,7 @@ def test_a_place_that_cannot_be_given_up_is_kept() -> None:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 5))
 def test_nobody_is_kept_out_by_one_who_has_more(steps: list[tuple[str, bool]], most: int) -> None:
     """There are never more than there may be, and who is refused has about as many as anybody."""
-    places, gone, held = Places(most), [], []  # type: tuple[Places, list[Place], list[Place]]
+    places, gone, held = FairPlaces(most), [], []  # type: tuple[FairPlaces, list[Place], list[Place]]
     for holder, leaves in steps:
         if leaves and held:
             places.free(held.pop(0))

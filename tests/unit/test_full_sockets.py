@@ -2,7 +2,7 @@
 
 from headrace.event import Frame
 from headrace.shard.connection import Connection
-from headrace.shard.full_sockets import Blocked
+from headrace.shard.full_sockets import FullSockets
 from headrace.tokens import Context
 
 
@@ -15,7 +15,7 @@ def stalled(fd: int, frame: Frame, since: float, chunked: bool = True) -> Connec
 
 def test_a_frame_that_many_have_begun_counts_once() -> None:
     """With chunks or without, it is the same bytes; the last to leave frees them."""
-    blocked = Blocked(10_000)
+    blocked = FullSockets(10_000)
     frame, other = Frame(1, "x" * 1000), Frame(2, "y" * 100)
     these = [stalled(fd, frame, 0.0, chunked=fd % 2 == 0) for fd in range(50)]
     for connection in (*these, stalled(50, other, 0.0)):
@@ -31,7 +31,7 @@ def test_a_frame_that_many_have_begun_counts_once() -> None:
 
 def test_who_has_taken_nothing_for_longest_goes_first() -> None:
     """Above the limit as many are named as it takes, none that holds nothing, and no more than that."""
-    blocked = Blocked(10_000)
+    blocked = FullSockets(10_000)
     connections = [stalled(fd, Frame(fd + 1, "x" * 1000), since=100.0 - fd) for fd in range(12)]
     idle = Connection(99, Context(), "r99", "p")
     idle.cut((b"frame",), 0, 0.0)

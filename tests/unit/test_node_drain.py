@@ -1,7 +1,7 @@
 """Who is let go when, while a node is drained."""
 
 from headrace.shard.connection import Connection
-from headrace.shard.node_drain import Dismissal
+from headrace.shard.node_drain import NodeDrain
 from headrace.tokens import Context
 
 
@@ -12,25 +12,25 @@ def connections(count: int) -> list[Connection]:
 def test_clients_leave_evenly_over_the_time() -> None:
     """At each moment as many have left as their share of the time that has passed, in random order, each once."""
     all_ = connections(100)
-    dismissal = Dismissal(all_, 10.0, now=50.0)
-    assert dismissal.due(50.0) == []
-    first = dismissal.due(52.5)
+    drain = NodeDrain(all_, 10.0, now=50.0)
+    assert drain.due(50.0) == []
+    first = drain.due(52.5)
     assert len(first) == 25
     assert first != all_[-25:]
-    assert dismissal.due(52.5) == []
-    rest = [*dismissal.due(55.0), *dismissal.due(60.0), *dismissal.due(99.0)]
+    assert drain.due(52.5) == []
+    rest = [*drain.due(55.0), *drain.due(60.0), *drain.due(99.0)]
     assert sorted(c.fd for c in [*first, *rest]) == list(range(100))
 
 
 def test_those_that_have_gone_are_passed_over() -> None:
     """Who left by itself is not asked to."""
     all_ = connections(4)
-    dismissal = Dismissal(all_, 1.0, now=0.0)
+    drain = NodeDrain(all_, 1.0, now=0.0)
     all_[0].dead = True
-    assert len(dismissal.due(1.0)) == 3
+    assert len(drain.due(1.0)) == 3
 
 
 def test_no_time_lets_everybody_go_at_once() -> None:
-    """Over no seconds all leave at the first look, and an empty dismissal lets nobody go."""
-    assert len(Dismissal(connections(3), 0.0, now=0.0).due(0.0)) == 3
-    assert Dismissal((), 0.0, now=0.0).due(5.0) == []
+    """Over no seconds all leave at the first look, and an empty drain lets nobody go."""
+    assert len(NodeDrain(connections(3), 0.0, now=0.0).due(0.0)) == 3
+    assert NodeDrain((), 0.0, now=0.0).due(5.0) == []

@@ -1,6 +1,6 @@
 """When a clock was set."""
 
-from headrace.shard.wallclock import WallClock
+from headrace.shard.wall_clock import WallClock
 
 
 def test_jumps_are_counted_and_slewing_is_not() -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from headrace.shard.socket_calls import GONE, Wire
+from headrace.shard.socket_calls import GONE, SocketCalls
 
 
 def test_what_each_descriptor_has_taken() -> None:
@@ -18,7 +18,7 @@ def test_what_each_descriptor_has_taken() -> None:
             raise answer
         return answer
 
-    assert Wire(write).write_each(answers, b"frame") == [5, 0, 2, GONE, GONE, 5]
+    assert SocketCalls(write).write_each(answers, b"frame") == [5, 0, 2, GONE, GONE, 5]
     assert asked == [(fd, b"frame") for fd in answers]
 
 
@@ -28,8 +28,8 @@ def test_errors_at_either_end() -> None:
     def refuse(fd: int, data: bytes) -> int:
         raise BlockingIOError
 
-    assert Wire(refuse).write_each([7, 8, 9], b"x") == [0, 0, 0]
-    assert Wire(refuse).write_each([], b"x") == []
+    assert SocketCalls(refuse).write_each([7, 8, 9], b"x") == [0, 0, 0]
+    assert SocketCalls(refuse).write_each([], b"x") == []
 
 
 def test_real_descriptors() -> None:
@@ -38,7 +38,7 @@ def test_real_descriptors() -> None:
     deaf, mute = os.pipe()
     os.close(deaf)
     try:
-        assert Wire().write_each([writing, mute], b"frame") == [5, GONE]
+        assert SocketCalls().write_each([writing, mute], b"frame") == [5, GONE]
         assert os.read(reading, 10) == b"frame"
     finally:
         for fd in (reading, writing, mute):

@@ -11,11 +11,11 @@ from headrace.node.limit_keys import limits_of
 from headrace.settings import Settings
 from headrace.shard.history import History
 from headrace.shard.node.own_state import OwnState
-from headrace.shard.ports import Revocations
+from headrace.shard.ports import RevocationCheck
 from headrace.shard.registry import Registry
 
 
-class Admission:
+class ClientAdmission:
     """Refuses the clients that this shard cannot serve, or must not.
 
     Owned by the intake's greenlets; nothing here yields. waiting returns how many clients the intake has taken of
@@ -29,7 +29,7 @@ class Admission:
         state: OwnState,
         deployment: DeploymentIdentity,
         registry: Registry,
-        revocations: Revocations,
+        revocations: RevocationCheck,
         history: History,
         waiting: Callable[[], int],
     ) -> None:
@@ -70,4 +70,4 @@ class Admission:
             self._settings.max_user_connections,
             self._settings.max_address_connections,
         )
-        return any(self._registry.holdings.count(holder) >= limit for holder, limit in limits.items())
+        return any(self._registry.connection_counts.count(holder) >= limit for holder, limit in limits.items())
