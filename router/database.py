@@ -1,4 +1,10 @@
-"""A few connections to PostgreSQL, for what a router publishes; nothing else in a router asks PostgreSQL anything."""
+"""A few sessions with PostgreSQL, for what a router publishes; nothing else in a router asks PostgreSQL anything.
+
+psycopg_pool is not used, for two reasons that tests/integration/test_router_database.py shows. It connects in the
+background: while PostgreSQL refuses connections, a request waits for its whole deadline and is not told why, where this
+file answers at once, with the reason. And a gevent.Timeout, which is no Exception, leaves the place of a waiting request
+in the pool's queue: the next free connection is given to that place, and the pool has lost it.
+"""
 
 import logging
 import time
@@ -20,10 +26,10 @@ SIZE: Final = 4
 
 
 class Database:
-    """At most SIZE connections, made when they are needed and kept.
+    """At most SIZE sessions, opened when they are needed and kept.
 
-    Shared by request greenlets: a connection in use belongs to its greenlet alone, an idle one to nobody. deadline_s
-    bounds a transaction with the wait for a connection.
+    Shared by request greenlets: a session in use belongs to its greenlet alone, an idle one to nobody. deadline_s
+    bounds a transaction together with the wait for a session.
     """
 
     def __init__(self, url: str, deadline_s: float) -> None:
@@ -35,11 +41,12 @@ class Database:
     def fetch(self, statement: str, parameters: Sequence[object]) -> tuple[Any, ...]:
         """Run one statement in a READ COMMITTED transaction of its own and return its first row, committed. Yields.
 
-        The commit travels in the same message. So the server waits for nobody while it holds the statement's locks,
-        also when this process stops or the network loses what follows.
+        The commit travels in the same message as the statement. So the server waits for nobody while it holds the
+        statement's locks, even if this process stops or the network loses what follows.
 
-        Raises DatabaseUnavailableError if that does not come about in time, when it may have been committed or not, and
-        psycopg.Error where PostgreSQL refuses, when it was not.
+        Raises psycopg.Error if PostgreSQL refuses the statement: then nothing was committed. Raises
+        DatabaseUnavailableError if PostgreSQL is away or does not answer in time: then the transaction may have been
+        committed or not.
         """
         deadline = time.monotonic() + self._deadline_s
         with (
@@ -47,12 +54,13 @@ class Database:
             self._places,
         ):
             if deadline - time.monotonic() < self._deadline_s / 4:
-                raise DatabaseUnavailableError("too much is being published at once")  # too late to begin
+                # Too little time is left to begin.
+                raise DatabaseUnavailableError("too much is being published at once")
             connection = self._begin()
             kept = False
             try:
                 try:
-                    # The server gives up first, so that what is refused for its slowness is not committed later.
+                    # The server gives up before we do, so that no statement is committed after we called it too slow.
                     limit_ms = max(1, int((deadline - time.monotonic()) * 800))
                     message = f"set local statement_timeout = {limit_ms}; {statement}; commit"
                     # Several statements are one message only where the client puts in the parameters.
@@ -70,7 +78,7 @@ class Database:
                 logger.warning("PostgreSQL did not take a transaction: %s", said(error))
                 raise DatabaseUnavailableError(meaning(error).sentence) from error
             finally:
-                # One that a deadline has cut short is in an unknown state.
+                # A session whose statement a deadline has cut short is in an unknown state.
                 if kept:
                     self._idle.append(connection)
                 else:
@@ -79,13 +87,13 @@ class Database:
             return tuple(row)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle sessions."""
         while self._idle:
             self._idle.pop().close()
 
     def _begin(self) -> psycopg.Connection[Any]:
-        """A connection in a transaction. Nothing is lost with one that turns out to be dead, so another is tried."""
-        # The server also gives up when it hears no more of us.
+        """A session in a transaction. Of kept sessions, those that turn out to be dead are passed over. Yields."""
+        # The server ends the transaction also when it hears no more of this process.
         begin = (
             "begin isolation level read committed; "
             f"set local idle_in_transaction_session_timeout = {int(self._deadline_s * 800)}"

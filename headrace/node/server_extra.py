@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from typing import Final
 
-PACKAGES: Final = ("click", "gevent", "gunicorn", "prometheus_client", "psycopg", "psycopg_pool", "redis")
+PACKAGES: Final = ("click", "gevent", "gunicorn", "prometheus_client", "psycopg", "redis")
 """What the extra installs, by import name."""
 
 
