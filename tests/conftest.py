@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.fixtures.proxy",
     "tests.fixtures.stack",
     "tests.fixtures.up",
+    "tests.fixtures.wheel",
     "tests.browser.npm_packages",
     "tests.clients.packages",
     "tests.fixtures.deployment",

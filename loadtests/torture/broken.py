@@ -144,6 +144,12 @@ def main(names: tuple[str, ...], seconds: float, subscribers: int) -> None:
     sys.exit(1 if unnoticed else 0)
 
 
+def copy(into: Path) -> None:
+    """Copy headrace and its torture into a directory. The links headrace/shard and headrace/router stay links there."""
+    for name in COPIED:
+        shutil.copytree(ROOT / name, into / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def torture(broken: Break, seconds: float, subscribers: int) -> dict[str, Any]:
     """The verdict on a copy with this break, as the torture prints it.
 
@@ -152,14 +158,12 @@ def torture(broken: Break, seconds: float, subscribers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="headrace-broken-") as directory:
         root = Path(directory)
         root.chmod(0o755)
-        for name in COPIED:
-            # With headrace/shard and headrace/router as the links that they are, to what is broken in the copy.
-            shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        copy(root)
         broken.apply(root)
         options = ["--seed", str(broken.seed), "--seconds", f"{seconds:g}", "--subscribers", str(subscribers)]
         options += ["--faults", broken.faults, "--json"]
         done = subprocess.run(
-            [sys.executable, "-m", "loadtests.torture", *options],
+            [sys.executable, "-P", "-m", "loadtests.torture", *options],
             cwd=root,
             env=os.environ | {"PYTHONPATH": directory},
             capture_output=True,
