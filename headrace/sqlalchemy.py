@@ -11,17 +11,20 @@ What a snapshot is, and what it promises, is said in `headrace.snapshot`. To pub
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from headrace.database_connection import refuse, synchronous
+from headrace.database_connection import is_of, refuse, synchronous
 from headrace.element import Attribute, Html
 from headrace.errors import UsageError
 from headrace.snapshot import REPEATABLE_READ, Snapshot, within
 from headrace.statement import execute
+
+if TYPE_CHECKING:
+    # Without greenlet, which SQLAlchemy 2.1 installs for asynchronous applications alone, this import fails.
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 T = TypeVar("T")
 
@@ -63,7 +66,7 @@ def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[
 class AsyncSnapshot:
     """A snapshot whose answers are awaited. Owned by the block that yields it."""
 
-    def __init__(self, connection: AsyncSession | AsyncConnection, snapshot: Snapshot) -> None:
+    def __init__(self, connection: "AsyncSession | AsyncConnection", snapshot: Snapshot) -> None:
         self._connection = connection
         self._snapshot = snapshot
 
@@ -89,11 +92,11 @@ async def async_snapshot(
 
     Objects that the session has loaded before are expired too: refresh those that are still needed.
     """
-    connection: AsyncSession | AsyncConnection = session() if isinstance(session, async_scoped_session) else session
-    if not isinstance(connection, AsyncSession | AsyncConnection):
+    connection: Any = session() if _is_a("async_scoped_session", session) else session  # type: ignore[operator]
+    if not _is_a("AsyncSession", connection) and not _is_a("AsyncConnection", connection):
         refuse(connection)
         raise UsageError(f"{connection!r} is no asynchronous session or connection of SQLAlchemy; there is `snapshot`")
-    sync = connection.sync_session if isinstance(connection, AsyncSession) else connection.sync_connection
+    sync = connection.sync_session if _is_a("AsyncSession", connection) else connection.sync_connection
     if sync is None:
         raise UsageError(f"{connection!r} is not connected; enter it first, as in `async with engine.connect()`")
     block = snapshot(sync)
@@ -108,8 +111,13 @@ async def async_snapshot(
         await _run(connection, lambda: block.__exit__(None, None, None))
 
 
-async def _run(connection: AsyncSession | AsyncConnection, function: Callable[[], T]) -> T:
+async def _run(connection: "AsyncSession | AsyncConnection", function: Callable[[], T]) -> T:
     return await connection.run_sync(lambda _: function())
+
+
+def _is_a(name: str, given: object) -> bool:
+    """Whether the object's class, or one that it derives from, is SQLAlchemy's class of this name."""
+    return is_of("sqlalchemy", given) and any(kind.__name__ == name for kind in type(given).__mro__)
 
 
 def _refuse_autocommit(session: Session | Connection) -> None:
