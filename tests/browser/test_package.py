@@ -34,9 +34,10 @@ def test_the_module_is_small():
 
 
 def test_the_package_has_just_the_module_and_its_description(node: None):
-    """`npm pack` takes the module, its types, the README and package.json, and needs nothing else."""
+    """`npm pack` takes the module, its types, the README, the licence and package.json, and needs nothing else."""
     (packed,) = json.loads(npm("pack", "--dry-run", "--json", "--offline", cwd=FOLDER))
-    assert {each["path"] for each in packed["files"]} == {"headrace.js", "headrace.d.ts", "README.md", "package.json"}
+    expected = {"headrace.js", "headrace.d.ts", "README.md", "LICENSE", "package.json"}
+    assert {each["path"] for each in packed["files"]} == expected
     described = json.loads((FOLDER / "package.json").read_text())
     assert not {"dependencies", "peerDependencies", "scripts"} & described.keys()
 
@@ -128,6 +129,11 @@ def test_the_types_know_the_element(packages: Path, tmp_path: Path):
     assert compile_typescript(packages, tmp_path, USE + MISUSE) == ""
 
 
-def test_the_package_has_the_version_of_the_server():
-    """Both are released together."""
-    assert json.loads((FOLDER / "package.json").read_text())["version"] == metadata.version("headrace")
+def test_the_package_is_described_like_the_server():
+    """Both are released together, from one repository, under one licence."""
+    described = json.loads((FOLDER / "package.json").read_text())
+    of_server = metadata.metadata("headrace")
+    assert described["version"] == of_server["Version"]
+    assert described["license"] == of_server["License-Expression"]
+    assert f"Homepage, {described['homepage']}" in of_server.get_all("Project-URL", [])
+    assert (FOLDER / "LICENSE").read_bytes() == (FOLDER.parents[1] / "LICENSE").read_bytes()
