@@ -1,8 +1,8 @@
 """headrace: durable, ordered event streams from PostgreSQL to many browsers.
 
-What an application imports: publish inside its own transaction, sign the URLs of its pages, disconnect.
-`headrace.asyncio`, `headrace.django`, `headrace.jinja` and `headrace.sqlalchemy` are imported by their own names, as
-they are for libraries that not every application has.
+What an application imports: functions that publish inside the application's own transaction, sign the URLs of its
+pages, hold a snapshot for a page, and disconnect users. `headrace.asyncio`, `headrace.django`, `headrace.jinja` and
+`headrace.sqlalchemy` are imported by their own names, since the libraries that they serve are not in every application.
 """
 
 from typing import Final
@@ -35,7 +35,7 @@ _BY_NAME: Final = ("asyncio", "django", "jinja", "sqlalchemy")
 
 
 def __getattr__(name: str) -> object:
-    """Called for what is not here: says which import is missing."""
+    """Called for a name that this module does not have: raises AttributeError, which says which import is missing."""
     if name in _BY_NAME:
         raise AttributeError(f"headrace.{name} is not imported; write `import headrace.{name}` first")
     raise AttributeError(f"module 'headrace' has no attribute {name!r}")

@@ -6,9 +6,9 @@ A connection is any of
     asyncpg's Connection, or what its pool gives out
     SQLAlchemy's AsyncSession, async_scoped_session or AsyncConnection, over either driver
 
-Everything runs in the connection's own transaction and never commits. None of these libraries is imported. What the
-functions mean, and what they raise, is said in `headrace.publish` and `headrace.disconnect`; a connection that is none
-of these is a UsageError.
+Every function runs in the connection's own transaction and never commits. None of these libraries is imported. The
+functions of the same names in `headrace` tell what the arguments mean and what is raised; a connection that is none of
+these raises UsageError.
 """
 
 import json
@@ -24,14 +24,14 @@ from headrace.disconnect import DEFAULT_REASON
 async def publish(
     connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
 ) -> None:
-    """Publish data to the stream when, and only if, the connection's transaction commits."""
+    """Publish one event, with data, to the stream when, and only if, the connection's transaction commits."""
     await _execute(connection, calls.publish(stream, data, event, visible_to))
 
 
 async def publish_now(
     connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
 ) -> int:
-    """Publish like `publish`, but number at once and return the id; for a transaction of its own."""
+    """Publish one event like `publish`, but number it at once and return its id; for a transaction of its own."""
     return int(await _execute(connection, calls.publish_now(stream, data, event, visible_to)))
 
 
@@ -43,25 +43,25 @@ async def publish_many(
     events: Sequence[str | None] | None = None,
     visible_to: Sequence[str | None] | None = None,
 ) -> None:
-    """Publish one event per position of the sequences, in their order, in one round trip."""
+    """Publish one event for each position of the sequences, in their order, in one round trip to the database."""
     call = calls.publish_many(streams, data, events, visible_to)
     if call is not None:
         await _execute(connection, call)
 
 
 async def head(connection: Any, stream: str) -> int:
-    """The newest id of the stream, 0 if there is none; under READ COMMITTED read it before the page's data."""
+    """Return the head of the stream, 0 without events; under READ COMMITTED read it before the page's data."""
     return int(await _execute(connection, calls.head(stream)))
 
 
 async def members(connection: Any, stream: str) -> list[str]:
-    """The users who are present on the stream, in the order in which they joined."""
+    """Return the members of the stream: the users who are present on it, in the order in which they joined."""
     users: list[str] = json.loads(await _execute(connection, calls.members(stream)))
     return users
 
 
 async def member_count(connection: Any, stream: str) -> int:
-    """How many users are present on the stream; one row is read, however many they are."""
+    """Return how many members the stream has; one row is read, however many they are."""
     return int(await _execute(connection, calls.member_count(stream)))
 
 
@@ -73,12 +73,12 @@ async def disconnect(
     reason: str = DEFAULT_REASON,
     skew_s: float = 0.0,
 ) -> None:
-    """Close the connections of a user, whose tokens are then refused, or to a stream, when the transaction commits."""
+    """Close the connections of a user, whose tokens are then refused, or of a stream, when the transaction commits."""
     await _execute(connection, calls.disconnect(user, stream, reason, skew_s))
 
 
 async def _execute(given: Any, call: Call) -> Any:
-    """Execute on what the kinds of connections have in common; returns the single column of the single row."""
+    """Execute the call by the methods that the kinds of connections share; return the single column of its row."""
     connection = asynchronous(given)
     if hasattr(connection, "run_sync"):  # SQLAlchemy
         return await connection.run_sync(statement.fetch, call)

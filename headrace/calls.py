@@ -1,9 +1,9 @@
 """The calls of the SQL functions, checked: what `headrace.publish` and `headrace.asyncio` send over a connection.
 
-What can be seen to be wrong is refused here, before anything is sent, since an error in SQL makes the application's
-whole transaction fail. Nothing here touches a connection.
+Applications import `headrace` instead. Arguments that are not allowed are refused here, before anything is sent, since
+an error in SQL makes the application's whole transaction fail. Nothing here uses a connection.
 
-These statements run with the application's rights and settings. Its search path may begin with a schema in which
+The statements run with the application's rights and settings. Its search path may begin with a schema in which
 strangers make functions, operators and types of any name, so every name here is qualified.
 """
 
@@ -47,7 +47,7 @@ def publish_many(
     events: Sequence[str | None] | None,
     visible_to: Sequence[str | None] | None,
 ) -> Call | None:
-    """Publish one event per position; None where there is none. Raises StreamNameError and EventError."""
+    """Publish one event for each position; None for empty sequences. Raises StreamNameError and EventError."""
     for name, values in (("streams", streams), ("data", data), ("events", events), ("visible_to", visible_to)):
         if isinstance(values, str | bytes):
             raise EventError(f"{name} is one text; publish_many takes a sequence with one entry per event")
@@ -72,7 +72,7 @@ def publish_many(
 
 
 def head(stream: str) -> Call:
-    """Return the newest id of a stream. Raises StreamNameError."""
+    """Return the head of a stream. Raises StreamNameError."""
     return Call("select headrace.head(%s) as id", (check_name(stream),))
 
 
@@ -92,7 +92,7 @@ def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) 
 
 
 def members(stream: str) -> Call:
-    """Return the users on a stream, in the order in which they joined, as JSON. Raises StreamNameError."""
+    """Return the members of a stream, in the order in which they joined, as a JSON array. Raises StreamNameError."""
     return Call(
         "select coalesce(pg_catalog.json_agg(m.member order by m.since, m.member), '[]')::pg_catalog.text as id"
         " from headrace.members(%s) m",
@@ -101,7 +101,7 @@ def members(stream: str) -> Call:
 
 
 def member_count(stream: str) -> Call:
-    """Return how many users are on a stream. Raises StreamNameError."""
+    """Return how many members a stream has. Raises StreamNameError."""
     return Call("select headrace.member_count(%s) as id", (check_name(stream),))
 
 

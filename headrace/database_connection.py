@@ -1,8 +1,9 @@
-"""What people give as a connection: on what to execute, or else a sentence that says what to give.
+"""The database connection of an object that an application has given, or an error that says what to give instead.
 
-Objects are told apart by what they have and by the packages of their classes, so that no library is imported. Whatever
-cursor is given, statements go over one of our own on its connection: a named cursor would not execute before somebody
-fetches from it, and others make rows of their own kinds.
+Applications give drivers' connections and cursors, sessions, or, by mistake, pools, engines and coroutines. Objects are
+told apart by their attributes and by the packages of their classes, so that no library is imported. Where a cursor is
+given, statements go over a new cursor of its connection: a named cursor would not execute before somebody fetches from
+it, and other cursors make rows of other kinds.
 """
 
 from collections.abc import Awaitable
@@ -12,7 +13,7 @@ from typing import Any
 from headrace.errors import UsageError
 
 _USED = ("cursor", "execute", "exec_driver_sql", "run_sync", "fetchval", "vendor")
-"""Of these a connection has at least one."""
+"""Attributes of which every connection has at least one."""
 _OTHERS = {
     "sqlite": "SQLite",
     "sqlite3": "SQLite",
@@ -24,13 +25,16 @@ _OTHERS = {
     "oracle": "Oracle",
     "mssql": "SQL Server",
 }
-"""Databases that have no headrace, by the names of dialects, backends and packages."""
+"""Databases that headrace does not work with, by the names of dialects, backends and packages."""
 
 
 def synchronous(given: Any) -> Any:
-    """SQLAlchemy's Connection, Django's, or one of DB-API, for what was given. Raises UsageError for what has none."""
+    """Return the connection of the given object: SQLAlchemy's Connection, Django's, or one of DB-API.
+
+    Raises UsageError, with what to give instead, for an object that has none.
+    """
     refuse(given)
-    # In a coroutine that nobody awaits the event would be lost without a word.
+    # A coroutine that nobody awaits would lose the event without an error.
     if _is_asynchronous(given):
         raise UsageError(f"{given!r} is asynchronous; await the function of this name in `headrace.asyncio`")
     if hasattr(getattr(given, "db", None), "vendor"):  # Django's cursor
@@ -41,9 +45,9 @@ def synchronous(given: Any) -> Any:
 
 
 def asynchronous(given: Any) -> Any:
-    """SQLAlchemy's AsyncConnection or AsyncSession, asyncpg's or psycopg's connection, for what was given.
+    """Return the connection of the given object: SQLAlchemy's AsyncConnection or AsyncSession, asyncpg's or psycopg's.
 
-    Raises UsageError for what has none.
+    Raises UsageError, with what to give instead, for an object that has none.
     """
     refuse(given)
     if not _is_asynchronous(given):
@@ -56,17 +60,17 @@ def asynchronous(given: Any) -> Any:
 
 
 def is_of(package: str, given: object) -> bool:
-    """Whether the object's class, or one that it derives from, is of this package."""
+    """Whether the object's class, or one that it derives from, is defined in this package."""
     return any(kind.__module__.partition(".")[0] == package for kind in type(given).__mro__)
 
 
 def takes_dollars(cursor: object) -> bool:
-    """Whether a cursor of psycopg has parameters `$1`, `$2` … as PostgreSQL itself does."""
+    """Whether a cursor of psycopg takes parameters written `$1`, `$2` …, as PostgreSQL itself does."""
     return any(kind.__name__ == "RawCursorMixin" for kind in type(cursor).__mro__)
 
 
 def as_tuples(cursor: object) -> type[tuple[Any, ...]]:
-    """What makes rows, for psycopg: a connection may have any other."""
+    """A row factory for psycopg that makes tuples; the connection's own may be any other."""
     return tuple
 
 
@@ -79,7 +83,7 @@ def _is_asynchronous(given: Any) -> bool:
 
 
 def refuse(given: Any) -> None:
-    """Raise UsageError, with what to give instead, for what is no connection, cursor or session."""
+    """Raise UsageError, with what to give instead, for an object that is no connection, cursor or session."""
 
     def has(*names: str) -> bool:
         return all(hasattr(given, name) for name in names)
@@ -112,7 +116,7 @@ def refuse(given: Any) -> None:
 
 
 def _of_session(session: Any) -> Any:
-    """The connection of SQLAlchemy's Session or scoped_session."""
+    """The Connection of SQLAlchemy's Session or scoped_session."""
     try:
         return session.connection()
     except Exception as error:
@@ -134,8 +138,8 @@ def explain(given: object, error: Exception) -> None:
 
 
 def _usable(given: Any) -> Any:
-    """Raise UsageError for a connection that was closed, and for another database than PostgreSQL."""
-    # One that was lost is left to its driver: programs that connect again wait for the driver's own error.
+    """Return the connection. Raises UsageError for one that was closed, and for another database than PostgreSQL."""
+    # A connection that was lost is left to its driver: programs that reconnect wait for the driver's own error.
     if getattr(given, "closed", False) in (True, 1) and not getattr(given, "broken", False):
         raise UsageError(f"{given!r} is closed; give an open connection")
     names = [getattr(given, "vendor", ""), getattr(getattr(given, "dialect", None), "name", "")]

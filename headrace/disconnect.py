@@ -1,6 +1,6 @@
 """Disconnecting from Python: the SQL function `headrace.disconnect`, over the application's own connection.
 
-As with publishing, it happens when the connection's transaction commits, and not at all if it does not.
+As with publishing, the connections are closed when the transaction commits, and not at all when it rolls back.
 """
 
 from typing import Any, Final
@@ -19,17 +19,18 @@ def disconnect(
     reason: str = DEFAULT_REASON,
     skew_s: float = 0.0,
 ) -> None:
-    """Close connections on every node within a second of the commit, saying `headrace:goodbye` {"reason"}.
+    """Close connections on every node within a second of the commit, with `headrace:goodbye` {"reason"}.
 
-    user: all connections of that user (as given to `sign`); tokens issued to it before the commit are refused from
-    then on, until they expire. stream: all connections that are subscribed to it, now; they may come back. Give one.
+    Give either user or stream. user, as given to `sign`, closes all connections of that user; from then on, tokens that
+    were issued to the user before the commit are refused until they expire. stream closes all connections that follow
+    the stream now; their clients may come back. reason is what the clients are told, 1 to 512 bytes of UTF-8.
 
-    "Before" compares the application's clocks with PostgreSQL's, in whole milliseconds. Tokens issued up to skew_s
-    seconds (0 to 86400) after the commit are refused as well: give at least what a host's clock may be ahead and what
-    a request may take that has still seen the user as allowed. A token for the same user must then be signed later
-    than that.
+    The time when a token was issued, by the clock of the host that signed it, is compared with PostgreSQL's clock, in
+    whole milliseconds. Tokens issued up to skew_s seconds (0 to 86,400) after the commit are refused as well. It should
+    be at least as long as the clock of a signing host may be ahead, plus the duration of a request that may have seen
+    the user as allowed before the commit. A new token for the same user must be signed later than that.
 
-    Raises UsageError for arguments that are not allowed and for an asynchronous connection, StreamNameError for a
-    name that cannot be a stream.
+    Raises UsageError for arguments that are not allowed, for an object that is no connection and for an asynchronous
+    one; StreamNameError for a name that cannot be a stream.
     """
     execute(connection, calls.disconnect(user, stream, reason, skew_s))

@@ -1,6 +1,7 @@
 """The HTML that a page needs: the element `<headrace-stream>` and the script that defines it.
 
-Both are escaped, and safe for the template engines that ask an object for its `__html__` (Jinja, Django and others).
+Both are escaped. Template engines that ask an object for its `__html__` (Jinja, Django and others) leave them as they
+are.
 """
 
 import difflib
@@ -20,7 +21,7 @@ Attribute = str | int | float | bool | None
 
 
 class Html(str):
-    """Markup that is escaped already."""
+    """Markup that is escaped already, so that template engines do not escape it again."""
 
     __slots__ = ()
 
@@ -29,13 +30,15 @@ class Html(str):
 
 
 def element(src: str, **attributes: Attribute) -> Html:
-    """`<headrace-stream src="…">` with these attributes.
+    """Return the HTML `<headrace-stream src="…">` with these attributes.
 
-    An underscore in a name stands for a dash; True gives an attribute without a value, None and False give none. A
-    trailing underscore is dropped, as for `class_`. Besides its own the element takes attributes that every element of
-    HTML has, `data-…`, `aria-…` and those of libraries such as `hx-…`. Raises UsageError for any other name, since what
-    was meant for the token (`audience`, `ttl`, `secrets`) would be dropped, or shown to everybody; and for those that
-    the element sets itself: a page that began with `cursor` or `gap` would say what has not happened.
+    In a name an underscore stands for a dash, and a trailing underscore is dropped, as in `class_`. The value True
+    gives an attribute without a value; None and False give no attribute. Allowed are the element's own attributes,
+    those that every element of HTML has, `data-…`, `aria-…`, and those of libraries such as `hx-…`.
+
+    Raises UsageError for any other name: an argument that was meant for the token (`audience`, `ttl`, `secrets`) would
+    be dropped, or shown to everybody. Raises it, too, for an attribute that the element itself sets: a page that begins
+    with `cursor` or `gap` would report something that has not happened.
     """
     for name in attributes:
         _check(name)
@@ -43,7 +46,7 @@ def element(src: str, **attributes: Attribute) -> Html:
 
 
 def script(origin: str = "", **attributes: Attribute) -> Html:
-    """`<script type="module" src="…/headrace.js">`, with further attributes such as `nonce`."""
+    """Return the HTML `<script type="module" src="ORIGIN/headrace.js">`, with further attributes such as `nonce`."""
     return Html(f"<script{_rendered({'type': 'module', 'src': f'{origin}/headrace.js', **attributes})}></script>")
 
 

@@ -1,16 +1,16 @@
-"""Every error that headrace raises, each with the sentence that also tells the fix.
+"""Every error that headrace raises, each with a sentence that also tells the fix.
 
-The base class says whose fault it is: `UsageError` is the caller's and becomes a 4xx or exit code 2;
-`UnavailableError` is the world's (a server that is away) and becomes a 503 or exit code 1.
+The base class says whose fault it is. `UsageError` is the caller's fault, and becomes an HTTP status 4xx or exit code
+2. `UnavailableError` means that a server is away, and becomes status 503 or exit code 1.
 """
 
 from typing import ClassVar
 
 
 def one_line(error: object) -> str:
-    """The text of an error, or what it is if it has none, in one line: for a log, a table or a field.
+    """Return the text of an error in one line, for a log, a table or a field; its repr if it has no text.
 
-    libpq's own have several lines.
+    The errors of libpq have several lines.
     """
     return " ".join(str(error).split()) or repr(error)
 
@@ -28,7 +28,7 @@ class HeadraceError(Exception):
 
 
 class UsageError(HeadraceError):
-    """The caller's fault, which trying again does not mend."""
+    """The caller's fault: trying again does not mend it."""
 
     sentence = "the request is wrong and will stay wrong; correct it before trying again."
 
@@ -40,13 +40,13 @@ class SettingsError(UsageError):
 
 
 class StreamNameError(UsageError):
-    """A text that can name no stream."""
+    """A text that cannot be the name of a stream."""
 
     sentence = "a stream name must have 1 to 512 bytes of UTF-8 without NUL; choose another name."
 
 
 class CursorError(UsageError):
-    """A cursor that none of our ids make up."""
+    """A text that is no cursor, or one for another number of streams."""
 
     sentence = "a cursor must be `now`, `all` or one id per stream joined with dots; send back the last id received."
 
@@ -58,31 +58,31 @@ class EventError(UsageError):
 
 
 class TokenError(UsageError):
-    """A token that is not ours, or cannot be signed."""
+    """A token that none of the secrets has signed, or that cannot be signed."""
 
     sentence = "the token is unknown or was changed; ask the application for a fresh stream URL."
 
 
 class TokenExpiredError(TokenError):
-    """A token whose time is over."""
+    """A token past its expiry."""
 
     sentence = "the token has expired; ask the application for a fresh stream URL."
 
 
 class TokenDateError(TokenError):
-    """A token that is dated ahead."""
+    """A token whose time of issue is ahead of the server's clock."""
 
     sentence = "the token is dated ahead; correct the clock of the host that signs."
 
 
 class HandoffError(HeadraceError):
-    """A hand-off message that makes no sense."""
+    """A hand-off message that cannot be read."""
 
     sentence = "a hand-off message could not be understood; run routers and shards of the same version."
 
 
 class HandoffVersionError(HandoffError):
-    """A hand-off message of another version."""
+    """A hand-off message in the format of another version."""
 
     sentence = (
         "a hand-off message is of another version; restart the older of the two processes with the newer program."
@@ -90,19 +90,19 @@ class HandoffVersionError(HandoffError):
 
 
 class UnavailableError(HeadraceError):
-    """The world's fault: trying again may help."""
+    """A server that headrace needs is away: trying again may help."""
 
     sentence = "a server that headrace needs is away; start it or correct its URL, then try again."
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """PostgreSQL is away."""
+    """PostgreSQL cannot be reached."""
 
     sentence = "PostgreSQL cannot be reached; start it or correct HEADRACE_DATABASE_URL."
 
 
 class DatabaseVersionError(UsageError):
-    """PostgreSQL is too old."""
+    """PostgreSQL is older than version 14."""
 
     sentence = "PostgreSQL is too old; headrace needs PostgreSQL 14 or newer."
 
@@ -114,30 +114,30 @@ class SchemaError(UsageError):
 
 
 class OwnershipError(SchemaError):
-    """Something in the schema is a stranger's."""
+    """Something in the schema belongs to a role that the current one does not trust."""
 
     sentence = "something in the schema headrace belongs to a stranger; connect as its owner, or have it dropped."
 
 
 class MigrationBlockedError(UnavailableError):
-    """Others hold what a migration has to lock."""
+    """Open transactions hold the locks that a migration needs."""
 
     sentence = "an open transaction kept the migration from its locks; end it, or try again, nothing was changed."
 
 
 class ListenError(UnavailableError):
-    """A connection on which LISTEN does nothing."""
+    """A database connection on which LISTEN delivers no notifications."""
 
     sentence = "LISTEN delivers nothing here, as behind a pooler; set HEADRACE_LISTEN_DATABASE_URL to a direct URL."
 
 
 class DirectoryUnavailableError(UnavailableError):
-    """Redis is away."""
+    """Redis cannot be reached."""
 
     sentence = "Redis cannot be reached; start it or correct HEADRACE_REDIS_URL."
 
     condition = "away"
-    """What /readyz says of Redis then, in a word."""
+    """The word with which /readyz describes Redis."""
 
 
 class DirectoryReadOnlyError(DirectoryUnavailableError):
@@ -149,7 +149,7 @@ class DirectoryReadOnlyError(DirectoryUnavailableError):
 
 
 class DirectoryForeignError(DirectoryUnavailableError):
-    """Another deployment's directory."""
+    """The Redis database holds the directory of another deployment."""
 
     sentence = (
         "this Redis database holds the directory of another deployment; set HEADRACE_REDIS_PREFIX or use another one."
@@ -165,6 +165,6 @@ class EmbeddedServerError(UnavailableError):
 
 
 class AlreadyRunningError(UsageError):
-    """A second `headrace up` in one directory."""
+    """A second `headrace up` in the same directory."""
 
     sentence = "another `headrace up` runs in this directory; stop it first or use another directory."

@@ -1,7 +1,7 @@
 """Events and their frames: the bytes of server-sent events (WHATWG HTML, 9.2.5 and 9.2.6).
 
-An encoder here cannot produce a broken frame: a line break in data begins another `data:` line, and event
-types and comments with a line break are refused. The parts that travel:
+No encoder here can produce a broken frame: a line break in data begins another `data:` line, and event types with a
+line break are refused. The pieces that are sent:
 
     retry: 2143\\n                               first on every connection
     id: 17\\n\\n                                  a cursor alone; the standard's clients keep it and dispatch nothing
@@ -11,10 +11,11 @@ types and comments with a line break are refused. The parts that travel:
                                               stands in the place of one event has the id of that
     : heartbeat\\n                              a comment
 
-What dispatches nothing ends with its line and not with an empty one, for which some clients dispatch an empty event.
+The `retry:` line and comments end with their line and not with an empty one, for which some clients dispatch an empty
+event.
 
-A body may be sent in chunks (RFC 9112, section 7.1). Then each frame is a chunk by itself, so that a connection has no
-encoder with a state: `7\\r\\nid: 17\\n\\r\\n`, and at the body's end `0\\r\\n\\r\\n`.
+A body may be sent in chunks (RFC 9112, section 7.1). Then each frame is a chunk by itself, so that a connection needs
+no encoder with a state: `7\\r\\nid: 17\\n\\r\\n`, and at the body's end `0\\r\\n\\r\\n`.
 """
 
 import json
@@ -32,23 +33,23 @@ RESPONSE_HEADERS: Final = (
     ("Cache-Control", "no-cache, no-transform"),
     ("X-Accel-Buffering", "no"),
 )
-"""What the response head of every event stream says."""
+"""The headers that the response of every event stream has."""
 LAST_CHUNK: Final = b"0\r\n\r\n"
-"""The end of a body in chunks."""
+"""The end of a body that is sent in chunks."""
 _CHUNK_END: Final = b"\r\n"
 _BREAK = re.compile("\r\n|\r|\n")
 
 Buffer = bytes | memoryview
 Piece = Sequence[Buffer]
-"""What is written as a whole, in one or more parts, of which others may share some."""
+"""Bytes that are written to a socket as a whole, in one or more parts, which several connections may share."""
 
 
 class Frame:
     """One committed event, encoded once for all its receivers.
 
-    id counts from 1 in its stream; label is the audience that may see it, None for everybody. chunk is the whole frame
-    for a connection of one stream, with its chunk header; without it, it is the middle of the same bytes. Immutable;
-    shared by the ring and every write that is under way.
+    id is the event's id in its stream; label is the audience label that a client needs to see it, None for everybody.
+    chunk is the whole frame for a connection of one stream, with its chunk header; the frame without that header is the
+    middle of the same bytes. Immutable; shared by the ring and by every write that is under way.
     """
 
     __slots__ = ("_start", "chunk", "id", "label")
@@ -72,7 +73,7 @@ class Frame:
         return self.chunk if chunked else memoryview(self.chunk)[self._start : -len(_CHUNK_END)]
 
     def with_id(self, text: str, chunked: bool) -> Piece:
-        """The frame with another `id:` line, as for a connection of several streams; all else is shared."""
+        """The frame with another `id:` line, as for a connection of several streams; all other bytes are shared."""
         line = b"id: %b\n" % text.encode("ascii")
         rest = self.chunk.index(b"\n", self._start) + 1
         if not chunked:
@@ -103,7 +104,7 @@ def id_frame(cursor: str) -> bytes:
 
 
 def cursor_frame(cursor: str) -> bytes:
-    """A cursor as an event of a reserved type: kept also by clients that keep the id of what they dispatch alone."""
+    """A cursor as an event of a reserved type, for clients that keep only the ids of events that they dispatch."""
     return b"id: %b\n%b" % (cursor.encode("ascii"), _sentinel("cursor", {"cursor": cursor}))
 
 
@@ -113,22 +114,22 @@ def retry_line(retry_ms: int) -> bytes:
 
 
 def gap_frame(stream: str, missed_from: int, missed_to: int) -> bytes:
-    """Tells that events missed_from to missed_to (both included) of a stream are no longer kept."""
+    """The sentinel that says that events missed_from to missed_to (both included) of a stream are no longer kept."""
     return _sentinel("gap", {"stream": stream, "missed_from": missed_from, "missed_to": missed_to})
 
 
 def gap_event(stream: str, id_: int) -> tuple[str, str]:
-    """Type and data that stand in the place of an event which cannot be sent; its frame has the event's id."""
+    """Type and data of the gap that replaces an event which cannot be sent; its frame has the event's id."""
     return f"{RESERVED_PREFIX}gap", _json({"stream": stream, "missed_from": id_, "missed_to": id_})
 
 
 def reset_frame(stream: str, head: int) -> bytes:
-    """Tells that the client's cursor is not of this log and that the stream goes on after id head."""
+    """The sentinel that says that the client's cursor is not of this log; the stream continues after id head."""
     return _sentinel("reset", {"stream": stream, "head": head})
 
 
 def goodbye_frame(reason: str) -> bytes:
-    """Tells that the server closes the connection, and why."""
+    """The sentinel that says that the server closes the connection, and why."""
     return _sentinel("goodbye", {"reason": reason})
 
 

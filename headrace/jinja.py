@@ -7,9 +7,9 @@
     {{ headrace_stream("notes", user=user.id, refresh="/token") }}
     new EventSource({{ headrace_url("notes") | tojson }})
 
-The last two take the watermark from the snapshot that is held where the template is rendered (`headrace.snapshot`,
-`headrace.sqlalchemy.snapshot`), and raise UsageError where there is none. Asynchronous code awaits `page.element(…)`
-instead and hands the result to the template.
+`headrace_stream` and `headrace_url` take the heads from the snapshot that is held where the template is rendered
+(`headrace.snapshot`, `headrace.sqlalchemy.snapshot`), and raise UsageError where none is held. Asynchronous code awaits
+`page.element(…)` instead and gives the result to the template.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from headrace.snapshot import current
 
 
 def install(environment: Any) -> None:
-    """Make `headrace_stream`, `headrace_url` and `headrace_script` global in a jinja2.Environment."""
+    """Make `headrace_stream`, `headrace_url` and `headrace_script` global functions of a jinja2.Environment."""
     environment.globals.update(
         headrace_stream=headrace_stream, headrace_url=headrace_url, headrace_script=headrace_script
     )
 
 
 def headrace_stream(streams: str | Sequence[str], **token_and_attributes: Any) -> Html:
-    """The element, as `Snapshot.element` of the innermost snapshot."""
+    """Return the element `<headrace-stream>`, as `Snapshot.element` of the innermost snapshot."""
     return current().element(streams, **token_and_attributes)
 
 
 def headrace_url(streams: str | Sequence[str], **token: Any) -> str:
-    """The URL alone, as `Snapshot.url` of the innermost snapshot; Jinja escapes it."""
+    """Return the signed URL alone, as `Snapshot.url` of the innermost snapshot; Jinja escapes it."""
     return current().url(streams, **token)
 
 
 def headrace_script(**attributes: Attribute) -> Html:
-    """The script that defines the element."""
+    """Return the `<script>` that defines the element."""
     return script(signing.origin(), **attributes)

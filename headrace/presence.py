@@ -1,7 +1,8 @@
-"""Who is on a stream now, as applications ask it; `shard/postgres/presence.py` tells how it is known.
+"""The members of a stream, for applications; `shard/postgres/presence.py` tells how they are known.
 
-Both answers are of the snapshot of their statement, like `headrace.head`: members read in one REPEATABLE READ
-transaction with the head of the companion stream, or after it, and the events that follow that head, make one whole.
+Both functions read the snapshot of their statement, like `headrace.head`. Members that are read in one REPEATABLE READ
+transaction with the head of the companion stream, or after that head, and the joins and leaves that follow the head add
+up to the members at any later time.
 """
 
 import json
@@ -12,14 +13,15 @@ from headrace.statement import fetch
 
 
 def members(connection: Any, stream: str) -> list[str]:
-    """The users who are present on the stream, in the order in which they joined.
+    """Return the members of the stream: the users who are present on it, in the order in which they joined.
 
-    connection is any that `headrace.publish` takes. Raises StreamNameError for a name that cannot be a stream.
+    connection is any that `headrace.publish` takes. Raises StreamNameError for a name that cannot be a stream, and
+    UsageError for an object that is no connection, or an asynchronous one.
     """
     users: list[str] = json.loads(fetch(connection, calls.members(stream)))
     return users
 
 
 def member_count(connection: Any, stream: str) -> int:
-    """How many users are present on the stream: one row is read, however many they are. Raises like `members`."""
+    """Return how many members the stream has. One row is read, however many they are. Raises like `members`."""
     return int(fetch(connection, calls.member_count(stream)))

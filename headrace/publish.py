@@ -1,14 +1,15 @@
 """Publishing from Python: the SQL functions of the schema `headrace`, over the application's own connection.
 
-Everything here runs in the transaction of the connection that is given, and never commits: an event is
-delivered when that transaction commits, and vanishes if it does not. A connection is any of
+Every function runs in the transaction of the connection that it is given, and never commits: an event is delivered when
+that transaction commits, and vanishes when it rolls back. A connection is any of
 
     a DB-API connection (psycopg 3, psycopg2, …), or a cursor of one
     Django's `connection`
     SQLAlchemy's Connection, Session or scoped_session
 
-None of these libraries is imported. What can be seen to be wrong is refused before anything is sent; errors
-that the database raises are the driver's own. For asynchronous connections there is `headrace.asyncio`.
+None of these libraries is imported. Arguments that are not allowed are refused before anything is sent, so that they do
+not make the transaction fail; errors that the database raises are the driver's own. For asynchronous connections there
+is `headrace.asyncio`.
 """
 
 from collections.abc import Sequence
@@ -20,18 +21,19 @@ from headrace.statement import execute, fetch
 
 
 def publish(connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None) -> None:
-    """Publish data to the stream when, and only if, the connection's transaction commits.
+    """Publish one event, with data, to the stream when, and only if, the connection's transaction commits.
 
-    The id is given out at commit, so neither an open transaction nor the order of publishing can hold up or
-    deadlock others. In autocommit this call is the transaction.
+    The event gets its id at commit. So an open transaction holds up no other publisher, and transactions that publish
+    to the same streams in different orders cannot deadlock. In autocommit this call is a transaction of its own.
 
-    event is the type that browsers dispatch on: 1 to 512 bytes, without a line break, not beginning with
-    `headrace:`. visible_to is the audience label that a connection must have to receive the event; None means
-    everybody. data has at most 1 MiB of UTF-8, unless the schema's owner has called
-    `headrace.set_max_payload_bytes`.
+    stream is a name of 1 to 512 bytes of UTF-8. data is text of at most 1 MiB of UTF-8, unless the schema's owner has
+    called the SQL function `headrace.set_max_payload_bytes`. event is the type that browsers dispatch on: 1 to 512
+    bytes, without a line break, not beginning with `headrace:`. visible_to is the label of the audience that sees the
+    event; None means everybody.
 
-    Raises StreamNameError for a name without 1 to 512 bytes, EventError for the other arguments, UsageError
-    for an asynchronous connection.
+    Raises StreamNameError for a name that cannot be a stream, EventError for another argument that is not allowed,
+    UsageError for an object that is no connection, or an asynchronous one. Data that is too long is the driver's error,
+    with SQLSTATE 22023.
     """
     execute(connection, calls.publish(stream, data, event, visible_to))
 
@@ -39,10 +41,10 @@ def publish(connection: Any, stream: str, data: str, *, event: str = "message", 
 def publish_now(
     connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
 ) -> int:
-    """Publish like `publish`, but number at once and return the id.
+    """Publish one event like `publish`, but number it at once and return its id.
 
-    For a transaction of its own: until it ends, everybody else who publishes to the stream waits for it,
-    and two transactions that call this for the same streams in different orders may deadlock. Raises like
+    Call it in a transaction of its own. Until that transaction ends, all other publishers to the stream wait for it,
+    and two transactions that call this function for the same streams in different orders may deadlock. Raises like
     `publish`.
     """
     return int(fetch(connection, calls.publish_now(stream, data, event, visible_to)))
@@ -56,10 +58,11 @@ def publish_many(
     events: Sequence[str | None] | None = None,
     visible_to: Sequence[str | None] | None = None,
 ) -> None:
-    """Publish one event per position of the sequences, in their order, in one round trip.
+    """Publish one event for each position of the sequences, in their order, in one round trip to the database.
 
-    All sequences have the same length; None in events means "message", in visible_to everybody. Empty ones
-    publish nothing. Otherwise like `publish`, and raises like it.
+    All sequences have the same length. streams and data are as in `publish`. events are the types and visible_to the
+    labels; None, as a whole or at a position, means type `message`, and everybody. Empty sequences publish nothing. The
+    events get their ids at commit, as in `publish`. Raises like `publish`, and EventError for different lengths.
     """
     call = calls.publish_many(streams, data, events, visible_to)
     if call is not None:
@@ -67,22 +70,25 @@ def publish_many(
 
 
 def head(connection: Any, stream: str) -> int:
-    """The newest id of the stream, 0 if there is none: what a page rendered now hands to its subscription.
+    """Return the head of the stream: its last id, 0 if it has no event yet.
 
-    Under READ COMMITTED the head MUST be read before the page's data. An event published between the two is
-    then delivered though the page shows it already; in the other order it would be lost. In one REPEATABLE
-    READ transaction the order does not matter, and the two meet exactly.
+    A page that is rendered now gives it to `sign` as since. Under READ COMMITTED the head MUST be read before the
+    page's data: an event that commits between the two is then delivered though the page shows it already; in the other
+    order it would be lost. In one REPEATABLE READ transaction the order does not matter, and page and stream meet
+    exactly. `headrace.snapshot` sees to all that. Raises StreamNameError for a name that cannot be a stream, and
+    UsageError like `publish`.
     """
     return int(fetch(connection, calls.head(stream)))
 
 
 def set_retention(connection: Any, pattern: str, keep: timedelta | None, keep_count: int | None = None) -> None:
-    """Keep the events of all streams whose name matches pattern for the time keep, when the transaction commits.
+    """Set the retention of all streams whose names match the pattern, from the transaction's commit on.
 
-    In pattern `*` is any text and `?` any one character. Of several patterns that match a stream the longest
-    applies; `*` itself is there from the start, with 5 minutes. With keep_count no more than that many of the
-    newest events of each stream are kept. A keep of None removes the rule. For the owner of the schema only.
+    In a pattern `*` is any text and `?` any one character; it has 1 to 512 bytes. If several patterns match a stream,
+    the longest applies. The pattern `*` exists from the start, and keeps events for 5 minutes. keep is for how long
+    events are kept, above nothing and up to 36,000 days; None removes the pattern's rule. keep_count is how many of a
+    stream's newest events are kept within that time; None means all. Only the owner of the schema may call it.
 
-    Raises UsageError for arguments that are not allowed.
+    Raises UsageError for arguments that are not allowed, and for an object that is no connection.
     """
     execute(connection, calls.set_retention(pattern, keep, keep_count))

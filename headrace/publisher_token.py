@@ -1,6 +1,7 @@
-"""Publisher tokens: to which streams somebody outside the database may publish over HTTP, and until when.
+"""Publisher tokens: to which streams a program without a database connection may publish over HTTP, and until when.
 
-Signed with the secrets of stream tokens, but with a salt of their own, so that neither passes for the other:
+Applications call `headrace.sign_publisher`. Publisher tokens are signed with the secrets of stream tokens, but with
+another salt, so that neither kind passes for the other:
 
     {"p": ["room:*", "audit"], "i": 1790000000000, "x": 1790000600000}
 
@@ -26,15 +27,15 @@ MAX_PATTERNS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Publisher:
-    """The holder of a verified token."""
+    """What a verified publisher token allows."""
 
     patterns: tuple[str, ...]
 
     def may_publish_to(self, stream: str) -> bool:
-        """Whether one of the patterns matches the whole name, every other character being literal.
+        """Whether one of the patterns matches the whole name of the stream; all but `*` and `?` is literal.
 
-        None matches headrace's own streams; those of joins and leaves only a pattern that spells out how they begin:
-        whoever may publish to `*` may not make up who is present.
+        No pattern matches headrace's own streams. Only a pattern that begins with `presence:` matches a companion
+        stream: a publisher to `*` may not invent joins and leaves.
         """
         spelt = PRESENCE_PREFIX if stream.startswith(PRESENCE_PREFIX) else ""
         return not stream.startswith(RESERVED_PREFIX) and any(
@@ -49,9 +50,9 @@ def sign_publisher(
     ttl_s: float | None = None,
     now: float | None = None,
 ) -> str:
-    """Return a token for the patterns; the first secret signs. now is the issue time in seconds since the epoch.
+    """Return a token for the patterns; the first secret signs. now is the time of issue in seconds since the epoch.
 
-    What it means, and what is raised, is said in `headrace.signing.sign_publisher`.
+    `headrace.sign_publisher` tells the rest, and what is raised.
     """
     patterns = check_names(streams)
     if not 1 <= len(patterns) <= MAX_PATTERNS:
@@ -68,7 +69,8 @@ def sign_publisher(
 def verify_publisher(token: str, *, secrets: Sequence[str], now: float | None = None) -> Publisher:
     """Check a publisher token and return what it allows; now is in seconds since the epoch.
 
-    Raises TokenError for anything that one of the secrets did not sign as such, TokenExpiredError past its expiry.
+    Raises TokenError for a text that none of the secrets has signed as a publisher token, TokenExpiredError for one
+    past its expiry.
     """
     if len(token) > MAX_TOKEN_CHARS:
         raise TokenError()
@@ -83,5 +85,5 @@ def verify_publisher(token: str, *, secrets: Sequence[str], now: float | None = 
 
 
 def _expression(pattern: str) -> str:
-    # fnmatch's brackets are no wildcards here. Its expressions do not backtrack without end.
+    # Brackets are wildcards for fnmatch, and literal here. The expressions that fnmatch makes match in bounded time.
     return fnmatch.translate(pattern.replace("[", "[[]"))

@@ -298,9 +298,9 @@ class Settings:
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Read and validate every `HEADRACE_*` variable of environ; an empty value counts as unset.
 
-        Raises SettingsError, naming the variable, for a value that is not allowed and for a variable that is
-        not a setting (a misspelt one would otherwise be ignored in silence). Passed over is what the kubelet sets
-        where there is a service with such a name.
+        Raises SettingsError, which names the variable, for a value that is not allowed and for a variable that is no
+        setting: a misspelt one would otherwise be ignored without a word. The variables that Kubernetes sets for a
+        service whose name begins with `headrace` are ignored.
         """
         fields = {f"HEADRACE_{f.name.upper()}": f for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
@@ -328,7 +328,7 @@ class Settings:
         return settings
 
     def require(self, *names: str) -> "Settings":
-        """Return these settings; raise SettingsError, with how to set it, if one of the named ones is unset."""
+        """Return these settings. Raises SettingsError, with how to set it, if one of the named settings is unset."""
         for name in names:
             if not getattr(self, name):
                 if _is_unreadable(ENV_FILE):
@@ -343,11 +343,11 @@ class Settings:
         return self
 
     def connection_limit(self) -> int:
-        """Most connections a shard takes: the setting, else what the descriptor limit leaves after 200 spare."""
+        """How many connections a shard takes: max_connections unless 0, at most the descriptor limit less 200."""
         return min(self.max_connections, _spare_descriptors()) if self.max_connections else _spare_descriptors()
 
     def request_limit(self) -> int:
-        """Most clients that a router worker holds: the setting, or what the descriptor limit leaves if that is less."""
+        """How many clients a router worker holds: max_requests, at most the descriptor limit less 200."""
         return min(self.max_requests, _spare_descriptors())
 
 
@@ -367,10 +367,10 @@ def _default_node() -> str:
 
 
 def environ_with_file(environ: Mapping[str, str], path: Path = ENV_FILE) -> dict[str, str]:
-    """The environment, completed by the lines `NAME=value` of the file that `headrace up` writes, if it can be read.
+    """Return environ, completed by the lines `NAME=value` of the file that `headrace up` writes, if it can be read.
 
-    Variables of the environment win, so that a command can be pointed elsewhere. Another user's file is none: what
-    is missing then, `Settings.require` tells.
+    Variables of environ win, so that a command can be pointed elsewhere. A file that this user may not read counts as
+    missing; `Settings.require` then tells which setting is missing for it.
     """
     merged: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -383,7 +383,7 @@ def environ_with_file(environ: Mapping[str, str], path: Path = ENV_FILE) -> dict
 
 
 def _is_unreadable(path: Path) -> bool:
-    """Whether there is a file that this user may not read, or a directory that hides whether there is one."""
+    """Whether this user may not read the file, or may not search the directory in which it would be."""
     try:
         path.read_bytes()
     except PermissionError:

@@ -19,17 +19,20 @@ def sign(
     presence: bool | Sequence[str] = False,
     secrets: Sequence[str] | None = None,
 ) -> str:
-    """Return the path `/streams/<slot>.<token>?since=…` for a page's stream element or an EventSource.
+    """Return the signed path `/streams/<slot>.<token>?since=…` of one stream, or of several on one connection.
 
-    since is where the client begins: an id (as `headrace.head` gave it for the page's snapshot), `now`, `all`
-    or a composite cursor; left out of the path when None, which means `now`. user (text, or what has one, such as a
-    number), audiences (a list of labels) and ttl_s (seconds, None for ever) are signed into the token. presence makes
-    the user present, as long as the connection lasts, on those of the streams that it names; True means all but
-    companion streams (`headrace.presence_stream`). secrets are those of HEADRACE_SECRET when None.
+    A page gives it to its element `<headrace-stream src="…">` or to an EventSource. streams is a name, or a sequence of
+    1 to 64 names. since is where the client begins: an id, as `headrace.head` gave it for the page's snapshot; `now`;
+    `all`; or a cursor of several ids joined with dots. None leaves it out of the path, which means `now`.
 
-    Raises TokenError without a secret, for a user, audience or life that cannot be, or for a presence without a user;
-    StreamNameError for a name that cannot be a stream, or begins with `headrace:`; CursorError for a since that every
-    server would refuse.
+    The other arguments are signed into the token. user is text, or an object whose str() is the user's name, such as a
+    number. audiences are labels, a sequence of texts. ttl_s is the life of the token in seconds; None means for ever.
+    presence names those of the streams on which the user is present while connected; True means all of them but
+    companion streams (`headrace.presence_stream`). secrets are those of HEADRACE_SECRET when None; the first one signs.
+
+    Raises TokenError without a secret, for a user, audience or life that is not allowed, for a presence without a user,
+    and for a token of more than 49,152 characters; StreamNameError for a name that cannot be a stream, or begins with
+    `headrace:`; CursorError for a since that is no cursor of so many streams.
     """
     names = check_names(streams)
     for name in names:
@@ -45,18 +48,21 @@ def sign(
 def sign_publisher(
     streams: str | Sequence[str], *, ttl_s: float | None = None, secrets: Sequence[str] | None = None
 ) -> str:
-    """Return a token that allows its holder to `POST /publish` to the streams that match one of the patterns.
+    """Return a publisher token, with which a program may `POST /publish` to the streams that match one of the patterns.
 
-    In a pattern `*` is any text and `?` one character, but neither stands for `presence:`, where joins and leaves are
-    published: spell that out for who may make them up. ttl_s is the life of the token in seconds, None for no expiry:
-    until then it can only be taken back by replacing the secret. secrets are those of HEADRACE_SECRET when None. Raises
-    TokenError without a secret or pattern, StreamNameError for a pattern that is empty or has over 512 bytes.
+    streams is a pattern, or a sequence of 1 to 64 patterns. In a pattern `*` is any text and `?` one character. Neither
+    stands for the beginning `presence:` of companion streams, where joins and leaves are published: a publisher that
+    may invent those needs a pattern that begins with `presence:`. ttl_s is the life of the token in seconds; None means
+    for ever. Before its expiry a token can only be taken back by replacing the secret. secrets are those of
+    HEADRACE_SECRET when None.
+
+    Raises TokenError without a secret or pattern, StreamNameError for a pattern that is empty or has over 512 bytes.
     """
     return publisher_token.sign_publisher(streams, secrets=_own(secrets), ttl_s=ttl_s)
 
 
 def _own(secrets: Sequence[str] | None) -> Sequence[str]:
-    """Those that are given, else those of the environment. Raises TokenError, with how to set them, without any."""
+    """The given secrets, else those of the environment. Raises TokenError, with how to set them, if there are none."""
     if secrets is not None:
         return secrets
     settings = Settings.from_environ(environ_with_file(os.environ))
@@ -67,5 +73,5 @@ def _own(secrets: Sequence[str] | None) -> Sequence[str]:
 
 
 def origin() -> str:
-    """What a page puts before our paths: HEADRACE_PUBLIC_URL where it is set, else nothing, for one origin of both."""
+    """What a page puts before headrace's paths: HEADRACE_PUBLIC_URL, or "" where unset, for one origin of both."""
     return environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL", "").rstrip("/")

@@ -6,18 +6,19 @@
 
 Theory. A page and its stream meet if the head that the page hands over is the one that its queries saw.
 
-    the block begins the transaction    REPEATABLE READ: all queries see one snapshot, and heads are read in it, at any
-                                        time. The two meet exactly. So it is in a transaction that was REPEATABLE READ
-                                        or SERIALIZABLE before.
-    a READ COMMITTED transaction is     It cannot become another one. Each query sees what is committed when it begins,
-    open already                        so heads MUST be older than every query in the block: read later, an event
-                                        between the two would be lost. Which streams the page will ask for is not known
-                                        yet, so the block begins with a cursor that nothing is fetched from: whenever it
-                                        is, it answers from the snapshot in which it was declared. Then at worst an
-                                        event arrives that the page shows already; none is lost.
+    the block begins the transaction    It is REPEATABLE READ: all queries see one snapshot, and heads are read in it,
+                                        at any time. Page and stream meet exactly. The same holds in an open transaction
+                                        that is REPEATABLE READ or SERIALIZABLE.
+    a READ COMMITTED transaction is     Its isolation level cannot change any more. Each query sees what is committed
+    open already                        when the query begins, so heads MUST be older than every query in the block: of
+                                        a head that is read later, an event between the two would be lost. The block
+                                        does not know yet for which streams the page will ask. So it begins by declaring
+                                        a database cursor over `headrace.head`: whenever a row is fetched from it, the
+                                        row is of the snapshot in which the cursor was declared. At worst an event
+                                        arrives that the page shows already; none is lost.
 
-What was queried before the block began is not covered. Whoever asks after the block, or after its transaction was ended
-from within, gets an error, never a guess.
+Queries before the block are not covered. A head that is asked for after the block, or after its transaction was ended
+from within, is an error, never a guess.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,10 @@ _current: ContextVar[tuple["Snapshot", ...]] = ContextVar("headrace.snapshot", d
 
 
 class Snapshot:
-    """The database as one page shows it. Owned by the block that yields it, on whose connection it asks."""
+    """The database as one page shows it. `headrace.snapshot` and its counterparts for libraries yield it.
+
+    Owned by the block that yields it; it queries the block's connection.
+    """
 
     def __init__(self, connection: Any, name: str | None) -> None:
         self.name = name
@@ -57,9 +61,10 @@ class Snapshot:
         return f"<Snapshot {'ended' if self._ended else self._cursor or self._seen} of {self._connection!r}>"
 
     def head(self, stream: str) -> int:
-        """The newest id of the stream that the page can show, 0 if there is none.
+        """Return the head of the stream in the snapshot: the last id that the page can show, 0 if there is none.
 
-        Raises UsageError when the block or its transaction has ended, StreamNameError for what is no stream's name.
+        Raises UsageError when the block or its transaction has ended, StreamNameError for a name that cannot be a
+        stream.
         """
         check_name(stream)
         if self._ended:
@@ -89,11 +94,11 @@ class Snapshot:
         ttl_s: float | None = None,
         presence: bool | Sequence[str] = False,
     ) -> str:
-        """The signed URL of a stream, or of several on one connection, that goes on where the page ends.
+        """Return the signed URL of a stream, or of several on one connection, which continues where the page ends.
 
-        user, audiences, ttl_s and presence are those of `headrace.sign`. The URL is a path, for one origin of
-        application and headrace, or begins with HEADRACE_PUBLIC_URL where that is set. Raises like `head`, and
-        TokenError without a secret.
+        user, audiences, ttl_s and presence are those of `headrace.sign`. The URL is a path, where application and
+        headrace have one origin; it begins with HEADRACE_PUBLIC_URL where that is set. Raises like `head` and
+        `headrace.sign`.
         """
         names = check_names(streams)
         since = cursor.render([self.head(name) for name in names])
@@ -110,15 +115,16 @@ class Snapshot:
         presence: bool | Sequence[str] = False,
         **attributes: Attribute,
     ) -> Html:
-        """`<headrace-stream src="…">` with that URL and these attributes, escaped.
+        """Return the HTML `<headrace-stream src="…">` with the URL of `url` and these attributes, escaped.
 
-        In the names of attributes an underscore stands for a dash: `refresh="/token"`, `with_credentials=True`.
+        In the names of attributes an underscore stands for a dash: `refresh="/token"`, `with_credentials=True`. Raises
+        like `url`, and UsageError for an attribute that the element does not take.
         """
         src = self.url(streams, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
         return element(src, **attributes)
 
     def begin(self) -> None:
-        """Hold the heads of all streams as they are now, in the transaction that is open."""
+        """Hold the heads of all streams as they are now, in the open transaction."""
         isolation = fetch(
             self._connection, Call("select pg_catalog.current_setting('transaction_isolation') as id", ())
         )
@@ -136,15 +142,15 @@ class Snapshot:
         self._cursor = name
 
     def end(self) -> None:
-        """Answer no more. The cursor ends with the transaction."""
+        """Refuse all questions from now on. The database cursor ends with the transaction."""
         self._ended = True
 
 
 @contextmanager
 def within(connection: Any, name: str | None = None) -> Iterator[Snapshot]:
-    """A snapshot in the transaction that is open on the connection; `current` finds it, under its name if it has one.
+    """Hold a snapshot in the transaction that is open on the connection; `current` finds it, by its name if it has one.
 
-    Where the block began that transaction itself it MUST have sent REPEATABLE_READ first.
+    A caller that has begun that transaction itself MUST have sent REPEATABLE_READ first.
     """
     snapshot = Snapshot(connection, name)
     snapshot.begin()
@@ -154,12 +160,12 @@ def within(connection: Any, name: str | None = None) -> Iterator[Snapshot]:
         yield snapshot
     finally:
         snapshot.end()
-        # Not by a token: a framework may leave a block in another context than it entered it in.
+        # ContextVar.reset would raise where a framework leaves a block in another context than it entered it in.
         _current.set(outer)
 
 
 def current(name: str | None = None) -> Snapshot:
-    """The innermost snapshot here, of that name if one is given. Raises UsageError outside of any."""
+    """Return the innermost snapshot that is held here, of that name if one is given. Raises UsageError without one."""
     for snapshot in reversed(_current.get()):
         if name in (None, snapshot.name):
             return snapshot
@@ -172,12 +178,14 @@ def current(name: str | None = None) -> Snapshot:
 
 @contextmanager
 def snapshot(connection: Any) -> Iterator[Snapshot]:
-    """Hold one snapshot of a psycopg or psycopg2 connection, to query and render a page in, and yield it.
+    """Hold one snapshot of a psycopg or psycopg2 connection for a `with` block, and yield it as a `Snapshot`.
 
-    Outside of a transaction the block is one: REPEATABLE READ, committed at its end, rolled back if it raises. In a
-    transaction that is open it ends nothing; if that is READ COMMITTED, heads are those at the begin of the block,
-    and an event that commits before the page's queries may arrive though the page shows it already. For others there
-    are `headrace.sqlalchemy` and `headrace.django`. Raises UsageError for what is no such connection.
+    The block queries and renders a page. Where no transaction is open, the block is one: REPEATABLE READ, committed at
+    its end, rolled back if it raises. In an open transaction the block commits nothing; if that transaction is READ
+    COMMITTED, heads are those at the beginning of the block, and an event that commits before the page's queries may
+    arrive though the page shows it already. For other libraries there are `headrace.sqlalchemy` and `headrace.django`.
+
+    Raises UsageError for an object that is no such connection.
     """
     refuse(connection)
     status = getattr(getattr(connection, "info", None), "transaction_status", None)

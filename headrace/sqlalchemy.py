@@ -1,11 +1,11 @@
-"""Snapshots of SQLAlchemy's sessions and connections, for Flask, FastAPI and whatever else uses them.
+"""Snapshots of SQLAlchemy's sessions and connections, for Flask, FastAPI and other frameworks.
 
     with snapshot(session) as page:                          async with async_snapshot(session) as page:
         notes = session.scalars(select(Note)).all()              notes = (await session.scalars(select(Note))).all()
         return render(notes, page.element("notes"))              return render(notes, await page.element("notes"))
 
-What a snapshot is, and what it promises, is said in `headrace.snapshot`. To publish, give the session to
-`headrace.publish`, an asynchronous one to `headrace.asyncio.publish`.
+`headrace.snapshot` tells what a snapshot is and promises. To publish, give the session to `headrace.publish`, and an
+asynchronous session to `headrace.asyncio.publish`.
 """
 
 import sys
@@ -31,16 +31,20 @@ T = TypeVar("T")
 
 @contextmanager
 def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[Snapshot]:
-    """Hold one snapshot, to query and render a page in, and yield it.
+    """Hold one snapshot of a session or connection for a `with` block, and yield it as a `Snapshot`.
 
-    Where no transaction has begun the block is one: REPEATABLE READ, committed at its end, rolled back if it raises.
-    In a transaction that has begun it ends nothing; if that is READ COMMITTED, heads are those at the begin of the
-    block, and an event that commits before the page's queries may arrive though the page shows it already.
+    The block queries and renders a page. Where no transaction has begun, the block is one: REPEATABLE READ, committed
+    at its end, rolled back if it raises. In a transaction that has begun, the block commits nothing; if that
+    transaction is READ COMMITTED, heads are those at the beginning of the block, and an event that commits before the
+    page's queries may arrive though the page shows it already.
 
-    The block begins with flushing the session and expiring what it holds, since an object loaded earlier would show
-    the page a state older than its stream. Objects MUST be used inside of the block, unless the session is made with
-    `expire_on_commit=False`: with the block's transaction SQLAlchemy expires them, and an object that has lost its
-    session, or whose session is asynchronous, raises when it is used.
+    The block begins with flushing the session and expiring its objects, since an object loaded earlier would show the
+    page a state older than its stream. Objects MUST be used inside the block, unless the session is made with
+    `expire_on_commit=False`: at the end of the block's transaction SQLAlchemy expires them, and an object that has lost
+    its session, or whose session is asynchronous, raises when it is used.
+
+    Raises UsageError for an object that is no session or connection of SQLAlchemy, for an asynchronous one, for one in
+    AUTOCOMMIT, and for another database than PostgreSQL.
     """
     connection: Session | Connection = session() if isinstance(session, scoped_session) else session
     if not isinstance(connection, Session | Connection):
@@ -64,22 +68,22 @@ def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[
 
 
 class AsyncSnapshot:
-    """A snapshot whose answers are awaited. Owned by the block that yields it."""
+    """A `Snapshot` whose methods are awaited. Owned by the block that yields it."""
 
     def __init__(self, connection: "AsyncSession | AsyncConnection", snapshot: Snapshot) -> None:
         self._connection = connection
         self._snapshot = snapshot
 
     async def head(self, stream: str) -> int:
-        """The newest id of the stream that the page can show, as `Snapshot.head`."""
+        """Return the head of the stream in the snapshot, as `Snapshot.head`."""
         return await _run(self._connection, lambda: self._snapshot.head(stream))
 
     async def url(self, streams: str | Sequence[str], **token: Any) -> str:
-        """The signed URL of a stream, or of several, that goes on where the page ends, as `Snapshot.url`."""
+        """Return the signed URL of a stream, or of several, which continues where the page ends, as `Snapshot.url`."""
         return await _run(self._connection, lambda: self._snapshot.url(streams, **token))
 
     async def element(self, streams: str | Sequence[str], **token_and_attributes: Attribute | Sequence[str]) -> Html:
-        """`<headrace-stream src="…">` with that URL and these attributes, as `Snapshot.element`."""
+        """Return `<headrace-stream src="…">` with that URL and these attributes, as `Snapshot.element`."""
         options: dict[str, Any] = token_and_attributes
         return await _run(self._connection, lambda: self._snapshot.element(streams, **options))
 
@@ -88,9 +92,11 @@ class AsyncSnapshot:
 async def async_snapshot(
     session: "AsyncSession | async_scoped_session[Any] | AsyncConnection",
 ) -> AsyncIterator[AsyncSnapshot]:
-    """`snapshot` for asynchronous sessions and connections; use objects inside of the block, as there.
+    """Hold one snapshot of an asynchronous session or connection for a block, and yield it as an `AsyncSnapshot`.
 
-    Objects that the session has loaded before are expired too: refresh those that are still needed.
+    All that `snapshot` says holds here, too. Objects that the session has loaded before are expired: refresh those that
+    are still needed, and use objects inside the block. Raises UsageError like `snapshot`, and for a connection that was
+    not entered.
     """
     connection: Any = session() if _is_a("async_scoped_session", session) else session  # type: ignore[operator]
     if not _is_a("AsyncSession", connection) and not _is_a("AsyncConnection", connection):

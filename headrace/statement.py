@@ -1,11 +1,11 @@
-"""One statement over any kind of connection that an application may have, in the transaction that it is in.
+"""Executing a `Call` over any kind of connection that an application may have, in the transaction that it is in.
 
     a DB-API connection (psycopg 3, psycopg2, …), or a cursor of one
     Django's `connection`
     SQLAlchemy's Connection, Session or scoped_session
 
-What else people give is refused by `headrace.database_connection`. Errors that the database raises are the
-driver's own.
+`headrace.database_connection` refuses all other objects. Errors that the database raises are the driver's own. For
+asynchronous connections there is `headrace.asyncio`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from headrace.database_connection import as_tuples, explain, is_of, synchronous,
 
 
 def execute(connection: Any, call: Call) -> None:
-    """Execute a call that returns nothing. Raises UsageError for what is no connection, or an asynchronous one."""
+    """Execute a call and ignore its row. Raises UsageError for an object that is no synchronous connection."""
     with _executed(connection, call):
         pass
 
@@ -30,7 +30,7 @@ def fetch(connection: Any, call: Call) -> Any:
 
 
 def single(row: Any) -> Any:
-    """The single column, `id`, of a row, whatever kind of row the connection makes."""
+    """Return the single column, `id`, of a row: a mapping, a sequence, an object with attributes, or the bare value."""
     if isinstance(row, Mapping):
         return row["id"]
     if isinstance(row, Sequence) and not isinstance(row, str):
@@ -39,14 +39,14 @@ def single(row: Any) -> Any:
 
 
 def numbered(sql: str) -> str:
-    """The statement with `$1`, `$2` … for its `%s`, as PostgreSQL itself and asyncpg have it."""
+    """Return the statement with `$1`, `$2` … for its `%s`, as PostgreSQL itself and asyncpg need it."""
     first, *rest = sql.split("%s")
     return first + "".join(f"${number}{part}" for number, part in zip(count(1), rest, strict=False))
 
 
 @contextmanager
 def _executed(given: Any, call: Call) -> Iterator[Any]:
-    """Execute on what the kinds of connections have in common, and yield what has `fetchone`."""
+    """Execute the call by the methods that the kinds of connections share, and yield an object with `fetchone`."""
     connection = synchronous(given)
     if hasattr(connection, "exec_driver_sql"):  # SQLAlchemy's Connection
         dollars = "dollar" in connection.dialect.paramstyle

@@ -9,17 +9,17 @@ SLOTS = 1024
 MAX_NAME_BYTES = 512
 PRESENCE_PREFIX = "presence:"
 RESERVED_PREFIX = "headrace:"
-"""Of headrace's own streams. Applications sign no tokens for them and publish nothing to them over HTTP."""
+"""The beginning of the names of headrace's own streams: `sign` and POST /publish refuse them."""
 CANARY_PREFIX = "headrace:canary:"
-"""Of the streams on which shards try delivery from end to end; a shard's id and a number follow."""
+"""The beginning of the names of canaries' streams; a shard's id and a number follow."""
 OPS_STREAM = "headrace:ops"
-"""What the operations page shows: an overview of the deployment every few seconds, while somebody watches."""
+"""The stream of the operations page: an overview of the deployment every few seconds, while somebody watches."""
 OPS_AUDIENCE = "headrace:ops"
-"""The label of its events, so that a token for the stream alone shows nothing."""
+"""The label of that stream's events, so that a token for the stream, without this audience, shows nothing."""
 
 
 def check_name(name: object) -> str:
-    """Return name if it can name a stream; raise StreamNameError, saying what is wrong, if not."""
+    """Return the name. Raises StreamNameError, with what is wrong, for a name that cannot be a stream."""
     if not isinstance(name, str):
         raise StreamNameError(f"a stream name must be text, not {name!r}")
     try:
@@ -36,7 +36,7 @@ def check_name(name: object) -> str:
 
 
 def check_names(streams: object) -> list[str]:
-    """The names that `streams` gives: one name, or a list of names. Raises StreamNameError for anything else."""
+    """Return a list of the names in streams: one name, or an iterable of names. Raises StreamNameError for others."""
     if isinstance(streams, str):
         return [check_name(streams)]
     if not isinstance(streams, Iterable) or isinstance(streams, bytes):
@@ -45,17 +45,19 @@ def check_names(streams: object) -> list[str]:
 
 
 def slot(name: str) -> int:
-    """The slot of a stream: the first two bytes of sha256 of its UTF-8 name, big-endian, modulo 1024.
+    """Return the slot of a stream, 0 to 1023: the first two bytes of sha256(name as UTF-8), big-endian, modulo 1024.
 
-    The SQL function `headrace.slot` gives the same number; notification channels and placement rest on it.
+    The SQL function `headrace.slot` returns the same number. Notification channels and placement depend on it.
     """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:2]) % SLOTS
 
 
 def presence_stream(name: str) -> str:
-    """The companion stream of a stream: `presence:` and its name, where who joins and leaves it is published.
+    """Return the name of a stream's companion stream, `presence:` and its name, where joins and leaves are published.
 
-    Raises StreamNameError for a name that is itself a companion's, or with which the companion's would be too long.
+    Their types are `join` and `leave`, and their data is the JSON {"user", "count"}: who, and how many members then
+    are. Raises StreamNameError for a name that is itself a companion stream's, and for one with which the companion
+    stream's name would be longer than 512 bytes.
     """
     if check_name(name).startswith(PRESENCE_PREFIX):
         raise StreamNameError(f"{name!r} is where presence is published; nobody can be present on it")

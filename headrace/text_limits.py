@@ -1,20 +1,20 @@
-"""Text that PostgreSQL can keep: labels, users and patterns, with the same bounds in tokens, in calls and in SQL.
+"""How long labels, users, event types, patterns and reasons may be, and that PostgreSQL can store them.
 
-What one side takes, the other can name: a user that a token may carry can be disconnected, a label that an event may
-have can be an audience of a token and have a predicate.
+Tokens, calls and SQL have the same limits. So a user that a token can carry can also be disconnected, and a label that
+an event can have can also be an audience of a token and the label of a predicate.
 """
 
 from headrace.errors import UsageError
 
 MAX_WORD_BYTES = 512
-"""Of a label, an event type, a pattern or a reason."""
+"""Of a label, an event type, a pattern or a reason, in bytes of UTF-8."""
 MAX_USER_BYTES = 16384
 
 
 def check_text(name: str, value: object, most: int | None, error: type[UsageError]) -> str:
-    """Return value if it is text that PostgreSQL can keep, and, unless most is None, has 1 to so many bytes.
+    """Return value, if it is text that PostgreSQL can store and that has 1 to most bytes of UTF-8 (None: any number).
 
-    Otherwise raises the error, which calls it by the name.
+    Otherwise raises the error, whose message begins with the name.
     """
     if not isinstance(value, str):
         raise error(f"{name} must be text, not {value!r:.80}")
@@ -30,9 +30,10 @@ def check_text(name: str, value: object, most: int | None, error: type[UsageErro
 
 
 def check_user(user: object, error: type[UsageError]) -> str:
-    """The name of a user: its text, as of a number or a UUID. Of up to 16,384 bytes; the empty name is one, too.
+    """Return the name of a user: text, or the str() of another object, such as a number or a UUID.
 
-    Raises the error for what no token carries and no revocation names. Bytes are refused, whose text is no name.
+    A name has up to 16,384 bytes of UTF-8; it may be empty. Raises the error for a name that PostgreSQL cannot store or
+    that is longer, and for bytes, whose str() is no name.
     """
     if isinstance(user, bytes | bytearray | memoryview):
         raise error("user must be text or something that has one, not bytes; decode it")

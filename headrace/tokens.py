@@ -5,8 +5,8 @@ A token is itsdangerous' URL-safe signed JSON (compressed when that is shorter):
     {"s": ["room:1"], "i": 1790000000000, "x": 1790000600000, "u": "ada", "a": ["staff"], "p": [0]}
 
 s the streams in order, i the issue time and x the expiry (milliseconds since the epoch), u the user, a the audiences
-and p the indexes of the streams on which the user is present; x, u, a and p are left out when there are none. Whoever
-holds a token can read it; it hides nothing.
+and p the indexes of the streams on which the user is present; x, u, a and p are left out when there are none. A token
+is signed, not encrypted: everybody who has one can read it.
 """
 
 import hashlib
@@ -67,14 +67,15 @@ def sign(
     presence: bool | Sequence[str] = False,
     now: float | None = None,
 ) -> str:
-    """Return the path segment `<slot>.<token>` that allows reading the streams.
+    """Return the path segment `<slot>.<token>` that allows a client to read the streams.
 
-    The first secret signs. ttl_s is the life of the token in seconds, None for no expiry. presence names those of
-    the streams on which the user is present while connected; True means all but companion streams. now is the issue
-    time in seconds since the epoch (the clock's when None). Raises StreamNameError for a name that cannot be
-    a stream, for no stream, more than 64, or the same stream twice; TokenError without a secret, for a user or an
-    audience that PostgreSQL could not name, for a presence without a user or on another stream, and for a token that
-    would be longer than servers take.
+    Applications call `headrace.sign`. The first secret signs. ttl_s is the life of the token in seconds, None for ever.
+    presence names those of the streams on which the user is present while connected; True means all but companion
+    streams. now is the time of issue in seconds since the epoch, None for the clock's.
+
+    Raises StreamNameError for a name that cannot be a stream, for no stream, for more than 64 and for the same stream
+    twice; TokenError without a secret, for a user or an audience that PostgreSQL cannot store, for a presence without a
+    user or on another stream, and for a token of more than MAX_TOKEN_CHARS characters.
     """
     names = check_names(streams)
     if not 1 <= len(names) <= MAX_STREAMS:
@@ -104,11 +105,11 @@ def sign(
 
 
 def verify(segment: str, *, secrets: Sequence[str], now: float | None = None) -> Token:
-    """Check the path segment `<slot>.<token>` and return what it allows.
+    """Check the path segment `<slot>.<token>` and return what the token allows; now is in seconds since the epoch.
 
-    Raises TokenError for anything that one of the secrets did not sign or whose slot is not that of the first
-    stream, TokenExpiredError for a token past its expiry, and TokenDateError for one that is dated more than
-    MAX_AHEAD_S ahead. now is in seconds since the epoch.
+    Raises TokenError for a text that none of the secrets has signed, or whose slot is not that of the first stream;
+    TokenExpiredError for a token past its expiry; TokenDateError for a token whose time of issue is more than
+    MAX_AHEAD_S ahead.
     """
     number, dot, signed = segment.partition(".")
     if not dot or len(signed) > MAX_TOKEN_CHARS:
@@ -161,7 +162,7 @@ def _present(streams: Sequence[str], user: str | None, presence: bool | Sequence
 
 
 def _check_user(user: str | None) -> None:
-    """Refuse a user that PostgreSQL could not keep among those present."""
+    """Raise TokenError for a user that PostgreSQL cannot store as a member of a stream."""
     if not user:
         raise TokenError("nobody can be present without a name; sign the token with a user")
     try:
@@ -175,7 +176,7 @@ def _check_user(user: str | None) -> None:
 
 
 def check_ttl(ttl_s: object) -> None:
-    """Refuse, with a TokenError, what is no life of a token: None, or seconds above 0 and up to 100 years."""
+    """Raise TokenError unless ttl_s is a token's life: None for ever, or seconds above 0 and up to 100 years."""
     if ttl_s is None:
         return
     if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0 < ttl_s <= MAX_TTL_S:
@@ -185,9 +186,10 @@ def check_ttl(ttl_s: object) -> None:
 
 
 def opened(signed: str, secrets: Sequence[str], salt: str = "headrace.stream") -> Any:
-    """What a text says that one of the secrets has signed.
+    """Return the content of a text that one of the secrets has signed.
 
-    Raises itsdangerous.BadData for any other, also for another spelling of such a text, which base64 would let pass.
+    Raises itsdangerous.BadData for any other text, and for another spelling of a signed text, which base64 would
+    accept.
     """
     if not _SIGNED.fullmatch(signed):
         raise itsdangerous.BadData("not a signed text")
@@ -195,9 +197,9 @@ def opened(signed: str, secrets: Sequence[str], salt: str = "headrace.stream") -
 
 
 def serializer(secrets: Sequence[str], salt: str = "headrace.stream") -> itsdangerous.URLSafeSerializer:
-    """Signs with the first secret and verifies with all; salt keeps one kind of token from passing for another.
+    """Return a serializer that signs with the first secret and verifies with all.
 
-    Raises TokenError without a secret.
+    Each kind of token has its own salt, so that none passes for another. Raises TokenError without a secret.
     """
     if isinstance(secrets, str | bytes):
         raise TokenError("secrets must be a list, of which the first one signs; this is one text")

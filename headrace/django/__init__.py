@@ -1,4 +1,4 @@
-"""headrace for Django: `publish` in the current atomic block, and pages whose streams go on where they end.
+"""headrace for Django: `publish` in the current atomic block, and pages whose streams continue where the page ends.
 
     from headrace.django import publish, snapshot
 

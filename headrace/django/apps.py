@@ -1,4 +1,4 @@
-"""The Django application, for its template tags. Its label is `headrace`, as `django` would be anybody's guess."""
+"""The Django application, for its template tags. Its label is `headrace`; by default it would be `django`."""
 
 from django.apps import AppConfig
 

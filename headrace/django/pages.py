@@ -18,16 +18,16 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @overload
 def snapshot(using: str = DEFAULT_DB_ALIAS) -> "Block":
-    """For `with`, or as a decorator with an alias."""
+    """Hold a snapshot of the database with the alias, for `with` or as a decorator."""
 
 
 @overload
 def snapshot(using: View) -> View:
-    """As a decorator."""
+    """Decorate a view, with the default database."""
 
 
 def snapshot(using: Any = DEFAULT_DB_ALIAS) -> Any:
-    """Hold one snapshot of the database `using` around a view or a block, whose template tags go on from it.
+    """Hold one snapshot of the database `using` around a view or a block. Template tags in it take their heads from it.
 
         @snapshot                                       @method_decorator(snapshot, name="dispatch")
         def board(request): …                           class Board(ListView): …
@@ -35,22 +35,23 @@ def snapshot(using: Any = DEFAULT_DB_ALIAS) -> Any:
         with snapshot("replica") as page:
             return render(request, "board.html", {"notes": list(Note.objects.using("replica")), "src": page.url("n")})
 
-    Outside of atomic blocks this is one: REPEATABLE READ, committed at its end, rolled back if it raises. A decorated
-    view is not put into an atomic block by ATOMIC_REQUESTS for this alias, and a TemplateResponse is rendered before
-    the view returns; middleware that would change its context afterwards comes too late.
+    Outside of atomic blocks this is an atomic block: REPEATABLE READ, committed at its end, rolled back if it raises. A
+    decorated view is not put into an atomic block by ATOMIC_REQUESTS for this alias. A TemplateResponse is rendered
+    before the view returns, so middleware that changes its context afterwards has no effect.
 
-    In an atomic block that is open already (a TestCase is one) nothing can become REPEATABLE READ any more. Heads are
-    then those at the begin of the snapshot: an event that commits before the page's queries may arrive though the page
+    An atomic block that is open already (a TestCase has one) cannot become REPEATABLE READ any more. Heads are then
+    those at the beginning of the snapshot: an event that commits before the page's queries may arrive though the page
     shows it already; none is lost. Queries made before the snapshot are not covered.
 
-    Raises UsageError for an asynchronous view (Django's transactions are synchronous: decorate what sync_to_async
-    calls) and for a database that is not PostgreSQL.
+    Returns a context manager that yields a `Snapshot`, or the decorated view. Raises UsageError for an asynchronous
+    view (Django's transactions are synchronous: decorate the function that sync_to_async calls) and for a database that
+    is not PostgreSQL.
     """
     return Block(DEFAULT_DB_ALIAS)(using) if callable(using) else Block(using)
 
 
 class Block(AbstractContextManager[Snapshot]):
-    """What `snapshot` returns: for `with`, and to decorate views. Owned by who made it; not to be entered twice."""
+    """What `snapshot` returns: a context manager, and a decorator of views. Owned by its maker, who enters it once."""
 
     def __init__(self, alias: str) -> None:
         self._alias = alias

@@ -1,4 +1,4 @@
-"""Publishing over Django's connections, by alias: with the current atomic block, or at once where there is none."""
+"""Publishing over Django's connections, by alias: with the current atomic block, or at once outside of any."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def publish(
 ) -> None:
     """Publish data to the stream when, and only if, the current atomic block of the database `using` commits.
 
-    A savepoint that is rolled back takes its events along. Outside of atomic blocks this call is a transaction of its
-    own. The other arguments, and what is raised, are those of `headrace.publish`.
+    The events of an inner block, a savepoint, vanish with it when it is rolled back. Outside of atomic blocks this call
+    is a transaction of its own. The other arguments, and what is raised, are those of `headrace.publish`.
     """
     headrace.publish(connections[using], stream, data, event=event, visible_to=visible_to)
 
@@ -31,5 +31,5 @@ def publish_many(
     visible_to: Sequence[str | None] | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> None:
-    """Publish one event per position of the sequences in one round trip, like `publish`."""
+    """Publish one event for each position of the sequences, as `headrace.publish_many`; otherwise like `publish`."""
     headrace.publish_many(connections[using], streams, data, events=events, visible_to=visible_to)

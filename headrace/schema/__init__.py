@@ -1,1 +1,1 @@
-"""The SQL schema: what it is made by, what belongs to it, who owns it, and whose deployment it is."""
+"""The SQL schema: its migrations, its parts, its owner, its advisory locks, and the identity of the deployment."""

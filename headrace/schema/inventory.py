@@ -1,7 +1,7 @@
 """What the migrations make: the parts that a database must have, and the rights of the role headrace_publisher.
 
-A database that was restored from a part of a dump, or without its rights, is told apart by this. The list is read out
-of the migrations themselves, whose statements `create …` and `grant …` begin a line.
+A database that was restored from a part of a dump, or from a dump without rights, is recognised by this list. It is
+read from the migrations themselves, whose statements `create …` and `grant …` begin a line.
 """
 
 import re
@@ -41,9 +41,9 @@ _ROWS: Final = {
     "deployment": "select count(*) = 1 from headrace.deployment",
     "fence": "select count(*) = 1 from headrace.fence",
 }
-"""Tables that have so many rows from their migration on, and whether they do."""
+"""Tables whose migration fills them with a fixed number of rows, and the query that tells whether they have them."""
 
-# Whether the role has all that it should have, and everybody else nothing of what a dump without rights gives them.
+# Whether the role has all its rights, and everybody else none of those that a dump without rights gives to everybody.
 _RIGHTS: Final = """
     select pg_catalog.has_schema_privilege(r.oid, 'headrace', 'USAGE')
             and (select bool_and(pg_catalog.has_function_privilege(r.oid, f.oid, 'EXECUTE'))
@@ -71,7 +71,7 @@ class Inventory:
 
     @classmethod
     def of(cls, files: Iterable[bytes]) -> Self:
-        """What these migrations, in order, leave behind."""
+        """The parts and rights that these migrations, in order, leave behind."""
         parts: dict[tuple[str, str, str], None] = {}
         granted: dict[str, None] = {}
         for text in (file.decode() for file in files):
@@ -105,7 +105,7 @@ class Inventory:
             )
 
     def has_rights(self, connection: psycopg.Connection[Any]) -> bool:
-        """Whether headrace_publisher may call what it should, and nobody may by default. MUST follow `require`."""
+        """Whether headrace_publisher may call its functions, and PUBLIC none. MUST be called after `require`."""
         return _column(connection, _RIGHTS, [oid for oid, _ in self._callable(connection)]) == [True]
 
     def restore_rights(self, connection: psycopg.Connection[Any]) -> None:
@@ -120,7 +120,7 @@ class Inventory:
             connection.execute(statement.encode())
 
     def _callable(self, connection: psycopg.Connection[Any]) -> list[tuple[int, str]]:
-        """What headrace_publisher may call and is there: a later migration may have changed a signature."""
+        """The functions that headrace_publisher may call, if they exist: a later migration may change a signature."""
         query = (
             "select f.oid, s.signature from unnest(%s::text[]) s (signature)"
             " cross join lateral (select pg_catalog.to_regprocedure(s.signature)::oid) f (oid) where f.oid is not null"

@@ -1,12 +1,13 @@
-"""The advisory locks of publishing, and strangers at them.
+"""The advisory locks of publishing, and strangers that hold them.
 
 PostgreSQL lets every role that may connect take any advisory lock. Two decide whether a publishing transaction notifies
-by itself (`headrace/sql/0009_announce.sql`):
+by itself (`headrace/sql/schema.sql`, chapter 6):
 
-    office      who holds it exclusively is the announcer, and publishing transactions leave it to that to notify. A
-                stranger who does notifies nobody; one who holds it in share keeps shards from becoming the announcer
-    deferring   publishing transactions hold it in share. A stranger who holds it exclusively has them all notify by
-                themselves, which is slower where commits are many
+    office      The session that holds it exclusively is the announcer, and publishing transactions leave notifying to
+                it. A stranger that holds it exclusively notifies nobody; a stranger that holds it in share keeps
+                shards from becoming the announcer.
+    deferring   Publishing transactions hold it in share. If a stranger holds it exclusively, they all notify by
+                themselves, which is slower where commits are many.
 
 A stranger is a role without the rights of the owner of the schema.
 """
@@ -40,9 +41,10 @@ _STRANGERS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """Somebody who holds one of the locks, or waits for it. pid is 0 for a prepared transaction, of one of the roles.
+    """A session of a stranger that holds one of the locks, or waits for it.
 
-    What is held in share may be a publishing transaction's, which holds it for microseconds.
+    pid is 0 for a prepared transaction; role then names all roles that have one. A lock that is held in share may be a
+    publishing transaction's, which holds it for microseconds.
     """
 
     pid: int
@@ -52,6 +54,6 @@ class Stranger:
 
 
 def strangers(connection: psycopg.Connection[Any]) -> list[Stranger]:
-    """Who is at the locks of publishing and should not be. Yields. Raises psycopg.Error."""
+    """Return the strangers that hold the locks of publishing, or wait for them. Yields. Raises psycopg.Error."""
     with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         return [Stranger(*row) for row in cursor.execute(_STRANGERS.encode())]

@@ -8,16 +8,16 @@ explains the schema that they make. Their record:
 An upgrade migrates first and replaces processes afterwards, so programs of the version before work on a schema that is
 newer than they are, with clients connected. Rules for a migration, which runs beside publishers and shards:
 
-    It only adds: tables, columns with a constant default, functions, arguments with defaults behind the others. What
-    releases call keeps its name, its arguments and what it returns; `create or replace` holds up nobody.
-    What is removed was unused by the release before. Then the file's first line is `-- oldest: N`: programs that know
-    fewer than N migrations refuse this schema from then on, and where they run already, they no longer work.
-    It is short, for what it locks it holds to the end: a rewrite, or an index of events, holds up all publishers.
-    It locks tables in the order in which publishing does: stage, stream, event.
-    A released file never changes.
+    It only adds: tables, columns with a constant default, functions, arguments with defaults behind the others. A
+    function that releases call keeps its name, its arguments and what it returns; `create or replace` holds up nobody.
+    It removes only what the release before does not use. Then the file's first line is `-- oldest: N`: programs that
+    know fewer than N migrations refuse this schema from then on, and those that run already no longer work. It is
+    short, since it holds its locks to the end: a rewrite, or an index of events, holds up all publishers. It locks
+    tables in the order in which publishing does: stage, stream, event. A released file never changes.
 
-A lock on a table waits for all open transactions that have used it, and whoever comes meanwhile waits behind. So no
-lock is waited for longer than LOCK_TIMEOUT_S; then all is rolled back, publishers go on, and it is tried again.
+A lock on a table waits for all open transactions that have used the table, and other transactions wait behind it. So a
+migration waits for a lock no longer than LOCK_TIMEOUT_S; then all is rolled back, publishers go on, and the migration
+is tried again.
 """
 
 import re
@@ -45,11 +45,11 @@ LAST_WORDS = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycop
 OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 0.5
-"""Below PostgreSQL's deadlock_timeout of 1 s, so that a migration gives way before anybody is made a victim."""
+"""Below PostgreSQL's deadlock_timeout of 1 s: a migration gives way before a deadlock ends another transaction."""
 PATIENCE_S = 60.0
-"""How long a migration tries to get its locks."""
+"""How many seconds a migration tries to get its locks."""
 PAUSE_S = 1.0
-"""Between two tries, for those who had to wait."""
+"""The pause between two tries, in seconds, in which the transactions that had to wait go on."""
 
 _NAME = re.compile(r"\d{4}_\w+\.sql")
 _NEEDS = (
@@ -75,7 +75,7 @@ class Migration:
 
     @property
     def oldest(self) -> int:
-        """What its first line says, else 0."""
+        """The number in its first line, `-- oldest: N`, else 0."""
         found = re.match(rb"-- oldest: (\d+)\n", self.sql)
         return int(found.group(1)) if found else 0
 
@@ -95,16 +95,16 @@ def migrate(
 ) -> list[int]:
     """Create the schema, or bring it up to this version; return the versions that were applied, in order.
 
-    Idempotent, and safe when run twice at once: the second waits for the first and finds nothing to do. All
-    happens in one transaction, so a failure leaves the database as it was. On a schema that a newer headrace has
-    made, and that this one can use, there is nothing to do. Publishers and shards may work meanwhile; say is told
-    when their open transactions hold up a lock.
+    Idempotent, and safe when run twice at once: the second call waits for the first and finds nothing to do. All
+    happens in one transaction, so a failure leaves the database as it was. On a schema that a newer headrace has made,
+    and that this one can use, there is nothing to do. Publishers and shards may work meanwhile; say is called with a
+    sentence when their open transactions hold up a lock.
 
-    Raises DatabaseUnavailableError when the server cannot be reached, DatabaseVersionError when it is too
-    old, MigrationBlockedError when there was no getting a lock for patience_s, SchemaError when a newer headrace has
-    migrated the database beyond what this one can use or parts of the schema are missing, OwnershipError when
-    something in it is a stranger's, and UsageError when its encoding is not UTF8, it is read-only, or the user may not
-    create what is needed.
+    Raises DatabaseUnavailableError when the server cannot be reached; DatabaseVersionError when it is too old;
+    MigrationBlockedError when a lock could not be taken for patience_s seconds; SchemaError when a newer headrace has
+    migrated the database beyond what this one can use, or parts of the schema are missing; OwnershipError when
+    something in the schema belongs to a stranger; UsageError when the database's encoding is not UTF8, when it is
+    read-only, or when the user may not create what is needed.
     """
     give_up = time.monotonic() + patience_s
     with _connected(database_url) as connection:
@@ -135,7 +135,7 @@ def migrate(
 
 
 def check(database_url: str) -> None:
-    """Raise what `migrate` and `require_current` would, without changing anything."""
+    """Raise the errors that `migrate` and `require_current` would raise, without changing anything."""
     with _connected(database_url) as connection:
         require_server(connection)
         require_current(connection)
@@ -182,7 +182,7 @@ def require_current(connection: psycopg.Connection[Any]) -> None:
 
 
 def require_whole(connection: psycopg.Connection[Any]) -> bool:
-    """Raise SchemaError unless the schema is its owner's alone and has all parts; whether its rights are right, too."""
+    """Raise SchemaError unless the schema is its owner's alone and has all parts; return whether rights are complete."""
     require_owned(connection)
     known = migrations()
     if not _require_whole(connection, known):
@@ -191,7 +191,7 @@ def require_whole(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _require_usable(applied: dict[int, int], known: set[int]) -> None:
-    """Raise SchemaError if what a newer headrace has applied leaves nothing for one that knows these versions."""
+    """Raise SchemaError if a newer headrace has applied a migration with which one that knows these cannot work."""
     if max(applied.values(), default=0) > max(known):
         raise SchemaError(
             f"the database's schema has version {max(applied)}, newer than this headrace's {max(known)}, "
@@ -211,7 +211,7 @@ def _applied(connection: psycopg.Connection[Any]) -> dict[int, int]:
 
 
 def _holder(connection: psycopg.Connection[Any]) -> str:
-    """In words, the transaction that has locks on the schema's tables for the longest."""
+    """Describe the transaction that has held locks on the schema's tables for the longest."""
     row = connection.execute(
         "select a.pid, extract(epoch from clock_timestamp() - a.xact_start)::int, a.state, left(a.query, 80)"
         " from pg_catalog.pg_locks l"
@@ -231,7 +231,7 @@ def _migrate(connection: psycopg.Connection[Any], say: Callable[[str], None]) ->
         parts = Inventory.of(migration.sql for migration in known)
         applied = _require_whole(connection, known)
         if _lacking(applied, known) or not parts.has_rights(connection):
-            # Else nothing is written or locked: the user may not be allowed to, and the database be read-only.
+            # Otherwise nothing is written or locked: the user may have no right to, or the database may be read-only.
             _make_record(connection)
             # Nobody but the owner has a right on it, so nobody else can keep a migration waiting by a lock.
             connection.execute("lock table headrace.migration in share row exclusive mode")

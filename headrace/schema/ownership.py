@@ -1,9 +1,10 @@
-"""Who owns the schema: whether code of strangers runs with the rights of whoever works on it.
+"""Who owns the schema: whether code of strangers would run with the rights of the user who works on it.
 
-What stands in the schema `headrace` is run by everybody who migrates, serves or examines it: a trigger on one of its
-tables, a view in place of a table, a function. So all of it MUST belong to somebody whom this user trusts with its own
-rights anyway: itself, superusers, and, unless it is a superuser, roles whose rights it has. And nobody else may add to
-it: by CREATE on the schema, by TRIGGER on a table, by an event trigger of the database whose function is another's.
+Every user who migrates, serves or examines the schema `headrace` runs what is in it: a trigger on one of its tables, a
+view in place of a table, a function. So all of it MUST belong to roles that this user trusts with its own rights
+anyway: itself, superusers, and, unless it is a superuser, roles whose rights it has. And no other role may add to it:
+by CREATE on the schema, by TRIGGER on a table, or by an event trigger of the database whose function belongs to another
+role.
 """
 
 from typing import Any, Final
@@ -12,7 +13,7 @@ import psycopg
 
 from headrace.errors import OwnershipError
 
-# Reads nothing but catalogs. The first sentence of each finding, and what to do about it; see require_owned.
+# Reads nothing but catalogs. Each finding has the parts of a sentence, and what to do about it; see require_owned.
 _FINDINGS: Final = """
     with me as (select r.oid, r.rolname, r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user),
     trusted as (
@@ -78,7 +79,7 @@ _FINDINGS: Final = """
 def require_owned(connection: psycopg.Connection[Any]) -> None:
     """Raise OwnershipError if a stranger's code would run with this user's rights, or could be made to.
 
-    Without a schema there is nothing to find but event triggers. Call it before anything in the schema is touched.
+    Where there is no schema, only event triggers can be found. MUST be called before anything in the schema is used.
     """
     with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
         cursor.execute(_FINDINGS)

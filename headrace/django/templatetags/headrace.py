@@ -1,4 +1,4 @@
-"""`{% load headrace %}`: the element, its URL and its script. The first two need a snapshot, and raise without one.
+"""`{% load headrace %}`: the element, its URL and its script. The element and the URL need a snapshot, else UsageError.
 
 {% headrace_script %}
 {% headrace_stream "notes" user=request.user.pk refresh="/token" %}
@@ -19,17 +19,20 @@ register = template.Library()
 
 @register.simple_tag  # type: ignore[untyped-decorator]
 def headrace_stream(*streams: str, using: str | None = None, **token_and_attributes: Any) -> Html:
-    """The element for one stream or several, as `Snapshot.element` of the innermost snapshot, or of the alias's."""
+    """Return the element for one stream or several, as `Snapshot.element`.
+
+    The snapshot is the innermost one, or the innermost of the database whose alias is using.
+    """
     return current(using).element(streams, **token_and_attributes)
 
 
 @register.simple_tag  # type: ignore[untyped-decorator]
 def headrace_url(*streams: str, using: str | None = None, **token: Any) -> str:
-    """The URL alone, as `Snapshot.url`."""
+    """Return the signed URL alone, as `Snapshot.url` of the same snapshot."""
     return current(using).url(streams, **token)
 
 
 @register.simple_tag  # type: ignore[untyped-decorator]
 def headrace_script(**attributes: Attribute) -> Html:
-    """The script that defines the element."""
+    """Return the `<script>` that defines the element."""
     return script(signing.origin(), **attributes)
