@@ -1,7 +1,9 @@
 """Strangers in the schema: whoever works on it refuses what is another's before it runs, and nobody can hold it up."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -166,6 +168,24 @@ def test_an_owner_who_may_not_create_in_the_database(url: str) -> None:
         c.execute("create schema headrace authorization own_team")
     assert migrate(as_role(url, "team")) == VERSIONS
     assert migrate(as_role(url, "team")) == []
+
+
+def test_the_documented_statements_make_an_owner(url: str) -> None:
+    """After the statements of docs/operate/security.md a plain owner migrates, and the app publishes."""
+    page = (Path(__file__).parents[2] / "docs" / "operate" / "security.md").read_text()
+    (statements,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    with opened(url, "dba") as c:
+        # Roles are shared by all databases: these are the test's own, and the publishers' role is there already.
+        statements = statements.replace("headrace_owner", "own_documented").replace("to app;", "to own_app;")
+        c.execute(re.sub(r"^create role headrace_publisher.*$", "", statements, flags=re.MULTILINE).encode())
+        try:
+            owner = psycopg.conninfo.make_conninfo(url, user="own_documented", password="…")
+            assert migrate(owner) == VERSIONS
+            with opened(url, "app") as app:
+                app.execute("select headrace.publish('room:1', 'hello')")
+        finally:
+            c.execute("revoke headrace_publisher from own_app; drop owned by own_documented cascade")
+            c.execute("drop role own_documented")
 
 
 def test_a_user_who_lacks_rights_is_told_what_to_ask_for(url: str) -> None:

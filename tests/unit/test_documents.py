@@ -89,3 +89,25 @@ def test_settings_and_commands_are_those_that_there_are(path: Path) -> None:
 def test_where_servers_come_from_is_told(document: str) -> None:
     """The pages on deploying and the help name the extra that brings the servers of `headrace up`."""
     assert "[embedded]" in document
+
+
+def test_every_path_and_frame_of_http_is_told() -> None:
+    """The HTTP reference has a row for every path of the router, apart from those below another, and every sentinel."""
+    source = (ROOT / "router" / "app.py").read_text()
+    paths = set(re.findall(r'^ *(?:routes\[)?"(/[\w./]*)"\]?(?:: | = )Route\(', source, re.MULTILINE))
+    assert {"/healthz", "/publish"} <= paths
+    for path in paths:
+        assert f"`{path}`" in HTTP or path.startswith(("/ops", "/demo")), path
+    frames = (ROOT / "headrace" / "event.py").read_text()
+    kinds = set(re.findall(r'_sentinel\("(\w+)"', frames))
+    assert len(kinds) == 4
+    assert set(re.findall(r"^\| `event: headrace:(\w+)`", HTTP, re.MULTILINE)) == kinds
+
+
+def test_every_file_to_deploy_with_is_told() -> None:
+    """The page in deploy/ lists the files that are there, and the tests that try them."""
+    page = (ROOT / "deploy" / "README.md").read_text()
+    there = {path.name + "/" * path.is_dir() for path in (ROOT / "deploy").iterdir()} - {"README.md"}
+    there = {name for name in there if not name.startswith((".", "__"))}
+    named = {name for row in rows(page, "file | goes to") for name in re.findall(r"`([^`]+)`", row)}
+    assert named == there
