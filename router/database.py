@@ -2,7 +2,7 @@
 
 psycopg_pool is not used, for two reasons that tests/integration/test_router_database.py shows. It connects in the
 background: while PostgreSQL refuses connections, a request waits for its whole deadline and is not told why, where this
-file answers at once, with the reason. And a gevent.Timeout, which is no Exception, leaves the place of a waiting request
+file answers at once, with the reason. A gevent.Timeout, which is no Exception, leaves the place of a waiting request
 in the pool's queue: the next free connection is given to that place, and the pool has lost it.
 """
 

@@ -1,4 +1,4 @@
-"""shard/postgres/announcer.py ring by ring, at a database of its own."""
+"""shard/postgres/announcer.py round by round, at a database of its own."""
 
 import psycopg
 import pytest
@@ -24,7 +24,7 @@ def leave(connection: Connection, database_url: str, count: int) -> None:
 
 
 def vacuums(connection: Connection) -> dict[str, int]:
-    """How often each table that rings empty was vacuumed by hand."""
+    """How often each table that rounds empty was vacuumed by hand."""
     connection.execute("select pg_stat_clear_snapshot()")
     rows = connection.execute(
         "select relname, vacuum_count from pg_stat_all_tables"
@@ -40,15 +40,15 @@ def test_taken_rows_are_removed_now_and_then(
     part = Announcer(settings, "n-0")
     monkeypatch.setattr(announcer, "VACUUM_AFTER", 8)
     leave(connection, database_url, 3)
-    assert part._ring(connection)[0] == 6
+    assert part._round(connection)[0] == 6
     assert vacuums(connection) == {"stage": 0, "unannounced": 0}
     leave(connection, database_url, 1)
-    assert part._ring(connection)[0] == 2
+    assert part._round(connection)[0] == 2
     assert vacuums(connection) == {"stage": 1, "unannounced": 1}
-    assert part._ring(connection)[0] == 0
+    assert part._round(connection)[0] == 0
     monkeypatch.setattr(announcer, "VACUUM_BYTES", 0)
     leave(connection, database_url, 4)
-    assert part._ring(connection)[0] == 8
+    assert part._round(connection)[0] == 8
     assert vacuums(connection) == {"stage": 1, "unannounced": 2}
 
 
@@ -61,13 +61,13 @@ def test_large_rows_are_removed_before_the_table_has_grown_too_large(
     monkeypatch.setattr(announcer, "VACUUM_S", 600.0)
     part._vacuumed_at -= 600.0
     leave(connection, database_url, 1)
-    part._ring(connection)
+    part._round(connection)
     assert vacuums(connection)["unannounced"] == 0
     many = "select array_agg(i) from generate_series(1, 60000) i group by i / 400"
     connection.execute(f"insert into headrace.unannounced {many}".encode())
     for _ in range(3):
         leave(connection, database_url, 1)
-        part._ring(connection)
+        part._round(connection)
     assert vacuums(connection)["unannounced"] == 1
 
 
