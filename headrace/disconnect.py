@@ -5,8 +5,8 @@ As with publishing, the connections are closed when the transaction commits, and
 
 from typing import Any, Final
 
-from headrace import calls
-from headrace.statement import execute
+from headrace import sql_calls
+from headrace.sql_execution import execute
 
 DEFAULT_REASON: Final = "disconnected"
 
@@ -33,4 +33,4 @@ def disconnect(
     Raises UsageError for arguments that are not allowed, for an object that is no connection and for an asynchronous
     one; StreamNameError for a name that cannot be a stream.
     """
-    execute(connection, calls.disconnect(user, stream, reason, skew_s))
+    execute(connection, sql_calls.disconnect(user, stream, reason, skew_s))

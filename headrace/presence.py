@@ -8,8 +8,8 @@ up to the members at any later time.
 import json
 from typing import Any
 
-from headrace import calls
-from headrace.statement import fetch
+from headrace import sql_calls
+from headrace.sql_execution import fetch
 
 
 def members(connection: Any, stream: str) -> list[str]:
@@ -18,10 +18,10 @@ def members(connection: Any, stream: str) -> list[str]:
     connection is any that `headrace.publish` takes. Raises StreamNameError for a name that cannot be a stream, and
     UsageError for an object that is no connection, or an asynchronous one.
     """
-    users: list[str] = json.loads(fetch(connection, calls.members(stream)))
+    users: list[str] = json.loads(fetch(connection, sql_calls.members(stream)))
     return users
 
 
 def member_count(connection: Any, stream: str) -> int:
     """Return how many members the stream has. One row is read, however many they are. Raises like `members`."""
-    return int(fetch(connection, calls.member_count(stream)))
+    return int(fetch(connection, sql_calls.member_count(stream)))

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from headrace import calls
-from headrace.statement import execute, fetch
+from headrace import sql_calls
+from headrace.sql_execution import execute, fetch
 
 
 def publish(connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None) -> None:
@@ -35,7 +35,7 @@ def publish(connection: Any, stream: str, data: str, *, event: str = "message", 
     UsageError for an object that is no connection, or an asynchronous one. Data that is too long is the driver's error,
     with SQLSTATE 22023.
     """
-    execute(connection, calls.publish(stream, data, event, visible_to))
+    execute(connection, sql_calls.publish(stream, data, event, visible_to))
 
 
 def publish_now(
@@ -47,7 +47,7 @@ def publish_now(
     and two transactions that call this function for the same streams in different orders may deadlock. Raises like
     `publish`.
     """
-    return int(fetch(connection, calls.publish_now(stream, data, event, visible_to)))
+    return int(fetch(connection, sql_calls.publish_now(stream, data, event, visible_to)))
 
 
 def publish_many(
@@ -64,7 +64,7 @@ def publish_many(
     labels; None, as a whole or at a position, means type `message`, and everybody. Empty sequences publish nothing. The
     events get their ids at commit, as in `publish`. Raises like `publish`, and EventError for different lengths.
     """
-    call = calls.publish_many(streams, data, events, visible_to)
+    call = sql_calls.publish_many(streams, data, events, visible_to)
     if call is not None:
         execute(connection, call)
 
@@ -78,7 +78,7 @@ def head(connection: Any, stream: str) -> int:
     exactly. `headrace.snapshot` sees to all that. Raises StreamNameError for a name that cannot be a stream, and
     UsageError like `publish`.
     """
-    return int(fetch(connection, calls.head(stream)))
+    return int(fetch(connection, sql_calls.head(stream)))
 
 
 def set_retention(connection: Any, pattern: str, keep: timedelta | None, keep_count: int | None = None) -> None:
@@ -91,4 +91,4 @@ def set_retention(connection: Any, pattern: str, keep: timedelta | None, keep_co
 
     Raises UsageError for arguments that are not allowed, and for an object that is no connection.
     """
-    execute(connection, calls.set_retention(pattern, keep, keep_count))
+    execute(connection, sql_calls.set_retention(pattern, keep, keep_count))

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from headrace import cursor, publisher_token, tokens
+from headrace import cursor, publisher_tokens, tokens
 from headrace.errors import SettingsError, StreamNameError, TokenError
 from headrace.settings import Settings, environ_with_file
 from headrace.stream import RESERVED_PREFIX, check_names
@@ -58,7 +58,7 @@ def sign_publisher(
 
     Raises TokenError without a secret or pattern, StreamNameError for a pattern that is empty or has over 512 bytes.
     """
-    return publisher_token.sign_publisher(streams, secrets=_own(secrets), ttl_s=ttl_s)
+    return publisher_tokens.sign_publisher(streams, secrets=_own(secrets), ttl_s=ttl_s)
 
 
 def _own(secrets: Sequence[str] | None) -> Sequence[str]:

@@ -29,11 +29,11 @@ from itertools import count
 from typing import Any, Final
 
 from headrace import cursor, signing
-from headrace.calls import Call
 from headrace.database_connection import refuse
 from headrace.element import Attribute, Html, element
 from headrace.errors import UsageError
-from headrace.statement import execute, fetch
+from headrace.sql_calls import Call
+from headrace.sql_execution import execute, fetch
 from headrace.stream import check_name, check_names
 
 REPEATABLE_READ: Final = Call("set transaction isolation level repeatable read", ())

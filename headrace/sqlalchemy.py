@@ -20,7 +20,7 @@ from headrace.database_connection import is_of, refuse, synchronous
 from headrace.element import Attribute, Html
 from headrace.errors import UsageError
 from headrace.snapshot import REPEATABLE_READ, Snapshot, within
-from headrace.statement import execute
+from headrace.sql_execution import execute
 
 if TYPE_CHECKING:
     # Without greenlet, which SQLAlchemy 2.1 installs for asynchronous applications alone, this import fails.

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace import calls
+from headrace import sql_calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.node.postgres_errors import meaning, said
-from headrace.publisher_token import Publisher, verify_publisher
+from headrace.publisher_tokens import Publisher, verify_publisher
 from headrace.router.database import Database
 from headrace.router.errors import ForbiddenError, TooLargeError, error_response
 from headrace.router.metrics import RouterMetrics
@@ -118,7 +118,7 @@ def _event(value: Any, name: str) -> Event:
     type_ = value.get("event")
     event = value["stream"], value["data"], "message" if type_ is None else type_, value.get("visible_to")
     try:
-        calls.publish(*event)
+        sql_calls.publish(*event)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     return event

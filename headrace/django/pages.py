@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from headrace.errors import UsageError
 from headrace.snapshot import REPEATABLE_READ, Snapshot, within
-from headrace.statement import execute
+from headrace.sql_execution import execute
 
 View = TypeVar("View", bound=Callable[..., Any])
 

@@ -15,7 +15,7 @@ and how durable a commit is. No statement depends on how dates, intervals, numbe
 asked for in a form that a setting changes.
 
 Statements over an application's connection run in a transaction whose settings are the application's. They therefore
-call nothing but qualified names; see `headrace.calls`.
+call nothing but qualified names; see `headrace.sql_calls`.
 """
 
 from collections.abc import Iterator

@@ -182,7 +182,7 @@ def require_current(connection: psycopg.Connection[Any]) -> None:
 
 
 def require_whole(connection: psycopg.Connection[Any]) -> bool:
-    """Raise SchemaError unless the schema is its owner's alone and has all parts; return whether rights are complete."""
+    """Raise SchemaError unless the schema is its owner's alone and has all parts; return whether rights are right."""
     require_owned(connection)
     known = migrations()
     if not _require_whole(connection, known):

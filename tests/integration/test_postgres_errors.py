@@ -15,7 +15,7 @@ from headrace.doctor import examination
 from headrace.doctor.finding import Finding, Level
 from headrace.node.postgres_errors import meaning, said
 from headrace.node.session import connect
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from headrace.settings import Settings
 from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET, Router

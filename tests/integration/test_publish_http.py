@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from headrace.shard.postgres import sql_functions
 from headrace.tokens import sign
 from tests.fixtures.postgres import NUMBERS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.waiting import wait_until

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import headrace
 from headrace.cli import main
 from headrace.embedded.postgres import EmbeddedPostgres
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from headrace.schema.migrations import migrate
 from tests.fixtures.hostile import Hostile
 from tests.fixtures.ports import free_port

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import headrace
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from tests.fixtures.client import Client
 from tests.fixtures.programs import tool
 from tests.fixtures.router import SECRET, Router

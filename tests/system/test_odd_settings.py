@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 import headrace
-from headrace.publisher_token import sign_publisher
+from headrace.publisher_tokens import sign_publisher
 from tests.fixtures.ports import free_port
 from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from headrace import calls
+from headrace import sql_calls
 from headrace.errors import StreamNameError, TokenDateError, TokenError, TokenExpiredError, UsageError
 from headrace.predicates import predicate
-from headrace.publisher_token import sign_publisher, verify_publisher
+from headrace.publisher_tokens import sign_publisher, verify_publisher
 from headrace.stream import slot
 from headrace.tokens import Context, serializer, sign, verify
 
@@ -171,9 +171,9 @@ def test_whom_a_token_carries_a_revocation_can_name(user: object) -> None:
         name = verify(sign("a", secrets=[NEW], user=user), secrets=[NEW]).context.user
     except TokenError:
         with pytest.raises(UsageError):
-            calls.disconnect(user, None, "gone", 0)
+            sql_calls.disconnect(user, None, "gone", 0)
     else:
-        assert calls.disconnect(user, None, "gone", 0).parameters[0] == name
+        assert sql_calls.disconnect(user, None, "gone", 0).parameters[0] == name
 
 
 @pytest.mark.parametrize("label", ["", "a\0b", "\ud800", "é" * 257, 7, None, b"x", "é" * 256])
@@ -182,7 +182,7 @@ def test_an_audience_is_a_label_that_events_and_predicates_have(label: str) -> N
     uses: list[Callable[[], object]] = [
         lambda: sign("a", secrets=[NEW], audiences=[label]),
         lambda: predicate(label),
-        lambda: calls.publish("a", "x", "message", label),
+        lambda: sql_calls.publish("a", "x", "message", label),
     ]
     if label == "é" * 256:
         assert all(use() for use in uses)

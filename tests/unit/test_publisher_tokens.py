@@ -7,7 +7,7 @@ import pytest
 
 from headrace import tokens
 from headrace.errors import StreamNameError, TokenError, TokenExpiredError, UsageError
-from headrace.publisher_token import Publisher, sign_publisher, verify_publisher
+from headrace.publisher_tokens import Publisher, sign_publisher, verify_publisher
 from headrace.router.errors import TooLargeError
 from headrace.router.publish_endpoint import read_events
 
@@ -125,3 +125,9 @@ def test_a_batch_is_bounded() -> None:
     assert len(read_events(json.dumps([GOOD] * 1000).encode())[1]) == 1000
     with pytest.raises(TooLargeError):
         read_events(json.dumps([GOOD] * 1001).encode())
+
+
+def test_a_token_of_an_older_version_is_known() -> None:
+    """A token that version 0.2 has signed allows the same as before."""
+    token = "eyJwIjpbInJvb206KiJdLCJpIjoxNzkwMDAwMDAwMDAwfQ.ofPhwjwNS-0o_x2XpjVe7hoe9BMo2ex58r2H5fVlB1k"
+    assert verify_publisher(token, secrets=["k" * 32], now=1790000001).patterns == ("room:*",)

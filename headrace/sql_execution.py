@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from itertools import count
 from typing import Any
 
-from headrace.calls import Call
 from headrace.database_connection import as_tuples, explain, is_of, synchronous, takes_dollars
+from headrace.sql_calls import Call
 
 
 def execute(connection: Any, call: Call) -> None:
