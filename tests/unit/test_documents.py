@@ -13,6 +13,7 @@ from headrace.disconnect import DEFAULT_REASON
 from headrace.doctor.postgresql import CONNECTIONS_BESIDE_READERS
 from headrace.settings import Settings
 from headrace.shard import history
+from loadtests.torture import runbook
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,6 +22,7 @@ HTTP = (DOCS / "reference" / "http.md").read_text()
 RUNBOOK = (DOCS / "operate" / "runbook.md").read_text()
 SIZING = (DOCS / "operate" / "sizing.md").read_text()
 WATCH = (DOCS / "operate" / "watch.md").read_text()
+WORDS = dict(enumerate(("eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen"), start=8))
 SHARD = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "shard").rglob("*.py"))}
 
 
@@ -56,8 +58,7 @@ def test_the_connections_of_a_shard_are_counted_once() -> None:
     names = {name for path in SHARD for name in re.findall(r'f"headrace \{[\w.]+\} (\w+)', path.read_text())}
     # The feed of the operations page is one of all shards'.
     assert len(names - {"reader", "operations", "history"}) + history.READERS == CONNECTIONS_BESIDE_READERS
-    words = ("eight", "nine", "ten", "eleven", "twelve")
-    number = words[Settings().readers + CONNECTIONS_BESIDE_READERS - 8]
+    number = WORDS[Settings().readers + CONNECTIONS_BESIDE_READERS]
     for document in (SIZING, RUNBOOK):
         said = " ".join(document.split())
         assert re.search(
@@ -111,3 +112,13 @@ def test_every_file_to_deploy_with_is_told() -> None:
     there = {name for name in there if not name.startswith((".", "__"))}
     named = {name for row in rows(page, "file | goes to") for name in re.findall(r"`([^`]+)`", row)}
     assert named == there
+
+
+def test_faults_are_counted_right() -> None:
+    """What pages say of how many faults the torture has, and of how many the tests try, is so."""
+    faults = runbook.read(RUNBOOK)
+    promises, tests = ((ROOT / path).read_text() for path in ("docs/judge/promises.md", "tests/README.md"))
+    assert re.findall(r"lists the (\d+) faults", promises) == [str(len(faults))]
+    assert re.findall(r"All (\d+),", tests) == [str(len(faults))]
+    marked = sum(row.marked for row in faults.values())
+    assert f"injects {WORDS[marked]} faults" in " ".join(tests.split())
