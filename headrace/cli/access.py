@@ -1,4 +1,4 @@
-"""`headrace disconnect` and `headrace publisher`: who may no longer be connected, and who may publish over HTTP."""
+"""`headrace disconnect` closes connections; `headrace publisher` signs tokens for publishing over HTTP."""
 
 import click
 
@@ -9,19 +9,23 @@ from headrace.errors import UsageError
 
 
 @main.command(
-    short_help="Close a user's connections, or those to a stream.",
+    short_help="Close the connections of a user or to a stream.",
     epilog="Example: headrace disconnect --user ada --reason 'signed out'",
     help="""
-    Close connections on every node within a second, with a reason: those of a user, or those to a stream.
+    Close the connections of a user, or those to a stream, on every node within a second.
 
-    The same as headrace.disconnect in your application's own transaction.
+    Give --user or --stream. An application does the same, in its own transaction, with headrace.disconnect.
     """,
 )
-@click.option("--user", default=None, help="Close the user's connections and refuse its tokens issued until now.")
-@click.option("--stream", default=None, help="Close the connections to the stream, which may come back.")
+@click.option("--user", default=None, help="Close this user's connections, and refuse its tokens issued until now.")
+@click.option("--stream", default=None, help="Close the connections to this stream; their clients may come back.")
 @click.option("--reason", default=DEFAULT_REASON, show_default=True, help="What the clients are told.")
 @click.option(
-    "--skew", default=0.0, type=click.FloatRange(0, 86_400), help="Refuse tokens of the next SKEW seconds too."
+    "--skew",
+    default=0.0,
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    help="Refuse the user's tokens issued in the next SECONDS, too, for hosts whose clock is ahead.",
 )
 def disconnect(user: str | None, stream: str | None, reason: str, skew: float) -> None:
     """`headrace disconnect`."""
@@ -34,11 +38,19 @@ def disconnect(user: str | None, stream: str | None, reason: str, skew: float) -
 @main.command(
     short_help="Print a token for POST /publish.",
     epilog="Example: headrace publisher 'room:*' --ttl 3600",
-    help="Print a token with which POST /publish takes events for the streams that match PATTERNS (`*` and `?`).",
+    help="""
+    Print a token with which a program may POST /publish to the streams that match one of PATTERNS.
+
+    In a pattern * is any text, and ? any one character.
+    """,
 )
 @click.argument("patterns", nargs=-1, required=True)
 @click.option(
-    "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"
+    "--ttl",
+    default=None,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The token's life in seconds.  [default: for ever]",
 )
 def publisher(patterns: tuple[str, ...], ttl: float | None) -> None:
     """`headrace publisher`."""

@@ -1,4 +1,4 @@
-"""`headrace doctor`: what is not well, and what to do about it."""
+"""`headrace doctor`: examines a deployment, and says what is wrong and what to do about it."""
 
 import dataclasses
 import json
@@ -14,16 +14,16 @@ from headrace.node.redaction import Redaction
 
 
 @main.command(
-    short_help="Look for what is wrong, and say what to do.",
+    short_help="Examine the deployment, and say what to do.",
     epilog="Example: headrace doctor    or, in a script: headrace doctor --json | jq '.[].level'",
     help="""
-    Look at PostgreSQL, Redis, the shards, this machine and the front door, and say what to do.
+    Examine PostgreSQL, Redis, the shards, this machine and the way in from outside, and say what to do.
 
-    Publishes a few events to a stream of its own and waits for them at HEADRACE_PUBLIC_URL. Exits with 1 if something
-    has failed; a warning alone leaves 0.
+    Publishes a few events to a stream of its own and waits for them at HEADRACE_PUBLIC_URL. The exit status is 1 if a
+    check has failed, and 0 if there are only warnings.
     """,
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def doctor(as_json: bool) -> None:
     """`headrace doctor`."""
     settings = read_settings()

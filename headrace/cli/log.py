@@ -1,4 +1,4 @@
-"""`headrace migrate`, `headrace new-block` and `headrace publish`: what is done to the log."""
+"""`headrace migrate`, `headrace new-block` and `headrace publish`: commands that change the database."""
 
 import sys
 
@@ -13,12 +13,13 @@ from headrace.stream import check_name
 
 
 @main.command(
+    short_help="Create or upgrade the SQL schema.",
     epilog="Example: HEADRACE_DATABASE_URL=postgresql://… headrace migrate",
     help="""
-    Create or upgrade the SQL schema. Safe to repeat, to run twice at once, and beside publishers and shards.
+    Create or upgrade the SQL schema. Safe to repeat, to run twice at once, and to run beside publishers and shards.
 
-    In an upgrade it comes first, before processes are replaced: those of the version before go on working. A lock that
-    open transactions hold up is tried for again and again for a minute; publishers never wait longer than 0.5 s for it.
+    In an upgrade run it first, before you replace processes: those of the version before go on working. Where open
+    transactions hold up a lock that it needs, it tries for a minute; publishers wait for it no longer than 0.5 s.
     """,
 )
 def migrate() -> None:
@@ -29,14 +30,14 @@ def migrate() -> None:
 
 @main.command(
     "new-block",
-    short_help="After a disk was restored: ids go on above all seen.",
+    short_help="Make ids continue above all that clients have seen.",
     epilog="Example: headrace new-block    or, for a copy beside its original: headrace new-block --new-identity",
     help="""
-    Give out ids from now on that no client can have seen, as after a disk or a snapshot of one was restored.
+    Make the ids of all streams continue above all ids that clients can have seen.
 
-    A restored dump, a clone and a promoted standby are noticed without it. Clients that have seen events which are lost
-    get headrace:reset. With --new-identity this is another deployment than its original from now on: restart its
-    processes.
+    Run it after a disk, or a snapshot of one, was restored. A restored dump, a clone and a promoted standby need it
+    not: headrace recognises them. Clients that have seen events which are lost get headrace:reset. With --new-identity
+    the database is another deployment than its original from now on: restart its processes.
     """,
 )
 @click.option("--new-identity", is_flag=True, help="This database is a copy that runs beside its original.")
@@ -49,12 +50,19 @@ def new_block(new_identity: bool) -> None:
 
 @main.command(
     epilog="Example: headrace publish room:1 'hello'    or: seq 3 | headrace publish room:1 -",
-    help="Publish DATA to STREAM and print its id. DATA `-` publishes each line of stdin as an event of its own.",
+    short_help="Publish an event to a stream.",
+    help="""
+    Publish an event with DATA to STREAM, and print its id.
+
+    With - as DATA, publish each line of standard input as an event of its own.
+    """,
 )
 @click.argument("stream")
 @click.argument("data")
-@click.option("--event", default="message", show_default=True, help="The event's type.")
-@click.option("--visible-to", default=None, help="Audience label; without it everybody sees the event.")
+@click.option("--event", default="message", show_default=True, help="Type of the event.")
+@click.option(
+    "--visible-to", default=None, help="Label of the audience that sees the event; without it everybody does."
+)
 def publish(stream: str, data: str, event: str, visible_to: str | None) -> None:
     """`headrace publish`."""
     check_name(stream)

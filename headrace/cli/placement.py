@@ -1,4 +1,4 @@
-"""`headrace drain`, `undrain`, `move` and `rebalance`: which shard serves what, while clients stay connected."""
+"""`headrace drain`, `undrain`, `move` and `rebalance`: they move live connections and slots between shards."""
 
 import time
 
@@ -12,17 +12,24 @@ from headrace.errors import UsageError
     short_help="Move a shard's or a node's clients elsewhere.",
     epilog="Example: headrace drain web1-0    or: headrace drain --node web1 --over 120",
     help="""
-    Have SHARD, or a whole node, without clients, and send it no new ones until `undrain`.
+    Move all clients of SHARD, or of a whole node, elsewhere, and give it no new ones until `undrain`.
 
-    The connections of a shard move to others of its node, and no client reconnects; the shard stays up, and
-    `rebalance` passes it over. Connections cannot move to another node: there, clients are asked to reconnect, one by
-    one over the set time, and resume where they were. Meanwhile the node's router answers 503, and its /readyz too.
+    The connections of a shard move to other shards of its node, and no client reconnects; the drained shard stays up,
+    and `rebalance` passes it over. Connections cannot move to another node: when a node is drained, its clients are
+    asked to reconnect, evenly over the time of --over, and resume where they were. Meanwhile the node's router answers
+    503, also at /readyz.
     """,
 )
 @click.argument("shard", required=False)
-@click.option("--node", default=None, help="Drain all shards of this node; its clients go to other nodes.")
+@click.option("--node", default=None, help="Drain this node: its clients reconnect to other nodes.")
 @click.option(
-    "--over", "over_s", default=60.0, show_default=True, type=click.FloatRange(0, 86_400), help="Seconds, with --node."
+    "--over",
+    "over_s",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    help="With --node: the time over which the clients are asked.",
 )
 def drain(shard: str | None, node: str | None, over_s: float) -> None:
     """`headrace drain`."""
@@ -39,9 +46,9 @@ def drain(shard: str | None, node: str | None, over_s: float) -> None:
     short_help="Let a drained shard or node serve again.",
     epilog="Example: headrace undrain web1-0    or: headrace undrain --node web1",
     help="""
-    Let a drained SHARD serve again, and move its share of the slots to it; or a whole node that was drained as such.
+    Let a drained SHARD serve again, with its share of the slots, or a node that was drained with --node.
 
-    A shard that was drained by its name stays so when its node serves again. The command names those that do.
+    Shards that were drained by name stay drained when their node serves again. The command names them.
     """,
 )
 @click.argument("shard", required=False)
@@ -62,7 +69,11 @@ def undrain(shard: str | None, node: str | None) -> None:
 @main.command(
     short_help="Move a slot to a shard, with its connections.",
     epilog="Example: headrace move room:1 web1-0    or: headrace move 517 web1-0",
-    help="Move a slot, given by number or by a stream in it, to SHARD with all its connections. No client reconnects.",
+    help="""
+    Move a slot to SHARD, with all its connections. No client reconnects.
+
+    The slot is given by its number, 0 to 1023, or by the name of a stream in it.
+    """,
 )
 @click.argument("what", metavar="STREAM|SLOT")
 @click.argument("shard")
@@ -77,12 +88,12 @@ def move(what: str, shard: str) -> None:
     short_help="Spread the slots evenly over the shards.",
     epilog="Example: headrace rebalance --dry-run",
     help="""
-    Spread the slots evenly over the shards that are up, with their connections. No client reconnects.
+    Spread the slots, with their connections, evenly over the shards that are up. No client reconnects.
 
-    Shows the plan, how far it is, and what has come of it.
+    Prints the plan, the progress and the result.
     """,
 )
-@click.option("--dry-run", is_flag=True, help="Only show the plan.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and move nothing.")
 def rebalance(dry_run: bool) -> None:
     """`headrace rebalance`."""
     operations = open_operations()

@@ -1,4 +1,4 @@
-"""`headrace members`: who is on a stream."""
+"""`headrace members`: the members of a stream."""
 
 import click
 
@@ -7,16 +7,17 @@ from headrace.cli.command import connect, main
 
 
 @main.command(
-    short_help="Print who is present on a stream.",
+    short_help="Print the users who are present on a stream.",
     epilog="Example: headrace members room:1; follow with: headrace tail presence:room:1",
     help="""
-    Print the users who are present on STREAM, one a line, in the order in which they joined.
+    Print the members of STREAM, one a line, in the order in which they joined.
 
-    Present are those with a connection whose token says so: `headrace url STREAM --user ada --presence`.
+    Members are the users with a connection whose token makes them present, as one of this command does: headrace url
+    STREAM --user ada --presence.
     """,
 )
 @click.argument("stream")
-@click.option("--count", is_flag=True, help="Print only how many they are.")
+@click.option("--count", is_flag=True, help="Print only the number of members.")
 def members(stream: str, count: bool) -> None:
     """`headrace members`."""
     with connect() as connection:

@@ -1,4 +1,4 @@
-"""`headrace status`: what the directory says of nodes, shards and streams, as tables and as JSON."""
+"""`headrace status`: the nodes, shards and streams in the directory, as tables and as JSON."""
 
 import json
 import urllib.error
@@ -24,17 +24,18 @@ _PATIENCE_S: Final = 3.0
 
 
 @main.command(
-    short_help="Show nodes, shards and what is moving.",
+    short_help="Show nodes, shards, streams and moves.",
     epilog="Example: headrace status --json | jq '.shards[].connections'",
     help="""
-    Show nodes, shards, connections, slots, hot streams, what is moving, and how far the shards are behind the log.
+    Show nodes, shards, connections, slots, hot streams and moves, and how far the shards are behind the log.
 
-    events_s counts events that a shard has read each second, deliveries_s what it has written to clients; epoch is
-    the last change of the directory that it has carried out. While Redis is away, what the router at
-    HEADRACE_PUBLIC_URL knew last is shown, and the exit status is 1.
+    Of each shard, events_s is the number of events that it has read each second, deliveries_s the number that it has
+    written to clients, lag_s how many seconds it is behind the log, and epoch the last change of the assignments that
+    it has carried out. While Redis is away, the command shows what the router at HEADRACE_PUBLIC_URL knew last, and the
+    exit status is 1.
     """,
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.pass_context
 def status(context: click.Context, as_json: bool) -> None:
     """`headrace status`."""
@@ -58,10 +59,10 @@ def status(context: click.Context, as_json: bool) -> None:
 
 
 def _last_known(settings: Settings) -> dict[str, Any] | None:
-    """What a router knows, in the same shape as far as it goes; None if it cannot be asked."""
+    """What the router at HEADRACE_PUBLIC_URL knew last, as `redis` and `shards`; None if it cannot be asked."""
     request = urllib.request.Request(f"{settings.public_url.rstrip('/')}/readyz")  # noqa: S310  # http or https: see settings
     if settings.ops_token:
-        # To those who come from elsewhere, or through a proxy, it tells its shards only then.
+        # Without the token, the router tells its shards only to clients of its own host that come without a proxy.
         request.add_header("Authorization", f"Bearer {settings.ops_token}")
     try:
         with http_client.open_direct(request, timeout=_PATIENCE_S) as response:

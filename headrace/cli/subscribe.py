@@ -1,4 +1,4 @@
-"""`headrace url` and `headrace tail`: streams as a client sees them."""
+"""`headrace url` and `headrace tail`: the URL of streams, and their events, as a client sees them."""
 
 import sys
 
@@ -12,16 +12,25 @@ from headrace.node import sse_client
 
 @main.command(
     epilog="Example: curl -N http://127.0.0.1:8000$(headrace url room:1 --since all)",
-    help="Print the signed path that subscribes to STREAMS.",
+    short_help="Print the signed URL path of streams.",
+    help="Print the signed URL path with which a client follows STREAMS, up to 64, on one connection.",
 )
 @click.argument("streams", nargs=-1, required=True)
-@click.option("--since", default=None, help="An id, `now`, `all`, or a cursor of several ids.  [default: now]")
-@click.option("--user", default=None, help="Who the connection is.")
-@click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")
 @click.option(
-    "--ttl", default=None, type=click.FloatRange(min=0, min_open=True), help="Life in seconds.  [default: for ever]"
+    "--since", default=None, help="Where to begin: after an id, at now, at all, or after a cursor.  [default: now]"
 )
-@click.option("--presence", is_flag=True, help="The user is present on the streams while connected.")
+@click.option("--user", default=None, help="The user of the connection.")
+@click.option(
+    "--audience", "audiences", multiple=True, help="An audience of the connection; may be given several times."
+)
+@click.option(
+    "--ttl",
+    default=None,
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The token's life in seconds.  [default: for ever]",
+)
+@click.option("--presence", is_flag=True, help="Make the user present on the streams while connected.")
 def url(
     streams: tuple[str, ...],
     since: str | None,
@@ -38,14 +47,17 @@ def url(
     short_help="Print the events of streams as they come.",
     epilog="Example: headrace tail room:1 --since all",
     help="""
-    Subscribe to STREAMS over HTTP and print the events: id, type and data, one a line.
+    Follow STREAMS over HTTP, and print each event on a line: id, type and data, separated by tabs.
 
-    Reconnects by itself, says so on standard error, and goes on after the last event it printed.
+    When the connection ends, the command says so on standard error, reconnects, and continues after the last event that
+    it has printed.
     """,
 )
 @click.argument("streams", nargs=-1, required=True)
-@click.option("--since", default=None, help="Where to begin: an id, `now` or `all`.  [default: now]")
-@click.option("--audience", "audiences", multiple=True, help="An audience of the connection; repeatable.")
+@click.option("--since", default=None, help="Where to begin: after an id, at now, or at all.  [default: now]")
+@click.option(
+    "--audience", "audiences", multiple=True, help="An audience of the connection; may be given several times."
+)
 def tail(streams: tuple[str, ...], since: str | None, audiences: tuple[str, ...]) -> None:
     """`headrace tail`."""
     settings = read_settings("secret")

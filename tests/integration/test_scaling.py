@@ -72,7 +72,7 @@ def test_undraining_a_node_names_what_it_leaves(
     assert not directory.read().drained_nodes
     told = CliRunner().invoke(main, ["undrain", "--help"]).output
     assert "all shards" not in told
-    assert "stays so when its node serves again" in " ".join(told.split())
+    assert "stay drained when their node serves again" in " ".join(told.split())
 
 
 def test_marks_of_what_is_gone_can_be_taken_away(
