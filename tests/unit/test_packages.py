@@ -1,5 +1,6 @@
 """The packages of pyproject.toml: all that there are, with all their files, under one name, for every tool."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from loadtests.bench import uncounted
 from loadtests.torture import broken
 
 ROOT = Path(__file__).parents[2]
+COMMAND = re.compile(r"(-P[\"', ]+)?-m[\"', ]+(?:headrace\.|gunicorn\b)")
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
@@ -49,6 +51,18 @@ def test_mypy_reads_every_file() -> None:
     read = {path.relative_to(ROOT) for path in paths if path.suffix == ".py"}  # folders of data count as packages, too
     there = {path for folder in ("headrace", "loadtests") for path in files(folder) if path.suffix == ".py"}
     assert read == there
+
+
+def test_no_process_looks_for_modules_in_its_directory_first() -> None:
+    """No command line of ours lets Python look for modules first in the working directory: each has the option -P."""
+    commands = 0
+    for folder in ("headrace", "shard", "router", "deploy", "docs", "examples", "loadtests", "tests"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".md", ".yaml", ".service", ".conf"} and "_build" not in path.parts:
+                for match in COMMAND.finditer(path.read_text()):
+                    assert match[1], f"{path.relative_to(ROOT)}: {match[0]}"
+                    commands += 1
+    assert commands > 20
 
 
 @pytest.mark.parametrize("copy", [broken.copy, uncounted.copy], ids=["broken.py", "uncounted.py"])
