@@ -94,7 +94,7 @@ class ShardMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families of the whole shard. Yields to other greenlets between connections."""
-        yield _info("build", "What runs here.", version=self._parts.version)
+        yield _info("build", "The version of headrace that runs.", version=self._parts.version)
         yield from self._clients()
         yield from self._delivery()
         yield from self._log()
@@ -120,7 +120,10 @@ class ShardMetrics(Collector):
             {"accepted": parts.intake.accepted, **parts.intake.refused.counts},
         )
         yield _counters(
-            "clients_closed", "Connections that ended here, by why.", "reason", delivery.counters.closed.counts
+            "clients_closed",
+            "Connections that ended in this shard, by the reason.",
+            "reason",
+            delivery.counters.closed.counts,
         )
         yield _counter("client_stalls", "Times that a client's socket was full.", delivery.counters.stalls)
         yield _counter("gaps", "Clients told that retention has removed what they missed.", delivery.counters.gaps)
@@ -132,7 +135,9 @@ class ShardMetrics(Collector):
             parts.filters.failures.counts,
         )
         held = sum(stream.ring.size for stream in streams)
-        yield _gauge("ring_bytes", "Recent frames that are kept for whoever is behind.", held)
+        yield _gauge(
+            "ring_bytes", "Bytes of recent frames in memory, from which clients that are behind are caught up.", held
+        )
 
     def _delivery(self) -> Iterator[Metric]:
         parts, delivery = self._parts, self._parts.dispatcher.delivery
@@ -143,7 +148,7 @@ class ShardMetrics(Collector):
         yield _counter("sent_bytes", "Bytes that the kernel has accepted for clients.", counters.bytes)
         yield _histogram(
             "publish_to_socket_seconds",
-            "From when an event got its id, just before its commit, until the kernel had its bytes, for each client.",
+            "Time from when an event got its id, just before its commit, until the kernel had its bytes, for each client.",
             {(): counters.latency},
         )
         depth = {
@@ -192,18 +197,24 @@ class ShardMetrics(Collector):
 
     def _access(self) -> Iterator[Metric]:
         revocations = self._parts.revocations
-        yield _gauge("revoked_users", "Users of whom tokens are refused.", revocations.users)
-        current = "1 while revocations were read lately; else no events are read until they are."
+        yield _gauge(
+            "revoked_users",
+            "Users whose tokens are refused, where they were issued before the revocation.",
+            revocations.users,
+        )
+        current = "1 while revocations were read lately; while 0, no events are delivered."
         yield _gauge("revocations_current", current, revocations.current())
         results = self._parts.history.results.counts
         yield _counters("history_pages", "Pages of history asked for, by what came of them.", "result", results)
 
     def _presence(self) -> Iterator[Metric]:
         presence = self._parts.presence
-        yield _gauge("presence_members", "Users with a connection here, once for each stream.", presence.members)
-        yield _counter("presence_reports", "Times that PostgreSQL was told who is here.", presence.reports)
-        yield _counter("presence_expired", "Silent sessions that this shard has given up.", presence.expired)
-        yield _gauge("presence_up", "1 while PostgreSQL can be told who is here.", not presence.outage.last_error)
+        yield _gauge(
+            "presence_members", "Users with a connection in this shard, counted once for each stream.", presence.members
+        )
+        yield _counter("presence_reports", "Reports of members to PostgreSQL.", presence.reports)
+        yield _counter("presence_expired", "Sessions of silent shards that this shard has ended.", presence.expired)
+        yield _gauge("presence_up", "1 while reports of members reach PostgreSQL.", not presence.outage.last_error)
 
     def _moves(self) -> Iterator[Metric]:
         parts = self._parts
@@ -214,12 +225,16 @@ class ShardMetrics(Collector):
             parts.transfer.outcomes.counts,
         )
         yield _counter("moves_here", "Connections taken over from other shards.", parts.intake.moved_here)
-        yield _gauge("moving", "Connections that are to leave or on their way.", parts.dispatcher.moves.pending)
+        yield _gauge(
+            "moving",
+            "Connections that are to move to other shards, or are on their way.",
+            parts.dispatcher.moves.pending,
+        )
         yield _gauge("redis_up", "1 while the directory in Redis can be used.", parts.registration.condition == "ok")
 
     def _loop(self) -> Iterator[Metric]:
         parts = self._parts
-        yield _histogram("loop_lag_seconds", "How late the shard's clock was served.", {(): parts.clock.lag})
+        yield _histogram("loop_lag_seconds", "How late the shard's ticks were handled.", {(): parts.clock.lag})
         yield _counters(
             "clock_jumps",
             "Times that this machine's clock was set, by a second or more, by the direction.",
@@ -235,7 +250,7 @@ class ShardMetrics(Collector):
         yield _counters("canaries", "Canaries sent, by what came of them.", "result", canary.results.counts)
         yield _histogram(
             "canary_seconds",
-            "From before a canary's publishing until it came, through the front door.",
+            "Time from just before a canary was published until it arrived through the front door.",
             {(): canary.seconds},
         )
 
