@@ -8,23 +8,24 @@
 --     timeline    the server's: a promotion and a recovery to a point in time begin another
 --     file        the path of the table's file in the data directory. CREATE DATABASE … TEMPLATE, and a table that is
 --                 made anew or truncated, have another
---     writer      the transaction that wrote the row, as the row's own xmin says it. Whoever restores the row from a
---                 dump, or replicates it, is another transaction
+--     writer      the transaction that wrote the row, which is the row's own xmin. A program that restores the row from
+--                 a dump, or replicates it, is another transaction
 --
 -- Where these are not the server's own, the next numbering begins an incarnation. A VACUUM FULL of the table, another
--- tablespace, or pg_upgrade may do so too, which costs one jump a stream and nothing else. What cannot be told apart is
--- a disk, or a snapshot of one, that comes back without a recovery: an operator calls headrace.begin_block then.
+-- tablespace, or pg_upgrade may do so too, which costs one jump a stream and nothing else. A disk, or a snapshot of one,
+-- that comes back without a recovery cannot be told apart: an operator calls headrace.begin_block then.
 --
 -- Where ids begin. In microseconds since 1970, by the server's clock: two copies of the same rows never begin at the
 -- same id, one that begins later begins above all ids of one that began earlier, as no stream has a million events a
 -- second for long, and ids stay below 2^53, so that JavaScript's numbers hold them. In case the clock is behind, never
 -- less than MARGIN = 2^20 ids above what a stream has; more than that a fail-over does not lose.
 --
--- Where file and writer are null, nobody has published yet, or asked for the identity. Whoever does so first writes them
--- down, in passing: nobody waits for that. A copy that was made before is as good as a new database and begins at 1.
+-- Where file and writer are null, nobody has published yet, or asked for the identity. The first transaction that does
+-- writes them down in passing, and no other waits for that. A copy that was made before is as good as a new database, and
+-- its ids begin at 1.
 --
 -- The identity tells deployments apart that share a Redis. A copy has another identity, except for a promoted standby
--- and a restored disk, which stand for their original. One that runs beside its original is given another by
+-- and a restored disk, which stand for their original. A copy that runs beside its original is given another identity by
 -- headrace.begin_block(true).
 
 create table headrace.deployment (
@@ -71,7 +72,7 @@ begin
         into strict copied from headrace.deployment d;
     if not forced and known.timeline = now_on then
         if not copied then
-            return known.incarnation;  -- another transaction has begun it a moment ago
+            return known.incarnation;  -- another transaction has begun the incarnation a moment ago
         end if;
         if known.writer is null then
             begun := known.incarnation;
@@ -144,12 +145,13 @@ begin
     if found then
         return headrace.begin_block(false, false);
     end if;
-    return (select d.incarnation from headrace.deployment d);  -- which whoever writes it down keeps
+    -- Another transaction is writing the row for the first time, and keeps the incarnation as it is.
+    return (select d.incarnation from headrace.deployment d);
 end $$;
 comment on function headrace.begin_numbering() is
     'Prepares the transaction for numbering; returns the incarnation for headrace.take_one and headrace.take_all.';
 
--- As before, but for where streams begin.
+-- Makes a stream unless it exists. It begins above the start of the incarnation.
 create or replace function headrace.make_stream(name text, now_on bigint) returns void
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
@@ -239,7 +241,8 @@ begin
                 select s.stream_id, s.last_id, s.timeline from headrace.stream s
                     where s.name = any (names) order by s.name for no key update
             ) l;
-        -- Else a stream was removed between the two; making it now is out of order, but who removes one is alone.
+        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but only
+        -- the owner of the schema removes streams, one transaction at a time.
         exit when cardinality(stream_ids) = wanted;
     end loop;
     if now_on <> any (timelines) then
@@ -256,7 +259,7 @@ begin
         from unnest(stream_ids, befores, counts) as u (stream_id, before, count) where s.stream_id = u.stream_id;
 end $$;
 
--- The numbers of incarnations before this one are the server's timelines.
+-- Up to this one, the numbers of incarnations are the server's timelines: the streams that exist have these in their rows.
 insert into headrace.deployment (id, incarnation, start, timeline, file, writer)
     select gen_random_uuid(), e.timeline, e.block << 40, e.timeline, pg_relation_filepath('headrace.deployment'), '0'
         from headrace.epoch e;
@@ -268,5 +271,5 @@ revoke all on function
     headrace.identity(),
     headrace.jump_to(bigint)
     from public;
--- It is no secret, and who publishes over HTTP needs it.
+-- The identity is no secret, and the router, which may connect as a publisher, needs it.
 grant execute on function headrace.identity() to headrace_publisher;

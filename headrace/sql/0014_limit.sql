@@ -1,7 +1,7 @@
 -- The limit of an event's size, in a table that only the owner writes.
 --
--- A setting of the session, which the limit used to be, can be set by everybody who publishes; and an event costs each
--- shard with a client of its stream several times its size.
+-- It is no setting of the session, which every publisher could change: an event costs each shard with a client of its
+-- stream several times its size.
 
 create table headrace.limits (
     single boolean primary key default true check (single),
@@ -37,7 +37,8 @@ end $$;
 comment on function headrace.set_max_payload_bytes(bigint) is
     'Sets how many bytes of UTF-8 the data of an event may have, 1,000 to 67,108,864; for the owner of the schema.';
 
--- As before, but for the limit.
+-- What is wrong with an event, as a sentence, or null. Not SECURITY DEFINER and without settings of its own, so that
+-- PostgreSQL can inline it; its callers have fixed the search path.
 create or replace function headrace.fault(stream text, data text, type text, visible_to text) returns text
 language sql stable
 as $$
@@ -62,7 +63,8 @@ as $$
     end
 $$;
 
--- What the setting says in this session, where one can be made out; it has no effect any more.
+-- The limit begins with the value of the setting headrace.max_payload_bytes in this session, if it has one that is a
+-- size. The setting itself has no effect.
 insert into headrace.limits (max_payload_bytes)
     select least(greatest(
             case when s.value ~* '^ *[0-9]{1,9} *(bytes|b|kb|mb|gb)? *$' then pg_size_bytes(s.value) else 1048576 end,

@@ -1,5 +1,5 @@
 -- The rows of headrace.publish_changes: the JSON and the stream of a changed row, whatever it holds and whatever became
--- of its table's columns. For the trigger headrace.publish_change, with the rights of who writes the table.
+-- of its table's columns. For the trigger headrace.publish_change, with the rights of the role that writes the table.
 --
 -- A trigger's options name columns as they were called when it was made, and headrace.columns_now tells what they are
 -- called now. A row is the parameter $1 of a statement that names the wanted columns alone, so that no value of another
@@ -45,7 +45,7 @@ begin
             select a.attname from pg_attribute a
                 where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
     end if;
-    -- By their names first: where a column was renamed, and another has its name now, it is that other column.
+    -- By their names first: where a column was renamed and another column has its name now, the other column is meant.
     present := array(
         select a.attname::text from unnest(names) with ordinality n (name, place)
             left join pg_attribute a on a.attrelid = relation and a.attname = n.name and a.attnum > 0
@@ -148,7 +148,7 @@ begin
     end if;
 exception
     when program_limit_exceeded or out_of_memory or internal_error then
-        -- The last is what PostgreSQL says of a gigabyte, which it cannot allocate.
+        -- internal_error is what PostgreSQL raises when it would have to allocate a gigabyte.
         reason := ', "too_large": true';
     when others then
         raise warning 'a changed row of the table % is told of by its key: %', relation::regclass, sqlerrm

@@ -2,11 +2,11 @@
 --
 -- How a row becomes JSON. The wanted columns of an ordinary row are converted at once: "the quick way". Where that fails
 -- (JSON that jsonb cannot hold, hundreds of megabytes, a cast that raises, a column that was renamed), and for a table
--- with virtual generated columns, which are null in a trigger, there is "the careful way" of the migration before. A row
--- that cannot be told of even so, or whose event is above the limit, is told of by its primary key.
+-- with virtual generated columns, which are null in a trigger, there is "the careful way" (headrace/sql/0015_rows.sql). A
+-- row that cannot be converted even so, or whose event is above the limit, is shown by its primary key.
 --
--- Settings. A row and its stream have the same text whoever writes: publish_change fixes whatever setting of a session
--- changes how values look. (Only not lc_monetary: in another currency, an amount of money would be another amount.)
+-- Settings. A row and its stream have the same text whichever session writes: publish_change fixes each setting that
+-- changes how values look, except lc_monetary: in another currency, an amount of money would be another amount.
 --
 -- What a trigger needs to know is its argument, so that dumps carry it:
 --     stream       the template in pieces: text, column, text, column, …, text
@@ -14,8 +14,8 @@
 --     old          whether updates carry the old row, too
 --     visible_to   audience label, or null
 --     of, numbers  the table's oid, and the number of each column that is named above: a column that was renamed is
---                  found by its number. A dump that was restored has other numbers, and another oid tells so. Triggers
---                  that were made before version 0.3 have neither.
+--                  found by its number. In a dump that was restored numbers differ, which the other oid shows.
+--                  Triggers that were made before version 0.3 have neither.
 
 create or replace function headrace.publish_change() returns trigger
 language plpgsql volatile
@@ -100,7 +100,7 @@ begin
             before_row := (shown - hidden)::text;
         end if;
     exception when others then
-        null;  -- the careful way finds out what it is
+        null;  -- the careful way finds out what is wrong
     end;
     if tg_op <> 'DELETE' and after_stream is null then
         after_stream := case when by_columns then headrace.row_stream(new, tg_relid, options) else pieces ->> 0 end;
@@ -142,8 +142,8 @@ begin
 end $$;
 comment on function headrace.publish_change() is 'Trigger that headrace.publish_changes makes; never make one by hand.';
 
--- Publish every change of a table's rows, from now on. Calling it again with the same template replaces the options;
--- with another one, it adds events to other streams.
+-- Publishes every change of a table's rows, from now on. A second call with the same template replaces the options; with
+-- another template, it adds events to other streams.
 create or replace function headrace.publish_changes(
     of_table regclass,
     stream text,

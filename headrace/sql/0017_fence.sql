@@ -1,8 +1,9 @@
 -- Pruning, one session at a time, by a lock that nobody but the owner of the schema can take: the row of headrace.fence.
 --
--- Any role that may connect can take an advisory lock, and with the one that this used to be kept everybody from pruning.
+-- It is no advisory lock, which any role that may connect can take, and so keep everybody from pruning.
 
--- As before (headrace/sql/0004_retention.sql), but for the lock.
+-- Removes one batch of at most `batch` events that no rule keeps. Returns how many; 0 means that nothing is left to
+-- remove now; -1 that another session is pruning. The theory is in headrace/sql/0004_retention.sql.
 create or replace function headrace.prune(batch int) returns bigint
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
@@ -62,7 +63,7 @@ begin
             ), target as (
                 select r.stream_id, r.newest as up_to from ruled r where not rule.by_count
                 union all
-                -- A stream that ever had no more events than allowed since its mark needs no counting.
+                -- A stream that has had no more events than allowed since its mark needs no counting.
                 select r.stream_id, x.id from ruled r
                     left join headrace.trimmed m on m.stream_id = r.stream_id
                     cross join lateral (

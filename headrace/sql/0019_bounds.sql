@@ -1,8 +1,8 @@
--- Reading within bounds: a read of many streams has no more bytes than it is asked for, and who missed nothing in what
--- retention removed can be told so.
+-- Reading within bounds: a read of many streams has no more bytes than it is asked for; and a client that missed nothing
+-- by what retention removed is not told of a gap.
 
--- Which audience the removed events had. Only for a stream of which events with an audience were removed: as long as it
--- has no row here, all that was removed was for everybody, or is not known.
+-- Which audience the removed events had. Only for streams of which events with an audience were removed: as long as a
+-- stream has no row here, all its removed events were for everybody, or it is not known.
 create table headrace.removed (
     stream_id int not null,
     visible_to text collate "C" not null,
@@ -16,9 +16,10 @@ comment on column headrace.removed.visible_to is
     'As in headrace.event, and '''' for events that everybody may see; audiences beyond 64 count among these.';
 comment on column headrace.removed.removed_to is 'The newest of the removed events that had this audience.';
 
--- As before (headrace/sql/0004_retention.sql), but that the audiences are noted. The events removed before the first row
--- of a stream count as visible to everybody, and so do the audiences whose marks are oldest when there are many: then a
--- client may be told of a gap where it missed nothing, but none is kept from it.
+-- Removes at most `batch` of the events up to the given id of each stream, lowest ids first, moves the marks, and notes
+-- the audiences of the removed events. Events that were removed before a stream's first row count as visible to everybody,
+-- and so do the audiences whose marks are oldest when there are many: then a client may be told of a gap where it missed
+-- nothing, but no gap is kept from a client.
 create or replace function headrace.cut(stream_ids int[], up_to bigint[], batch int) returns bigint
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
@@ -49,7 +50,8 @@ begin
             select g.stream_id, max(g.id) from gone g group by g.stream_id
             on conflict (stream_id) do update set trimmed_to = greatest(m.trimmed_to, excluded.trimmed_to)
     ), told as (
-        -- Of each stream that has audiences now, or has had them: one row per audience, and always one for everybody.
+        -- Of each stream whose removed events have audiences, or had them before: one row per audience, and always one for
+        -- the events that everybody may see.
         select g.stream_id, coalesce(g.visible_to, '') as visible_to, max(g.id) as removed_to
             from gone g
             where exists (select from headrace.removed r where r.stream_id = g.stream_id)
@@ -90,7 +92,8 @@ begin
     return removed;
 end $$;
 
--- As before (headrace/sql/0001_log.sql), but that what was noted of removed events goes as well.
+-- A removed stream takes its events, marks, notes of removed events, and jumps with it, and leaves the floor for a stream
+-- of the same name.
 create or replace function headrace.stream_removed() returns trigger
 language plpgsql security definer
 set search_path to pg_catalog, pg_temp
@@ -119,8 +122,8 @@ begin
     return null;
 end $$;
 
--- Reads the next events of each of many streams, in one snapshot; as the function with four arguments, which shards of
--- older releases call, and further
+-- Reads the next events of each of many streams, in one snapshot. It has the arguments and columns of the function with
+-- four arguments (headrace/sql/0003_read.sql), which shards of older releases call, and further
 --
 --   total_bytes  bounds all pages together, counting 256 bytes for each event beside its data; the first event of the
 --                first page that has any is returned whatever it has
@@ -148,7 +151,7 @@ set jit to off
 as $$
 begin
     if cardinality(streams) = 1 then
-        -- What most reads are, of one new event, is spared the sums over all pages.
+        -- Most reads are of one stream with one new event; they are spared the sums over all pages.
         return query
             select 1, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0), j.bounds,
                     case when t.trimmed_to > c.after then (
@@ -256,7 +259,7 @@ begin
                             window ordered as (order by c.place, e.id rows unbounded preceding)
                     ) r
             ) f
-            -- A stream without events has no size.
+            -- A stream without events has no size, so `fits` is null there.
             where f.fits is not false or f.first
             order by f.place, f.id;
 end $$;

@@ -334,7 +334,7 @@ begin
         into strict copied from headrace.deployment d;
     if not forced and known.timeline = now_on then
         if not copied then
-            return known.incarnation;  -- another transaction has begun it a moment ago
+            return known.incarnation;  -- another transaction has begun the incarnation a moment ago
         end if;
         if known.writer is null then
             begun := known.incarnation;
@@ -397,7 +397,8 @@ begin
     if found then
         return headrace.begin_block(false, false);
     end if;
-    return (select d.incarnation from headrace.deployment d);  -- which whoever writes it down keeps
+    -- Another transaction is writing the row for the first time, and keeps the incarnation as it is.
+    return (select d.incarnation from headrace.deployment d);
 end $$;
 comment on function headrace.begin_numbering() is
 'What every numbering MUST call before it takes its first stream.
@@ -516,7 +517,8 @@ begin
                 select s.stream_id, s.last_id, s.timeline from headrace.stream s
                     where s.name = any (names) order by s.name for no key update
             ) l;
-        -- Else a stream was removed between the two; making it now is out of order, but who removes one is alone.
+        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but only
+        -- the owner of the schema removes streams, one transaction at a time.
         exit when cardinality(stream_ids) = wanted;
     end loop;
     if now_on <> any (timelines) then
@@ -1305,7 +1307,7 @@ set jit to 'off'
 as $$
 begin
     if cardinality(streams) = 1 then
-        -- What most reads are, of one new event, is spared the sums over all pages.
+        -- Most reads are of one stream with one new event; they are spared the sums over all pages.
         return query
             select 1, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0), j.bounds,
                     case when t.trimmed_to > c.after then (
@@ -1413,7 +1415,7 @@ begin
                             window ordered as (order by c.place, e.id rows unbounded preceding)
                     ) r
             ) f
-            -- A stream without events has no size.
+            -- A stream without events has no size, so `fits` is null there.
             where f.fits is not false or f.first
             order by f.place, f.id;
 end $$;
@@ -1597,7 +1599,7 @@ begin
             ), target as (
                 select r.stream_id, r.newest as up_to from ruled r where not rule.by_count
                 union all
-                -- A stream that ever had no more events than allowed since its mark needs no counting.
+                -- A stream that has had no more events than allowed since its mark needs no counting.
                 select r.stream_id, x.id from ruled r
                     left join headrace.trimmed m on m.stream_id = r.stream_id
                     cross join lateral (
@@ -1691,7 +1693,8 @@ begin
             select g.stream_id, max(g.id) from gone g group by g.stream_id
             on conflict (stream_id) do update set trimmed_to = greatest(m.trimmed_to, excluded.trimmed_to)
     ), told as (
-        -- Of each stream that has audiences now, or has had them: one row per audience, and always one for everybody.
+        -- Of each stream whose removed events have audiences, or had them before: one row per audience, and always one for
+        -- the events that everybody may see.
         select g.stream_id, coalesce(g.visible_to, '') as visible_to, max(g.id) as removed_to
             from gone g
             where exists (select from headrace.removed r where r.stream_id = g.stream_id)
@@ -2026,7 +2029,7 @@ begin
             before_row := (shown - hidden)::text;
         end if;
     exception when others then
-        null;  -- the careful way finds out what it is
+        null;  -- the careful way finds out what is wrong
     end;
     if tg_op <> 'DELETE' and after_stream is null then
         after_stream := case when by_columns then headrace.row_stream(new, tg_relid, options) else pieces ->> 0 end;
@@ -2149,7 +2152,7 @@ begin
             select a.attname from pg_attribute a
                 where a.attrelid = relation and a.attnum > 0 and not a.attisdropped order by a.attnum);
     end if;
-    -- By their names first: where a column was renamed, and another has its name now, it is that other column.
+    -- By their names first: where a column was renamed and another column has its name now, the other column is meant.
     present := array(
         select a.attname::text from unnest(names) with ordinality n (name, place)
             left join pg_attribute a on a.attrelid = relation and a.attname = n.name and a.attnum > 0
@@ -2258,7 +2261,7 @@ begin
     end if;
 exception
     when program_limit_exceeded or out_of_memory or internal_error then
-        -- The last is what PostgreSQL says of a gigabyte, which it cannot allocate.
+        -- internal_error is what PostgreSQL raises when it would have to allocate a gigabyte.
         reason := ', "too_large": true';
     when others then
         raise warning 'a changed row of the table % is told of by its key: %', relation::regclass, sqlerrm
