@@ -35,7 +35,9 @@ class Parser:
 def number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> Parser:
     """A number of the unit ("" for a bare number) from low to high, both included; kind is int or float."""
     noun = "a whole number" if kind is int else "a number"
-    allowed = f"{noun} of {unit} from {low:g} to {high:g}" if unit else f"{noun} from {low:g} to {high:g}"
+    # As many digits as a number needs: 1,000,000 and 0.01, never 1e+06.
+    allowed = f"{noun} of {unit}" if unit else noun
+    allowed += f" from {low:,.15g} to {high:,.15g}"
 
     def read(text: str) -> Any:
         try:

@@ -35,8 +35,8 @@ def test_listen_url_follows() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("HEADRACE_HEARTBEAT_INTERVAL_S", "soon", "number of seconds from 0.1 to 3600"),
-        ("HEADRACE_HEARTBEAT_INTERVAL_S", "0", "number of seconds from 0.1 to 3600"),
+        ("HEADRACE_HEARTBEAT_INTERVAL_S", "soon", "number of seconds from 0.1 to 3,600"),
+        ("HEADRACE_HEARTBEAT_INTERVAL_S", "0", "number of seconds from 0.1 to 3,600"),
         ("HEADRACE_HEARTBEAT_INTERVAL_S", "nan", "number of seconds"),
         ("HEADRACE_READERS", "1.5", "whole number of database connections a shard from 1 to 16"),
         ("HEADRACE_REDIS_URL", "http://x", "redis://"),
