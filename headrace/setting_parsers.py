@@ -20,7 +20,7 @@ _SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false"
 
 
 @dataclass(frozen=True, slots=True)
-class Parser:
+class SettingParser:
     """What a setting may be, in words; the function that reads it; whether its values may hold a password."""
 
     allowed: str
@@ -32,7 +32,7 @@ class Parser:
         return self.read(text)
 
 
-def number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> Parser:
+def number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> SettingParser:
     """A number of the unit ("" for a bare number) from low to high, both included; kind is int or float."""
     noun = "a whole number" if kind is int else "a number"
     # As many digits as a number needs: 1,000,000 and 0.01, never 1e+06.
@@ -48,20 +48,20 @@ def number(kind: Callable[[str], Any], low: float, high: float, unit: str) -> Pa
             raise ValueError(allowed)
         return value
 
-    return Parser(allowed, read)
+    return SettingParser(allowed, read)
 
 
-def seconds(low: float, high: float) -> Parser:
+def seconds(low: float, high: float) -> SettingParser:
     """A number of seconds from low to high, with or without a fraction."""
     return number(float, low, high, "seconds")
 
 
-def count(low: int, high: int, unit: str = "") -> Parser:
+def count(low: int, high: int, unit: str = "") -> SettingParser:
     """A whole number of the unit from low to high."""
     return number(int, low, high, unit)
 
 
-def url(*schemes: str) -> Parser:
+def url(*schemes: str) -> SettingParser:
     """A URL with one of the schemes; what follows the scheme is not examined."""
     allowed = "a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes)
 
@@ -70,15 +70,15 @@ def url(*schemes: str) -> Parser:
             raise ValueError(allowed)
         return text
 
-    return Parser(allowed, read)
+    return SettingParser(allowed, read)
 
 
-def server_url(*schemes: str) -> Parser:
+def server_url(*schemes: str) -> SettingParser:
     """The URL of a server, with one of the schemes. It may hold a password, so no message shows it."""
     return dataclasses.replace(url(*schemes), secret=True)
 
 
-def one_of(*words: str) -> Parser:
+def one_of(*words: str) -> SettingParser:
     """One of the words, exactly."""
     allowed = ", ".join(words[:-1]) + f" or {words[-1]}"
 
@@ -87,7 +87,7 @@ def one_of(*words: str) -> Parser:
             raise ValueError(allowed)
         return text
 
-    return Parser(allowed, read)
+    return SettingParser(allowed, read)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -159,14 +159,14 @@ def _switch(text: str) -> bool:
         raise ValueError(SWITCH.allowed) from None
 
 
-PATH = Parser("a path", Path)
-MODULE = Parser("the name of a Python module", str)
-SWITCH = Parser("on or off", _switch)
-NAME = Parser("1 to 64 ASCII letters, digits, dots, dashes or underscores", _name)
-PREFIX = Parser(
+PATH = SettingParser("a path", Path)
+MODULE = SettingParser("the name of a Python module", str)
+SWITCH = SettingParser("on or off", _switch)
+NAME = SettingParser("1 to 64 ASCII letters, digits, dots, dashes or underscores", _name)
+PREFIX = SettingParser(
     "1 to 64 ASCII letters, digits, dots, dashes, underscores or colons, with one of the first two last", _prefix
 )
-ORIGINS = Parser("comma-separated origins, each a scheme and a host, such as https://www.example.com", _origins)
-PROXIES = Parser("comma-separated addresses or networks such as 10.0.0.0/8, or unix", _proxies)
-SECRETS = Parser("one or more comma-separated secrets of at least 16 characters each", _secrets, secret=True)
-PASSWORD = Parser("a secret of at least 16 characters", _password, secret=True)
+ORIGINS = SettingParser("comma-separated origins, each a scheme and a host, such as https://www.example.com", _origins)
+PROXIES = SettingParser("comma-separated addresses or networks such as 10.0.0.0/8, or unix", _proxies)
+SECRETS = SettingParser("one or more comma-separated secrets of at least 16 characters each", _secrets, secret=True)
+PASSWORD = SettingParser("a secret of at least 16 characters", _password, secret=True)

@@ -3,7 +3,7 @@
 Every field of `Settings` is the variable `HEADRACE_` + its name in capitals. The end of a name is its unit: `_s`
 seconds, `_ms` milliseconds, `_bytes` bytes. Each field has metadata, from which the documentation is made:
 
-    parse     the Parser that reads the variable; parse.allowed says in words what is allowed
+    parse     the SettingParser that reads the variable; parse.allowed says in words what is allowed
     group     the heading under which the setting stands
     help      what the setting does, with its unit, and what it means to leave it unset or 0
     secret    whether the value is a password, or may hold one: then no message and no repr shows it
@@ -34,7 +34,7 @@ from headrace.setting_parsers import (
     PROXIES,
     SECRETS,
     SWITCH,
-    Parser,
+    SettingParser,
     count,
     number,
     one_of,
@@ -55,7 +55,7 @@ _SERVICE_LINK = re.compile(
 def _group(title: str) -> Callable[..., Any]:
     """A function that makes a field of the group: its default, its parser, and what it does."""
 
-    def setting(default: Any, parse: Parser, help: str) -> Any:
+    def setting(default: Any, parse: SettingParser, help: str) -> Any:
         metadata = {"parse": parse, "group": title, "help": help, "secret": parse.secret}
         return field(default=default, metadata=metadata, repr=not parse.secret)
 

@@ -116,6 +116,16 @@ def test_one_noun_one_file(module: str) -> None:
     assert len(MODULES[module].read_text().splitlines()) <= 400, f"{module} holds more than one noun"
 
 
+def test_class_names_are_used_once() -> None:
+    """No two public classes have one name, so that a name in a message or a traceback leads to one file."""
+    found: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
+
+
 def test_patching_happens_in_one_place() -> None:
     """Only the shard's entry patches the standard library; in the router gunicorn's worker does."""
     patching = [module for module, path in MODULES.items() if "monkey.patch" in path.read_text()]
