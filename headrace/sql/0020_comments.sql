@@ -79,8 +79,8 @@ in one REPEATABLE READ transaction, meet exactly. Under READ COMMITTED the head 
 an event that commits between the two is then delivered though the page shows it already; read after, it would be
 lost.';
 comment on function headrace.read_after(text[], bigint[], int, bigint) is
-'What the streams have after the given ids, all in one snapshot. For shards of versions before 0.3; newer shards call the
-function with five arguments.
+'What the streams have after the given ids, all in one snapshot. For shards of versions before 0.3; newer shards call
+the function with five arguments.
 
 streams, after: belong together by position; a null in after asks for the head alone.
 max_events, max_bytes (of data): bound the page of each stream; its first event is returned even if it has more bytes.
@@ -174,14 +174,14 @@ Each look at a lock gives back at once what it gets, within one expression, whic
 SECURITY DEFINER and without settings of its own, so that PostgreSQL can inline it; its callers have fixed the search
 path.';
 comment on function headrace.announce_since(pg_snapshot) is
-'A ring: notifies of the heads of all streams whose events are committed and not announced. For the announcer and the
+'A round: notifies of the heads of all streams whose events are committed and not announced. For the announcer and the
 shards that stand by.
 
-since: what an earlier ring of this session has returned as seen, if that ring committed; never in a transaction that
-itself publishes. null looks at all rows.
+since: what an earlier round of this session has returned as seen, if that round committed; never in a transaction
+that itself publishes. null looks at all rows.
 Returns transactions, the number of numberings that were announced (most transactions have one); bytes, the size of
 headrace.unannounced, in which an old snapshot anywhere in the database keeps removed rows; and seen, for the next
-ring.';
+round.';
 comment on function headrace.announce_waiting() is
     'headrace.announce_since of all rows, for shards of older versions.';
 comment on function headrace.take_office() is

@@ -210,10 +210,10 @@ alter table headrace.stream enable always trigger streams_truncated;
 -- with it:
 --
 --     timeline    the server's timeline: a promotion, and a recovery to a point in time, begin another
---     file        the path of the table's file in the data directory: CREATE DATABASE … TEMPLATE, and a table that is made
---                 anew or truncated, have another
---     writer      the transaction that wrote the row, which is the row's own xmin: a program that restores the row from a
---                 dump, or replicates it, is another transaction
+--     file        the path of the table's file in the data directory: CREATE DATABASE … TEMPLATE, and a table that is
+--                 made anew or truncated, have another
+--     writer      the transaction that wrote the row, which is the row's own xmin: a program that restores the row from
+--                 a dump, or replicates it, is another transaction
 --
 -- Where these are not the server's own, the next numbering begins an incarnation. A VACUUM FULL of the table, another
 -- tablespace, or pg_upgrade may do so too, which costs one jump of each stream and nothing else. A disk, or a snapshot
@@ -936,52 +936,53 @@ Returns the ids, in the order of the arrays. Raises like headrace.publish_many.'
 -- together. Therefore:
 --
 --     few commits       the publishing transaction notifies: nothing is quicker, and no shard need run
---     many commits      one shard is the announcer. A publishing transaction of one event leaves the staged event itself in
---                       headrace.stage, which names the stream; any other leaves a row in headrace.unannounced. The
+--     many commits      one shard is the announcer. A publishing transaction of one event leaves the staged event itself
+--                       in headrace.stage, which names the stream; any other leaves a row in headrace.unannounced. The
 --                       announcer takes away all rows that it sees, every few milliseconds, and notifies once for all
---                       of them, with the newest heads. This is a ring. The announcer's own transaction waits for no
+--                       of them, with the newest heads. This is a round. The announcer's own transaction waits for no
 --                       flush: it changes nothing that must survive a crash
 --
 -- Two advisory locks decide which of the two it is. They are not data: what a publisher learns from them is true at
 -- that moment, whatever snapshot the publisher has and however the announcer ended.
 --
---     office     held exclusively, for its session, by the announcer. A publisher finds out by trying: what it gets is given
---                back at once, within one expression, which nothing can interrupt half-way
---     deferring  held in share, until its transaction has ended, by every publisher that leaves a row. The row is left only
---                if the office is found held after this lock was taken
+--     office     held exclusively, for its session, by the announcer. A publisher finds out by trying: what it gets is
+--                given back at once, within one expression, which nothing can interrupt half-way
+--     deferring  held in share, until its transaction has ended, by every publisher that leaves a row. The row is left
+--                only if the office is found held after this lock was taken
 --
 -- No wake is lost. A publisher that leaves a row has found the office held while it held `deferring`. The announcer
--- that held the office goes on ringing until it wants to leave. Then it gives up the office first, rings on until it
--- gets `deferring` exclusively, for a moment, and rings a last time. When it got that lock, every transaction that had
--- seen it in office had ended, and locks are given back after a commit has become visible; so the last ring sees every
--- row. A publisher that comes later finds the office empty, or held by a successor. An announcer whose session ends
--- otherwise leaves the office with it, at once. Rows that it has not taken away, or whose transactions were still open,
--- are taken by its successor, by the shards that stand by, which look about once a second, or by its own next session.
--- If there is none of these, each shard's sweep finds the streams' heads in a few seconds, as after any lost
--- notification. Rows are taken away and announced in one transaction: both or neither. Anybody may announce at any
--- time, since a notification is a hint: at worst a shard looks twice. A server that crashes forgets the rows, but also
--- every LISTEN, and shards that listen anew compare all heads.
+-- that held the office goes on with its rounds until it wants to leave. Then it gives up the office first, goes on
+-- until it gets `deferring` exclusively, for a moment, and does a last round. When it got that lock, every transaction
+-- that had seen it in office had ended, and locks are given back after a commit has become visible; so the last round
+-- sees every row. A publisher that comes later finds the office empty, or held by a successor. An announcer whose
+-- session ends otherwise leaves the office with it, at once. Rows that it has not taken away, or whose transactions
+-- were still open, are taken by its successor, by the shards that stand by, which look about once a second, or by its
+-- own next session. If there is none of these, each shard's sweep finds the streams' heads in a few seconds, as after
+-- any lost notification. Rows are taken away and announced in one transaction: both or neither. Anybody may announce at
+-- any time, since a notification is a hint: at worst a shard looks twice. A server that crashes forgets the rows, but
+-- also every LISTEN, and shards that listen anew compare all heads.
 --
--- No row is overlooked. Between two rings the announcer remembers what the first ring's snapshot said: which
--- transactions had ended by then. The next ring looks only at staged rows of the others, by the index: of those that
--- were open (few) and of all later ones. A committed row of a transaction that had ended was visible to the first ring,
--- which has taken it
+-- No row is overlooked. Between two rounds the announcer remembers what the first one's snapshot said: which
+-- transactions had ended by then. The next round looks only at staged rows of the others, by the index: of those that
+-- were open (few) and of all later ones. A committed row of a transaction that had ended was visible to the first
+-- round, which has taken it
 --
---     if the ring took its snapshot of the rows after the one that is remembered, as the statements below do, and
---     if the ring committed: the caller remembers nothing of a ring that failed, and nothing in a new session
+--     if the round took its snapshot of the rows after the one that is remembered, as the statements below do, and
+--     if the round committed: the caller remembers nothing of a round that failed, and nothing in a new session
 --
 -- except where another session had locked the row, being about to take it away, and then did not. So now and then, when
--- it has taken office, and in its last ring, the caller looks back: from what was seen longer ago than a ring may take.
+-- it has taken office, and in its last round, the caller looks back: from what was seen longer ago than a round may
+-- take.
 --
--- An old snapshot, or an old transaction, anywhere in the database keeps removed rows in the tables. A ring comes
+-- An old snapshot, or an old transaction, anywhere in the database keeps removed rows in the tables. A round comes
 -- across those of the time that it looks back to, not across all. A look at all rows, by a null, is for the first
 -- seconds of a session, and takes about half a second for a million removed rows.
 --
 -- No event is delivered before it is durable. A row is seen when its transaction is visible to others, and that is
 -- after its commit was flushed: publishing raises synchronous_commit to at least `local`.
 --
--- An announcer that has stopped, or whose host is gone, would hold its office and ring for nobody. So its session has
--- an idle_session_timeout, with which the server ends it; until then the shards that stand by ring.
+-- An announcer that has stopped, or whose host is gone, would hold its office and announce nothing. So its session has
+-- an idle_session_timeout, with which the server ends it; until then the shards that stand by announce.
 --
 -- A publishing transaction that notifies also tells one time in 16 that it does, on the channel headrace_rate. From it
 -- shards estimate how many commits there are in the database, also to streams that none of their clients follows. The
@@ -992,7 +993,7 @@ Returns the ids, in the order of the arrays. Raises like headrace.publish_many.'
 -- it.
 --
 -- A transaction finds what it has staged by its id and by a sequence, which a dump carries along with the rows. So rows
--- of a database that was restored from a dump belong to no transaction, and the next ring takes them away.
+-- of a database that was restored from a dump belong to no transaction, and the next round takes them away.
 --
 -- The locks are the bigints x'6865616472616361' ("headraca", office) and x'6865616472616364' ("headracd", deferring).
 -- Other programs that use advisory locks in this database MUST NOT use these.
@@ -1100,14 +1101,14 @@ begin
     bytes := pg_relation_size('headrace.unannounced');
 end $$;
 comment on function headrace.announce_since(pg_snapshot) is
-'A ring: notifies of the heads of all streams whose events are committed and not announced. For the announcer and the
+'A round: notifies of the heads of all streams whose events are committed and not announced. For the announcer and the
 shards that stand by.
 
-since: what an earlier ring of this session has returned as seen, if that ring committed; never in a transaction that
-itself publishes. null looks at all rows.
+since: what an earlier round of this session has returned as seen, if that round committed; never in a transaction
+that itself publishes. null looks at all rows.
 Returns transactions, the number of numberings that were announced (most transactions have one); bytes, the size of
 headrace.unannounced, in which an old snapshot anywhere in the database keeps removed rows; and seen, for the next
-ring.';
+round.';
 
 create function headrace.announce_waiting(out transactions bigint, out bytes bigint)
 returns record
@@ -1258,8 +1259,8 @@ begin
             order by c.place, e.id;
 end $$;
 comment on function headrace.read_after(text[],bigint[],integer,bigint) is
-'What the streams have after the given ids, all in one snapshot. For shards of versions before 0.3; newer shards call the
-function with five arguments.
+'What the streams have after the given ids, all in one snapshot. For shards of versions before 0.3; newer shards call
+the function with five arguments.
 
 streams, after: belong together by position; a null in after asks for the head alone.
 max_events, max_bytes (of data): bound the page of each stream; its first event is returned even if it has more bytes.
@@ -1777,8 +1778,8 @@ stream_ids, up_to: belong together by position. Returns how many events were rem
 --     columns      the columns that the JSON shows; null: all
 --     old          whether updates carry the old row, too
 --     visible_to   audience label, or null
---     of, numbers  the table's oid, and the number of each column that is named above: a column that was renamed is found by
---                  its number. In a dump that was restored numbers differ, which the other oid shows. Triggers that
+--     of, numbers  the table's oid, and the number of each column that is named above: a column that was renamed is found
+--                  by its number. In a dump that was restored numbers differ, which the other oid shows. Triggers that
 --                  were made before version 0.3 have neither
 
 create function headrace.publish_changes(

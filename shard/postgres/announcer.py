@@ -4,8 +4,7 @@ A transaction that notifies flushes its commit alone. When commits are many, one
 publishing transactions leave rows instead of notifying, and every few milliseconds the shard in office does a *round*,
 which notifies once for all rows that are there. When commits are few, or no shard wants to take office, each
 transaction notifies by itself. headrace/sql/schema.sql, in its chapter on announcing, says who may rely on whom at
-which moment, why no wake is lost, and which rows a round looks at. (It calls a round a ring.) This file keeps these
-rules:
+which moment, why no wake is lost, and which rows a round looks at. This file keeps these rules:
 
     a session that is in office, or may have been, does rounds until `nobody_defers`, and then one more
     every session has an idle_session_timeout, so that a session which does no more rounds loses its office

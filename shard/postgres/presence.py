@@ -5,11 +5,11 @@
                                             └── watch ◄── all sessions with their serials ◄─────────┤
                                                                   presence:<stream> ◄── publish ────┘
 
-Where it is kept. In PostgreSQL alone (`headrace/sql/0007_presence.sql`): Redis may be emptied at any time, and a join
-is an event like any other, which has to commit together with the list of members that it changes. A shard counts the
-connections of each user and stream by itself, and tells only that it has some, or none any more. The first shard that
-has some makes the join, the last that has none the leave, under a lock for each stream; so tabs, shards and nodes do
-not matter, and the events of one user alternate.
+Where it is kept. In PostgreSQL alone (`headrace/sql/schema.sql`, chapter 11): Redis may be emptied at any time, and a
+join is an event like any other, which has to commit together with the list of members that it changes. A shard counts
+the connections of each user and stream by itself, and tells only that it has some, or none any more. The first shard
+that has some makes the join, the last that has none the leave, under a lock for each stream; so tabs, shards and nodes
+do not matter, and the events of one user alternate.
 
 Why nothing shows of a reconnect, a move or a restart. Who has lost the last connection here lingers for the grace
 before PostgreSQL hears of it. A reload, and a client that comes back after `retry:`, is back by then, here or at
