@@ -26,11 +26,15 @@ _registered: dict[str, Predicate] = {}
 
 
 def predicate(label: str) -> Callable[[_Function], _Function]:
-    """Register a function of (context, stream) for events published with `visible_to=label`.
+    """Return a decorator that registers a function of (context, stream) for events with `visible_to=label`.
 
-    It MUST be pure: it is asked once per connection, stream and label, or once for several connections with equal
-    contexts, and its answer is kept. Only True shows the event; anything else, an exception and a late answer hide
-    it. Raises SettingsError for a label that no event can have and for one that is taken.
+    context is the `headrace.tokens.Context` of the client's token; stream is the stream's name. The function decides
+    whether the client sees the events of that stream with that label. Only True shows them; any other answer, an
+    exception, and an answer later than HEADRACE_FILTER_DEADLINE_S hide them.
+
+    The function MUST be pure: it is asked once for each connection, stream and label, or once for several connections
+    with equal contexts, and its answer is kept. Raises SettingsError for a label without 1 to 512 bytes of UTF-8, and
+    for a label that another predicate has.
     """
     check_text("a predicate's label", label, MAX_WORD_BYTES, SettingsError)
 
@@ -46,9 +50,9 @@ def predicate(label: str) -> Callable[[_Function], _Function]:
 def load(module: str) -> Mapping[str, Predicate]:
     """Import the module named by HEADRACE_FILTERS, if any, and return all predicates by label.
 
-    It is looked for where Python looks, and last in the working directory: first there, a file that happens to be
-    called like a module of Python's or of headrace's would be run instead of it. Raises SettingsError if it cannot be
-    imported.
+    The module is looked for on Python's path, and last in the working directory: if that came first, a file there with
+    the name of a module of Python's or of headrace's would be run instead of that module. Raises SettingsError if the
+    module cannot be imported.
     """
     if module:
         try:

@@ -1,7 +1,7 @@
-/** Where an element is: `connecting`, `open`, `waiting` for its next try, or `closed`, with no more tries. */
+/** The state of an element: `connecting`, `open`, `waiting` for its next try, or `closed`, with no more tries. */
 export type HeadraceState = "connecting" | "open" | "waiting" | "closed";
 
-/** One event of the server. */
+/** One event of a stream. */
 export interface HeadraceEvent {
   /** The payload, as it was published. */
   data: string;
@@ -9,34 +9,40 @@ export interface HeadraceEvent {
   id: string;
   /** The type that it was published with; `message` unless said otherwise. */
   type: string;
-  /** The stream's name; its index in the token where the name is not known, undefined where there is only one. */
+  /**
+   * The stream's name. Where the name is not known: the stream's index in the token, or undefined if the token is for one
+   * stream only.
+   */
   stream: string | number | undefined;
 }
 
-/** Events of this stream were missed and are no longer kept. */
+/** Retention has removed events of this stream that the page has not got. */
 export interface HeadraceGap {
   stream: string;
+  /** The first id that was missed. */
   missed_from: number;
+  /** The last id that was missed. */
   missed_to: number;
 }
 
 /**
- * This stream's log is not the one that the cursor is of (a restored database, say); it goes on after `head`. Both are
- * null if it was the element's own cursor that did not fit the connection: it begins again as src says.
+ * The cursor is not of this stream's log, as after a database was restored; the stream continues after the id `head`.
+ * Both are null if the element's cursor is not one of this connection's streams; then the element begins again where
+ * src says.
  */
 export interface HeadraceReset {
   stream: string | null;
   head: number | null;
 }
 
-/** The server ends the connection; the element comes back by itself. */
+/** The server ends the connection, for this reason; the element reconnects by itself. */
 export interface HeadraceGoodbye {
   reason: string;
 }
 
-/** The connection is gone, or was refused. */
+/** The connection has ended, or was refused. */
 export interface HeadraceError {
-  /** The HTTP status; 0 if there was none, 200 if the connection was open, 503 for a proxy's word that no server is. */
+  /** The HTTP status; 0 without an answer, 200 if the connection was open, 503 if a proxy answered without a server. */
   status: number;
   /** Milliseconds until the next try; null if there is none. */
   wait: number | null;
@@ -44,17 +50,18 @@ export interface HeadraceError {
 }
 
 /**
- * The events of the element; none bubbles. Each server event is dispatched as `event`, then under its own type unless
- * that is a name of this list.
+ * The DOM events of the element; none of them bubbles. Each event of a stream is dispatched as `event`, and then under
+ * its own type, unless that type is a name in this list other than `message`.
  */
 export interface HeadraceStreamEventMap {
   event: CustomEvent<HeadraceEvent>;
   message: CustomEvent<HeadraceEvent>;
-  /** lastEventId moved, with an event or without one. */
+  /** `lastEventId` has changed, with an event or without one. */
   cursor: CustomEvent<{ id: string }>;
   gap: CustomEvent<HeadraceGap>;
   reset: CustomEvent<HeadraceReset>;
   goodbye: CustomEvent<HeadraceGoodbye>;
+  /** The server has accepted the connection. */
   open: CustomEvent<Record<string, never>>;
   error: CustomEvent<HeadraceError>;
 }
@@ -62,49 +69,55 @@ export interface HeadraceStreamEventMap {
 /**
  * `<headrace-stream src="…">`: a durable, ordered event stream as a DOM element.
  *
- * Where it begins, so that the page's content and the cursor speak of the same moment:
+ * The element begins where the page's content ends. That place is, in this order:
  *
- * - At the attribute `cursor`, which is set to each id when the page has handled the event, so it goes wherever the
- *   content goes: the back/forward cache, a clone (page snapshots of Turbo and htmx), another place in the document.
- * - Else at an id in src's `since`, as of which the content was rendered. Reloaded, restored, duplicated or from an HTTP
- *   cache it is that again. What the tab had seen is no matter: begun ahead of the content, events would be lost, behind
- *   it, repeated. `all` asks for the content itself.
- * - With `now` or nothing the content shows nothing of the stream, so only here the tab's past counts: reloaded or
- *   restored, it goes on at its cursor in sessionStorage; come by a link, or after a removal, at the head.
- * - A new src, or `cursor` taken away (a morph into newly rendered HTML), is a new beginning.
+ * - The attribute `cursor`. The element sets it to the id of each event that the page has handled, so it is kept with
+ *   the content: in the back/forward cache, in a clone (page snapshots of Turbo and htmx), at another place in the
+ *   document.
+ * - The id in src's `since`: the content was rendered as of that id. A page that is reloaded, restored, duplicated or
+ *   taken from an HTTP cache has the content of that id again, whatever the tab has received meanwhile: a later
+ *   beginning would lose events, an earlier one would repeat them. With `all` the stream delivers the content itself.
+ * - With `since=now`, or without `since`, the content shows nothing of the stream. Only then the tab's past counts: a
+ *   page that is reloaded or restored continues at the cursor in its sessionStorage; a page that is opened by a link,
+ *   or an element that was removed and added again, begins at the head.
+ * - A new src begins anew, and so does an element whose `cursor` was taken away, as by a morph into newly rendered
+ *   HTML.
  *
- * It works in Chrome and Edge 90, Firefox 90, Safari 15 (all of 2021) and later. What is missing there costs this much:
- * without Web Locks or BroadcastChannel (Safari before 15.4, Firefox before 96) `share` has no effect; without
- * DecompressionStream (Safari before 16.4, Firefox before 113) the names in a token of many streams are not known, so
- * `stream` is an index unless `streams` is given, and `share` needs a value.
+ * It works in Chrome and Edge 90, Firefox 90, Safari 15 (all of 2021) and later. Without Web Locks or BroadcastChannel
+ * (Safari before 15.4, Firefox before 96) `share` has no effect. Without DecompressionStream (Safari before 16.4,
+ * Firefox before 113) the names in a token of many streams are not known, so `stream` is an index unless `streams` is
+ * given, and `share` needs a value.
  *
  * The module can be imported where there is no DOM (on a server, in a worker); it then defines nothing. Where a page
  * has several copies of it, the first one is the element.
  *
  * Attributes that a page sets:
  *
- * - `src`: the signed URL. Its `since` says what the page's content is as of: an id, or a composite cursor, that
- *   `headrace.head` gave; `all`: the content is empty; `now` or none: it shows nothing of the stream.
- * - `refresh`: a URL that is asked for a new one, `{"src": "…"}`, when src is refused (401, 403, 404, 410).
- * - `share`: tabs use one connection: those with the same value, or, with the attribute alone, those whose tokens are
- *   for the same streams, user and audiences. A value MUST differ where any of these does, or a tab is shown another's
- *   events. On https and localhost.
- * - `turbo`: payloads that begin with `<turbo-stream` are given to Turbo. They MUST be the server's own HTML.
- * - `resume`: the name of the place where the tab keeps its cursor over reloads, for pages whose `since` is no id. Such
- *   a page resumes after a reload without it too; with it also when it is come to by a link. `off` forbids both.
+ * - `src`: the signed URL. Its `since` is the place where the page's content ends: an id, or a cursor of several ids,
+ *   that `headrace.head` gave; `all`: the content is empty; `now`, or no `since`: the content shows nothing of the
+ *   stream.
+ * - `refresh`: a URL from which the element fetches a new src, as JSON `{"src": "…"}`, when src is refused (401, 403,
+ *   404, 410).
+ * - `share`: tabs share one connection. Those with the same value do; without a value, those whose tokens are for the
+ *   same streams, user and audiences. Values MUST differ where any of these differ, or a tab is shown the events of
+ *   another user. Works on https and on localhost.
+ * - `turbo`: data that begins with `<turbo-stream` is given to Turbo. It MUST be the server's own HTML.
+ * - `resume`: the key under which the tab keeps its cursor in sessionStorage, for pages whose `since` is no id. Such a
+ *   page continues after a reload without the attribute, too; with it, also when it is opened by a link. `off` prevents
+ *   both.
  * - `streams`: other names for the streams of a connection, in the token's order, separated by spaces.
- * - `silence`: seconds without a byte, heartbeats included, until the connection counts as dead (45).
+ * - `silence`: seconds without a byte, not even a heartbeat, after which the connection counts as dead; 45 by default.
  * - `with-credentials`: send cookies to another origin too.
  *
- * Attributes that it sets, for CSS: `state`; `gap` and `reset` until a new src; `goodbye` and `error` until it is
- * connected again. `cursor` is the id of the last event that the page has handled, so that it is kept with the content
- * where the document is copied; who renders the content anew removes it.
+ * Attributes that the element sets, for CSS: `state`; `gap` and `reset`, until a new src; `goodbye` and `error`, until
+ * it is connected again. It also sets `cursor`, the id of the last event that the page has handled, so that a copy of
+ * the document has it. Code that renders the content anew MUST remove `cursor`.
  */
 export class HeadraceStream extends HTMLElement {
-  /** The attribute; setting it is a new beginning, also with the same text. */
+  /** The attribute `src`. Setting it begins anew, even with the same text. */
   src: string | null;
   readonly state: HeadraceState;
-  /** What a connection made now would begin after; null if nothing has been heard. */
+  /** The cursor after which a connection made now would begin; null if the element has received none. */
   readonly lastEventId: string | null;
 
   addEventListener<K extends keyof HeadraceStreamEventMap>(
@@ -112,7 +125,7 @@ export class HeadraceStream extends HTMLElement {
     listener: (this: HeadraceStream, event: HeadraceStreamEventMap[K]) => unknown,
     options?: boolean | AddEventListenerOptions,
   ): void;
-  /** An event type of your own. */
+  /** A listener for events of a type of the application's own. */
   addEventListener(
     type: string,
     listener: ((this: HeadraceStream, event: CustomEvent<HeadraceEvent>) => unknown) | EventListenerObject | null,
