@@ -1,6 +1,6 @@
 """How the text of a variable `HEADRACE_…` becomes the value of a setting; `headrace/settings.py` has the settings.
 
-A `Parser` turns text into a value, or raises ValueError whose message completes the sentence "allowed is …". Its
+A `SettingParser` turns text into a value, or raises ValueError whose message completes the sentence "allowed is …". Its
 `allowed` says the same in general, for the documentation.
 """
 

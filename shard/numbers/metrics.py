@@ -148,7 +148,8 @@ class ShardMetrics(Collector):
         yield _counter("sent_bytes", "Bytes that the kernel has accepted for clients.", counters.bytes)
         yield _histogram(
             "publish_to_socket_seconds",
-            "Time from when an event got its id, just before its commit, until the kernel had its bytes, for each client.",
+            "Time from when an event got its id, just before its commit, until the kernel had its bytes, for each"
+            " client.",
             {(): counters.latency},
         )
         depth = {
