@@ -1,7 +1,7 @@
 """Run an example with everything that it needs: `python -m examples flask`.
 
-Starts `headrace up` in this directory, allowed to answer pages of the example, unless one runs here already; then the
-example itself, with the variables of `.headrace/env`. Ctrl-C ends what was started.
+Starts `headrace up` in the working directory, with the example's pages among its allowed origins, unless one runs there
+already; then the example itself, with the variables of `.headrace/env`. Ctrl-C ends both.
 """
 
 import os
@@ -24,11 +24,11 @@ DEADLINE_S = 60.0
 
 @click.command(epilog="Example: python -m examples flask")
 @click.argument("name", type=click.Choice(NAMES))
-@click.option("--port", default=5000, show_default=True, help="Where the example listens, at 127.0.0.1.")
-@click.option("--headrace-port", default=8000, show_default=True, help="Where headrace does, if it is started here.")
+@click.option("--port", default=5000, show_default=True, help="Port of the example, at 127.0.0.1.")
+@click.option("--headrace-port", default=8000, show_default=True, help="Port of headrace, if it is started.")
 def main(name: str, port: int, headrace_port: int) -> None:
-    """Run the example NAME, and headrace too unless it runs here already."""
-    # SIGINT too: a shell's job in the background begins with it ignored.
+    """Run the example NAME, and headrace, unless it runs here already."""
+    # SIGINT as well: a job that a shell starts in the background ignores it.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     address = f"http://127.0.0.1:{port}"
@@ -59,13 +59,13 @@ def main(name: str, port: int, headrace_port: int) -> None:
 
 
 def headrace_answers() -> bool:
-    """Whether headrace runs here: its address is in the file that it wrote, and it is ready to serve."""
+    """Whether headrace runs in this directory: its address is in .headrace/env, and it is ready to serve."""
     url = environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL")
     return url is not None and answers(f"{url}/readyz")
 
 
 def headrace_allows(origin: str) -> bool:
-    """Whether the headrace that runs here lets pages of the origin have what it serves."""
+    """Whether the headrace that runs in this directory allows pages of the origin."""
     url = environ_with_file(os.environ)["HEADRACE_PUBLIC_URL"]
     try:
         with urlopen(Request(f"{url}/headrace.js", headers={"Origin": origin}), timeout=2) as response:
@@ -75,7 +75,7 @@ def headrace_allows(origin: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether a page is there."""
+    """Whether the URL answers with status 200."""
     try:
         with urlopen(url, timeout=2) as response:
             return bool(response.status == 200)
@@ -84,7 +84,7 @@ def answers(url: str) -> bool:
 
 
 def wait(started: list[subprocess.Popen[bytes]], condition: Callable[[], bool]) -> None:
-    """Wait for it, and end the program if one of what was started ends instead."""
+    """Wait for the condition. Raises ClickException if a started process ends, or after DEADLINE_S seconds."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline or any(process.poll() is not None for process in started):

@@ -10,8 +10,8 @@ Theory. A page and its stream meet if the head that the page hands over is the o
                                         at any time. Page and stream meet exactly. The same holds in an open transaction
                                         that is REPEATABLE READ or SERIALIZABLE.
     a READ COMMITTED transaction is     Its isolation level cannot change any more. Each query sees what is committed
-    open already                        when the query begins, so heads MUST be older than every query in the block: of
-                                        a head that is read later, an event between the two would be lost. The block
+    open already                        when the query begins, so heads MUST be older than every query in the block: an
+                                        event between a query and a later head would be lost. The block
                                         does not know yet for which streams the page will ask. So it begins by declaring
                                         a database cursor over `headrace.head`: whenever a row is fetched from it, the
                                         row is of the snapshot in which the cursor was declared. At worst an event

@@ -1,6 +1,8 @@
 """Notes that every window shows as soon as they are committed, with a trigger and Python's own web server.
 
-Nothing here publishes: the trigger that schema.sql makes does, whoever inserts. Run it: python -m examples sql
+The application does not publish: the trigger that schema.sql makes does, for every program that inserts a note.
+
+Run it: python -m examples sql
 """
 
 import os

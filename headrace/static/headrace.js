@@ -13,9 +13,9 @@ const RESERVED = "headrace:";
 const SHOWN = ["gap", "reset", "goodbye", "error"]; // also as attributes
 const OWN_EVENTS = ["event", "cursor", "open", ...SHOWN];
 
-/** Takes text, cut anywhere, and gives frames (WHATWG HTML, 9.2.6), undefined where they have no such line. */
+/** A function that takes text in pieces and calls onFrame with {id, type, data} (WHATWG HTML, 9.2.6). */
 function parser(onFrame, onRetry) {
-  let rest = []; // pieces of a line: a long one is not read again with each
+  let rest = []; // of a line, in pieces: a long line is not read again with each
   let afterCr = false; // a \n that comes now belongs to the \r before
   let frame = {};
   return (text) => {
@@ -40,7 +40,7 @@ function parser(onFrame, onRetry) {
   };
 }
 
-/** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: where we are in each stream, and whose event it is. */
+/** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: the last id of each stream, and the event's stream. */
 function parseCursor(text) {
   const [, ids, index] = /^(\d+(?:\.\d+)*)(?:\/(\d+))?$/.exec(text) ?? [];
   return ids && { ids: ids.split(".").map(BigInt), index: index && Number(index) };
@@ -52,19 +52,19 @@ function pairs(mine, theirs) {
   return a.length === b.length ? a.map((id, i) => [id, b[i]]) : [];
 }
 
-/** Whether the event with this id has been delivered to one who is at `cursor`. */
+/** Whether an element at `cursor` has had the event with this id. */
 function delivered(cursor, id) {
   const [a, b] = pairs(cursor, id)[parseCursor(id)?.index ?? 0] ?? [];
   return a >= b;
 }
 
-/** The cursor after `id` came to one who was at `cursor`; it never goes back. */
+/** The cursor of an element at `cursor` after `id`; it never goes back. */
 function advance(cursor, id) {
   const ids = pairs(cursor, id).map(([a, b]) => (a < b ? b : a));
   return ids.join(".") || id.split("/")[0] || null;
 }
 
-/** What the token in a stream's URL says to whoever has it (headrace/tokens.py); {} if it is none of ours. */
+/** The claims of the token in a stream's URL (headrace/tokens.py); {} if it has none. */
 async function claims(url) {
   try {
     const [, packed, text] = /\/\d+\.(\.?)([\w-]+)\./.exec(url.pathname);
@@ -178,7 +178,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     this.#run(signal).catch((error) => {
       if (signal.aborted) return;
       this.#stop();
-      this.#emit("error", { status: 0, wait: null, error }); // rather than no word
+      this.#emit("error", { status: 0, wait: null, error });
     });
   }
 
@@ -217,15 +217,15 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
           continue;
         }
       } else if (status === 400 && this.#cursor && this.#cursor !== this.#since) {
-        // Remembered for other streams. Without it the next try is src's own.
+        // The cursor is of other streams. The next try begins where src says.
         this.#cursor = null;
         this.#emit("reset", { stream: null, head: null });
         continue;
       }
       if (status === 200 && performance.now() - began > STABLE_MS) this.#failures = 0;
-      // 204 asks to stay away (WHATWG HTML, 9.2.3); asking again cures no other refusal.
+      // 204 means: do not reconnect (WHATWG HTML, 9.2.3). Other refusals would be repeated.
       const final = status === 204 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
-      // Full jitter: clients cut off together come back spread out.
+      // Full jitter: clients cut off together reconnect spread out.
       const longest = Math.max(this.#retryMs, Math.min(MAX_WAIT_MS, this.#retryMs * 2 ** this.#failures++));
       const wait = final ? null : after + Math.random() * longest;
       this.#setState(final ? "closed" : "waiting");
@@ -254,7 +254,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
       if (!headers.get("Content-Type")?.startsWith("text/event-stream")) {
         throw new TypeError("not an event stream"); // such as a login page
       }
-      // A stream has no length. This is a proxy without a server: 503 would end an EventSource.
+      // A stream has no length: this is a proxy without a server. 503 would end an EventSource.
       if (headers.has("Content-Length")) return { status: 503 };
       status = 200;
       this.#setState("open");
@@ -268,7 +268,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
         this.#heard();
         parse(decoder.decode(chunk.value, { stream: true }));
         if (this.#leading) this.#tell();
-        else this.#channel?.postMessage("hello"); // perhaps we have met the leader
+        else this.#channel?.postMessage("hello"); // this tab may have met the leader
       }
       return { status };
     } catch (error) {
@@ -336,7 +336,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
       if (!OWN_EVENTS.includes(type)) this.#emit(type, detail);
       if (this.hasAttribute("turbo") && /^\s*<turbo-stream\b/.test(data)) renderTurbo(data);
     }
-    // After the handlers, lest a crash between lose the event. They may have set src.
+    // After the handlers, so that a crash between loses no event. They may have set src.
     if (cursor && cursor === this.#cursor) {
       this.setAttribute("cursor", cursor);
       this.#remember();
@@ -362,7 +362,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     channel.postMessage("hello");
   }
 
-  /** How things stand, and which frame comes next. */
+  /** Tells other tabs the state, the cursor and the frame after it. */
   #tell(frame) {
     if (this.#leading) this.#channel.postMessage({ state: this.state, cursor: this.#cursor, frame });
   }
@@ -412,7 +412,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** Go on where this tab was, if the content does not say where it is itself. */
+  /** Continues at this tab's stored cursor, unless the content has its own. */
   #recall() {
     const given = this.getAttribute("resume");
     this.#place = null;

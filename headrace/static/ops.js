@@ -1,7 +1,7 @@
 /**
  * The operations page. Everything it shows comes as an overview (headrace/node/overview.py): an event of its stream every two
- * seconds or, while that is silent because PostgreSQL or Redis is away, an answer of the router. All of it is put into the
- * page as text. Nothing moves by itself but the graphs' lines, which are drawn anew with each overview.
+ * seconds or, while the stream is silent because PostgreSQL or Redis is away, an answer of the router. All of it is put into
+ * the page as text. Only the graphs' lines change by themselves: they are drawn anew with each overview.
  */
 
 import "/headrace.js";
@@ -10,7 +10,7 @@ const WINDOW_MS = 300_000;
 const MAX_SAMPLES = 400;
 const SILENT_MS = 6_000; // without an overview the router is asked
 const ASK_MS = 3_000;
-const BREAK_MS = 12_000; // a line has a gap where there was none for so long
+const BREAK_MS = 12_000; // without an overview for so long, a line has a gap
 const SVG = "http://www.w3.org/2000/svg";
 
 const $ = (id) => document.getElementById(id);
@@ -285,7 +285,7 @@ function showTables({ shards, moves = [], hot_streams = [], slow_clients = [] })
 // -- overviews
 
 let samples = [];
-let heardAt = 0; // of the stream, by performance.now()
+let heardAt = 0; // when the stream's last overview came, by performance.now()
 let signedIn = false;
 let element = null;
 
@@ -297,7 +297,7 @@ function take(sample) {
 
 let drawing = false;
 function draw() {
-  // Once a frame, however many overviews come at once, as when the page opens.
+  // Once for each frame of the screen: when the page opens, many overviews come at once.
   if (drawing || !samples.length) return;
   drawing = true;
   requestAnimationFrame(() => {
@@ -331,7 +331,7 @@ function feed(state, text) {
   say($("feed"), text);
 }
 
-/** The router is asked while the stream says nothing. */
+/** Ask the router for an overview while the stream is silent. */
 async function watch() {
   if (!signedIn) return;
   if (performance.now() - heardAt > SILENT_MS) {
@@ -395,7 +395,7 @@ async function follow() {
     try {
       take(JSON.parse(detail.data));
     } catch {
-      // Not ours: whoever may publish in the database may publish anything.
+      // Not an overview: a publisher of the database may publish anything to this stream.
     }
   });
   document.body.append(element);
