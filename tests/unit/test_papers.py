@@ -1,12 +1,14 @@
-"""CONTRIBUTING.md and SECURITY.md name files, make targets and settings that are there."""
+"""CONTRIBUTING.md, SECURITY.md and .editorconfig say what holds: files, make targets, settings, whitespace."""
 
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from headrace.settings import Settings
+from tests.fixtures.programs import tool
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
@@ -53,3 +55,20 @@ def test_folders_of_the_house_are_told() -> None:
         for folder in (ROOT / top, *(ROOT / top).rglob("*/")):
             if not folder.is_symlink() and any(folder.glob("*.py")):
                 assert str(folder.relative_to(ROOT)).removesuffix("/templatetags") in told
+
+
+def test_files_are_as_editors_are_told() -> None:
+    """Text files end with a line break, no line of theirs ends with a blank, and only the Makefile has tabs."""
+    listed = subprocess.run([tool("git"), "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no clone")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_symlink() or not path.exists() or path.suffix in (".lock", ".png", ".whl"):
+            continue
+        text = path.read_text()
+        assert not text or text.endswith("\n"), f"{name} has no line break at its end"
+        assert "\r" not in text, f"{name} has carriage returns"
+        assert name == "Makefile" or "\t" not in text, f"{name} has a tab"
+        for number, line in enumerate(text.split("\n"), 1):
+            assert line == line.rstrip(" "), f"{name}:{number} ends with a blank"
