@@ -22,6 +22,6 @@ pytest_plugins = [
     "tests.browser.npm_packages",
     "tests.clients.packages",
     "tests.fixtures.deployment",
-    "tests.fixtures.front",
+    "tests.fixtures.reverse_proxy",
     "tests.fixtures.directory",
 ]

@@ -5,7 +5,7 @@ from playwright.sync_api import Browser
 
 from tests.browser.conftest import STATIC, TIMEOUT_MS
 from tests.fixtures.deployment import ROUTER, SHARD, Host, sign, without
-from tests.fixtures.front import Front
+from tests.fixtures.reverse_proxy import ReverseProxy
 from tests.fixtures.shard import Database
 
 COUNT = 12
@@ -22,7 +22,7 @@ PROTOCOLS = "[...new Set(performance.getEntriesByType('navigation').map((entry) 
 
 
 def test_a_browser_has_many_streams_over_http_2(
-    hosts: list[Host], deployed: Database, front: Front, browser: Browser
+    hosts: list[Host], deployed: Database, front: ReverseProxy, browser: Browser
 ) -> None:
     """Twelve streams of one page are open at once, which takes HTTP/2, and each gets its event."""
     streams = [f"{front.name}:{number}" for number in range(COUNT)]
@@ -73,7 +73,7 @@ def test_browsers_outlast_an_outage_of_everything(hosts: list[Host], deployed: D
     """
     streams = [f"outage:{number}" for number in range(3)]
     paths = [f"{sign(hosts[0], stream)}?since=all" for stream in streams]
-    fronts = [Front(name, hosts) for name in ("nginx", "haproxy")]
+    fronts = [ReverseProxy(name, hosts) for name in ("nginx", "haproxy")]
     try:
         with browser.new_context(ignore_https_errors=True) as context:
             context.set_default_timeout(TIMEOUT_MS)

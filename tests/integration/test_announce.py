@@ -7,8 +7,8 @@ import pytest
 
 from headrace.schema.migrations import migrate
 from headrace.stream import slot
-from tests.fixtures.log import value
 from tests.fixtures.postgres import Connect, Connection, execute, scratch_postgres
+from tests.fixtures.read_after import value
 from tests.fixtures.waiting import DEADLINE_S, wait_until, wait_until_blocked
 
 SLOTS = [f"headrace_slot_{slot(stream)}" for stream in "st"]

@@ -11,8 +11,8 @@ import pytest
 from psycopg import errors
 
 from headrace.stream import slot
-from tests.fixtures.log import read_after, value
 from tests.fixtures.postgres import Connect, Connection
+from tests.fixtures.read_after import read_after, value
 from tests.fixtures.waiting import DEADLINE_S, wait_until_blocked
 
 

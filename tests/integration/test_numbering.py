@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.fixtures.log import value
 from tests.fixtures.postgres import Connect, Connection
+from tests.fixtures.read_after import value
 from tests.fixtures.waiting import DEADLINE_S, wait_until_blocked
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import psycopg
 
-from tests.fixtures.log import read_after
 from tests.fixtures.postgres import Connection
+from tests.fixtures.read_after import read_after
 
 GREATEST = 2**63 - 1
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from headrace.node.socket_passing import MAX_CHANNELS
 from tests.fixtures.client import Client
-from tests.fixtures.forgery import Forger
+from tests.fixtures.hostile_requests import Forger
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import Router
 from tests.fixtures.shard import LOCAL, Database, tcp_sockets

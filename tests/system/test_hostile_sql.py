@@ -15,7 +15,7 @@ from headrace.cli import main
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.publisher_tokens import sign_publisher
 from headrace.schema.migrations import migrate
-from tests.fixtures.hostile import Hostile
+from tests.fixtures.hostile_schema import HostileSchema
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgres import superuser_url
 from tests.fixtures.router import SECRET
@@ -25,19 +25,19 @@ from tests.fixtures.waiting import wait_until
 from tests.system.test_announcer import Writers, in_office
 
 
-def hostile_in(postgres: EmbeddedPostgres, url: str) -> Hostile:
-    return Hostile(superuser_url(postgres, url))
+def hostile_in(postgres: EmbeddedPostgres, url: str) -> HostileSchema:
+    return HostileSchema(superuser_url(postgres, url))
 
 
 @pytest.fixture
-def hostile(postgres: EmbeddedPostgres, database: Database) -> Iterator[Hostile]:
+def hostile(postgres: EmbeddedPostgres, database: Database) -> Iterator[HostileSchema]:
     """A stranger's work in the test's database, which the test's own connection does not see."""
     database.connection.execute("set search_path = pg_catalog")
     with contextlib.closing(hostile_in(postgres, database.url)) as made:
         yield made
 
 
-def caught_in(hostile: Hostile, url: str, statement: str) -> int:
+def caught_in(hostile: HostileSchema, url: str, statement: str) -> int:
     """How often something of the stranger's runs in this statement."""
     before = hostile.caught()[0]
     with psycopg.connect(url) as connection:
@@ -45,7 +45,7 @@ def caught_in(hostile: Hostile, url: str, statement: str) -> int:
     return hostile.caught()[0] - before
 
 
-def test_the_trap_catches(hostile: Hostile, database: Database) -> None:
+def test_the_trap_catches(hostile: HostileSchema, database: Database) -> None:
     """Functions, operators, aggregates, types and relations that a statement does not qualify are the stranger's."""
     functions, operators, relations = hostile.made()
     assert functions > 1000 and operators > 400 and relations > 5
@@ -112,7 +112,9 @@ def applications(url: str) -> None:
             assert page.head("app") == 5
 
 
-def test_nothing_of_a_strangers_runs_in_a_node(start_stack: StartStack, database: Database, hostile: Hostile) -> None:
+def test_nothing_of_a_strangers_runs_in_a_node(
+    start_stack: StartStack, database: Database, hostile: HostileSchema
+) -> None:
     """Shards with announcer, pruner, presence, revocations, canary and history, the router, all commands and the Python
     interface do their work, and call no function, operator, type or relation of the stranger's."""
     headrace.set_retention(database.connection, "*", timedelta(milliseconds=100))

@@ -14,8 +14,8 @@ import pytest
 
 from headrace.tokens import sign
 from tests.fixtures.client import Client
-from tests.fixtures.front import Front
 from tests.fixtures.redis import RedisServer
+from tests.fixtures.reverse_proxy import ReverseProxy
 from tests.fixtures.shard import Database
 from tests.fixtures.up import ENVIRON, Up, searchable_directory
 from tests.fixtures.waiting import DEADLINE_S, wait_until
@@ -103,7 +103,7 @@ def connections(up: Up, node: str) -> int:
 def test_draining_a_node_sends_its_clients_to_the_other(nodes: list[Up], database: Database) -> None:
     """Over the set time its clients are asked to leave, nginx takes them to the other node, and nothing is lost."""
     ports = [int(up.ready().rpartition(":")[2]) for up in nodes]
-    front = Front("nginx", [Address(port) for port in ports])  # type: ignore[misc]
+    front = ReverseProxy("nginx", [Address(port) for port in ports])  # type: ignore[misc]
     readers = [Reader(stream, front.port) for stream in STREAMS]
     try:
         wait_until(lambda: _read(readers) and all(r.client and r.client.last_id for r in readers), "all are served")

@@ -11,17 +11,17 @@ import headrace
 from headrace.stream import slot
 from tests.fixtures.client import Client, wait_all
 from tests.fixtures.deployment import ROUTER, SHARD, Host, get, sign, without
-from tests.fixtures.front import Front
+from tests.fixtures.reverse_proxy import ReverseProxy
 from tests.fixtures.shard import Database
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 
-def rooms(front: Front) -> list[str]:
+def rooms(front: ReverseProxy) -> list[str]:
     """Streams that no other proxy's test has used."""
     return [f"{front.name}:{number}" for number in range(24)]
 
 
-def subscribe(front: Front, host: Host, clients: list[Client], *streams: str) -> list[Client]:
+def subscribe(front: ReverseProxy, host: Host, clients: list[Client], *streams: str) -> list[Client]:
     new = [Client(get(front.port, sign(host, stream))) for stream in streams]
     clients += new
     wait_all(new, lambda client: client.last_id, "the cursor")
@@ -29,7 +29,7 @@ def subscribe(front: Front, host: Host, clients: list[Client], *streams: str) ->
 
 
 def test_events_are_passed_on_as_they_come(
-    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+    hosts: list[Host], deployed: Database, front: ReverseProxy, clients: list[Client]
 ) -> None:
     """Each event arrives when it is published, and streams of one slot are all served by one host."""
     before = [len(host.placed()) for host in hosts]
@@ -52,11 +52,11 @@ def test_events_are_passed_on_as_they_come(
 
 
 def test_heartbeats_keep_a_quiet_stream_open(
-    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+    hosts: list[Host], deployed: Database, front: ReverseProxy, clients: list[Client]
 ) -> None:
     """A stream without events outlives the proxy's patience, which ends a stream whose host is silent."""
     patience_s = 5
-    impatient = Front(front.name, hosts, patience_s)
+    impatient = ReverseProxy(front.name, hosts, patience_s)
     try:
         (client,) = subscribe(impatient, hosts[0], clients, "quiet")
         began = time.monotonic()
@@ -69,7 +69,7 @@ def test_heartbeats_keep_a_quiet_stream_open(
 
 
 def test_the_other_host_is_there_when_one_is_down(
-    hosts: list[Host], deployed: Database, front: Front, clients: list[Client]
+    hosts: list[Host], deployed: Database, front: ReverseProxy, clients: list[Client]
 ) -> None:
     """While a host's router is stopped, clients of all streams are served by the other; those that it had stay."""
     streams = rooms(front)
@@ -86,7 +86,7 @@ def test_the_other_host_is_there_when_one_is_down(
         wait_until(hosts[0].serves, "the router serves again")
 
 
-def test_the_longest_address_passes(hosts: list[Host], front: Front, clients: list[Client]) -> None:
+def test_the_longest_address_passes(hosts: list[Host], front: ReverseProxy, clients: list[Client]) -> None:
     """A token with as many long names as one may have gets through."""
     # Tokens are compressed.
     names = [
@@ -99,7 +99,7 @@ def test_the_longest_address_passes(hosts: list[Host], front: Front, clients: li
     assert len(client.cursor) == 64
 
 
-def ask(front: Front, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+def ask(front: ReverseProxy, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """One request through the proxy: status, headers, and a body that has an end."""
     connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=DEADLINE_S)
     with closing(connection):
@@ -109,7 +109,7 @@ def ask(front: Front, path: str, method: str = "GET", **headers: str) -> tuple[i
         return response.status, named, response.read() if "content-length" in named else b""
 
 
-def assert_away(front: Front, path: str) -> None:
+def assert_away(front: ReverseProxy, path: str) -> None:
     """A stream gets 200 and `retry:`, spread over some seconds, history and monitors get what is."""
     answers = [ask(front, f"{path}?since=7") for _ in range(12)]
     assert {status for status, _, _ in answers} == {200}
@@ -127,7 +127,7 @@ def assert_away(front: Front, path: str) -> None:
 
 def test_an_outage_is_no_end_for_an_event_source(hosts: list[Host]) -> None:
     """While no host has an answer for a stream it is 200 with `retry:`; refusals of headrace stay what they are."""
-    fronts = [Front(name, hosts) for name in ("nginx", "haproxy")]
+    fronts = [ReverseProxy(name, hosts) for name in ("nginx", "haproxy")]
     path = sign(hosts[0], "away")
     try:
         expired = headrace.sign("away", secrets=[hosts[0].environ["HEADRACE_SECRET"]], ttl_s=1e-9)
@@ -149,7 +149,7 @@ def test_an_outage_is_no_end_for_an_event_source(hosts: list[Host]) -> None:
             front.remove()
 
 
-def test_tokens_are_not_logged(hosts: list[Host], front: Front, clients: list[Client]) -> None:
+def test_tokens_are_not_logged(hosts: list[Host], front: ReverseProxy, clients: list[Client]) -> None:
     """The access log tells the slot of a stream, never its token."""
     path = sign(hosts[0], "secret")
     client = Client(get(front.port, path))
@@ -161,7 +161,7 @@ def test_tokens_are_not_logged(hosts: list[Host], front: Front, clients: list[Cl
     assert path.partition(".")[2] not in front.access_log.read_text()
 
 
-def test_metrics_are_not_for_browsers(hosts: list[Host], front: Front) -> None:
+def test_metrics_are_not_for_browsers(hosts: list[Host], front: ReverseProxy) -> None:
     """What Prometheus asks each router for is not to be had from outside."""
     for path in ("/metrics", "/%6detrics", "/metric%73?x=1", "/./metrics", "//metrics", "/metrics#x", "/x/../metrics"):
         with get(front.port, path) as client:

@@ -17,7 +17,7 @@ from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.settings import Settings
 from headrace.shard.numbers.canary import Canary
 from headrace.stream import SLOTS
-from tests.fixtures.front import make_certificate
+from tests.fixtures.reverse_proxy import make_certificate
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 SECRET = "s" * 32
