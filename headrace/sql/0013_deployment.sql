@@ -12,8 +12,8 @@
 --                 a dump, or replicates it, is another transaction
 --
 -- Where these are not the server's own, the next numbering begins an incarnation. A VACUUM FULL of the table, another
--- tablespace, or pg_upgrade may do so too, which costs one jump a stream and nothing else. A disk, or a snapshot of one,
--- that comes back without a recovery cannot be told apart: an operator calls headrace.begin_block then.
+-- tablespace, or pg_upgrade may do so too, which costs one jump a stream and nothing else. A disk, or a snapshot of
+-- one, that comes back without a recovery cannot be told apart: an operator calls headrace.begin_block then.
 --
 -- Where ids begin. In microseconds since 1970, by the server's clock: two copies of the same rows never begin at the
 -- same id, one that begins later begins above all ids of one that began earlier, as no stream has a million events a
@@ -21,12 +21,12 @@
 -- less than MARGIN = 2^20 ids above what a stream has; more than that a fail-over does not lose.
 --
 -- Where file and writer are null, nobody has published yet, or asked for the identity. The first transaction that does
--- writes them down in passing, and no other waits for that. A copy that was made before is as good as a new database, and
--- its ids begin at 1.
+-- writes them down in passing, and no other waits for that. A copy that was made before is as good as a new database,
+-- and its ids begin at 1.
 --
 -- The identity tells deployments apart that share a Redis. A copy has another identity, except for a promoted standby
--- and a restored disk, which stand for their original. A copy that runs beside its original is given another identity by
--- headrace.begin_block(true).
+-- and a restored disk, which stand for their original. A copy that runs beside its original is given another identity
+-- by headrace.begin_block(true).
 
 create table headrace.deployment (
     single boolean primary key default true check (single),
@@ -51,7 +51,7 @@ comment on column headrace.deployment.file is
 comment on column headrace.deployment.writer is
     'The transaction that wrote the row: its xmin, unless it is a copy; null until somebody publishes.';
 comment on column headrace.stream.timeline is
-    'The incarnation in which last_id was given out; the server''s timeline before there was headrace.deployment.';
+    'Number of the incarnation in which last_id was given out. The first incarnations are numbered by timeline.';
 comment on table headrace.epoch is
     'What headrace.deployment says now; for numberings that were under way when that was made.';
 
@@ -241,8 +241,8 @@ begin
                 select s.stream_id, s.last_id, s.timeline from headrace.stream s
                     where s.name = any (names) order by s.name for no key update
             ) l;
-        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but only
-        -- the owner of the schema removes streams, one transaction at a time.
+        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but
+        -- only the owner of the schema removes streams, one transaction at a time.
         exit when cardinality(stream_ids) = wanted;
     end loop;
     if now_on <> any (timelines) then
@@ -259,7 +259,8 @@ begin
         from unnest(stream_ids, befores, counts) as u (stream_id, before, count) where s.stream_id = u.stream_id;
 end $$;
 
--- Up to this one, the numbers of incarnations are the server's timelines: the streams that exist have these in their rows.
+-- Up to this one, the numbers of incarnations are the server's timelines: the streams that exist have these in their
+-- rows.
 insert into headrace.deployment (id, incarnation, start, timeline, file, writer)
     select gen_random_uuid(), e.timeline, e.block << 40, e.timeline, pg_relation_filepath('headrace.deployment'), '0'
         from headrace.epoch e;

@@ -192,6 +192,11 @@ comment on function headrace.nobody_defers() is
     'Whether no transaction is open that has left its announcement to others.';
 
 -- Retention.
+comment on table headrace.fence is
+'The time up to which all events are visible; one row, written by headrace.prune alone. Its lock lets one session
+prune.';
+comment on column headrace.fence.passed is
+    'Every event that was created before this time is visible, or will never be.';
 comment on function headrace.set_retention(text, interval, bigint) is
 'Sets or removes the rule of retention for the streams whose names match a pattern. Applied when pruning; for the owner
 of the schema.
@@ -286,6 +291,17 @@ comment on function headrace.table_told(oid, name, name) is
 partitioned table.';
 
 -- Revocation.
+comment on table headrace.revocation is
+    'Every call of headrace.disconnect that may still have an effect; read by shards.';
+comment on column headrace.revocation.user_name is
+    'The user whose tokens are refused and whose connections are closed, or null.';
+comment on column headrace.revocation.stream is
+    'The stream whose connections are closed, once, or null.';
+comment on column headrace.revocation.skew is
+    'Tokens issued up to this long after the commit are refused as well.';
+comment on column headrace.revocation.issued_to_ms is
+'Tokens issued up to this time, in milliseconds since 1970, are refused: the commit''s time and the skew; 0 or -1 until
+the commit.';
 comment on function headrace.disconnect(text, text, text, interval) is
 'Closes connections on every node when, and only if, this transaction commits.
 
@@ -310,6 +326,19 @@ any token may live; a stream''s after an hour. An hour is added for clocks that 
 token_life: for how long a token may live; null means for ever. Returns how many were removed.';
 
 -- Presence.
+comment on table headrace.presence_session is
+    'The shards'' processes that hold members; each has a row while it holds any.';
+comment on column headrace.presence_session.session is
+    'A random id of the process. It takes another one whenever it has to report all its members again.';
+comment on column headrace.presence_session.shard is
+    'The id of the shard, for people who read the table.';
+comment on column headrace.presence_session.serial is
+'The number of the last report. It grows every few seconds: a shard that sees the serial of another session unchanged
+for long knows that the other process is gone.';
+comment on column headrace.presence.stream is
+    'Name of the stream. The lock on this row is the lock on the members of the stream.';
+comment on table headrace.presence_member is
+    'The members of streams: the pairs of stream and user that at least one session holds.';
 comment on function headrace.members(text) is
 'The members of a stream: the users who are present on it in the snapshot of this statement, each with the time of
 joining, in that order.';
@@ -345,7 +374,14 @@ held.
 Returns how many members joined and left.';
 comment on function headrace.presence_lock(text[]) is
 'Takes the locks of these streams, until the transaction ends: their rows in headrace.presence, which are made if they
-are missing.';
+are missing. Raises 25001 in a transaction that is not READ COMMITTED.';
 
+-- Publishing over HTTP.
 comment on function headrace.forget_publications(interval) is
     'Removes the idempotency keys that were used longer ago than keep; returns how many.';
+comment on table headrace.publication is
+    'The requests that used an idempotency key, for as long as they may be repeated.';
+comment on column headrace.publication.key is
+    'sha256 of the publisher and the key that it gave.';
+comment on column headrace.publication.created_at is
+    'When the key was used; only its removal relies on it.';

@@ -88,7 +88,7 @@ comment on column headrace.stream.name is 'The name, 1 to 512 bytes, compared by
 comment on column headrace.stream.slot is 'headrace.slot(name): notifications go to the channel headrace_slot_<slot>.';
 comment on column headrace.stream.last_id is 'The head: the newest id given out.';
 comment on column headrace.stream.timeline is
-    'The incarnation in which last_id was given out; the server''s timeline before there was headrace.deployment.';
+    'Number of the incarnation in which last_id was given out. The first incarnations are numbered by timeline.';
 
 create table headrace.event (
     stream_id integer not null,
@@ -517,8 +517,8 @@ begin
                 select s.stream_id, s.last_id, s.timeline from headrace.stream s
                     where s.name = any (names) order by s.name for no key update
             ) l;
-        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but only
-        -- the owner of the schema removes streams, one transaction at a time.
+        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but
+        -- only the owner of the schema removes streams, one transaction at a time.
         exit when cardinality(stream_ids) = wanted;
     end loop;
     if now_on <> any (timelines) then
@@ -1479,9 +1479,12 @@ create table headrace.fence (
     primary key (single),
     check (single)
 );
-comment on table headrace.fence is 'Up to when all events are visible; one row, written by headrace.prune alone.';
+comment on table headrace.fence is
+'The time up to which all events are visible; one row, written by headrace.prune alone. Its lock lets one session
+prune.';
 comment on column headrace.fence.single is 'Always true: there is one row.';
-comment on column headrace.fence.passed is 'Every event created before this is visible or will never be.';
+comment on column headrace.fence.passed is
+    'Every event that was created before this time is visible, or will never be.';
 comment on column headrace.fence.next_at is
     'The next value of passed, once every transaction older than next_xid has ended.';
 comment on column headrace.fence.next_xid is 'A transaction id given out after next_at.';
@@ -2351,15 +2354,18 @@ create table headrace.revocation (
     primary key (revocation_id),
     check (((user_name is null) <> (stream is null)))
 );
-comment on table headrace.revocation is 'Every headrace.disconnect that may still matter; read by shards.';
+comment on table headrace.revocation is
+    'Every call of headrace.disconnect that may still have an effect; read by shards.';
 comment on column headrace.revocation.revocation_id is 'Tells rows apart; not the order in which they became visible.';
 comment on column headrace.revocation.xid is 'The transaction that made the row.';
-comment on column headrace.revocation.user_name is 'Whose tokens are refused and connections closed, or null.';
+comment on column headrace.revocation.user_name is
+    'The user whose tokens are refused and whose connections are closed, or null.';
 comment on column headrace.revocation.stream is 'The stream whose connections are closed, once, or null.';
 comment on column headrace.revocation.reason is 'What the clients are told.';
-comment on column headrace.revocation.skew is 'How far tokens issued after the commit are refused as well.';
+comment on column headrace.revocation.skew is 'Tokens issued up to this long after the commit are refused as well.';
 comment on column headrace.revocation.issued_to_ms is
-    'Tokens issued up to this, in milliseconds since 1970, are refused: the commit and the skew; 0 or -1 before.';
+'Tokens issued up to this time, in milliseconds since 1970, are refused: the commit''s time and the skew; 0 or -1 until
+the commit.';
 create index revocation_user on headrace.revocation using btree (user_name, issued_to_ms) where (user_name is not null);
 create index revocation_xid on headrace.revocation using btree (xid);
 
@@ -2518,7 +2524,7 @@ create table headrace.presence (
 );
 comment on table headrace.presence is 'How many members a stream has; no row where there are none.';
 comment on column headrace.presence.stream is
-    'Name of the stream. Its row is the lock on all that is said of the stream.';
+    'Name of the stream. The lock on this row is the lock on the members of the stream.';
 comment on column headrace.presence.members is 'How many rows of headrace.presence_member the stream has.';
 
 create table headrace.presence_member (
@@ -2530,7 +2536,8 @@ create table headrace.presence_member (
     autovacuum_vacuum_scale_factor = 0.05,
     autovacuum_vacuum_cost_delay = 0
 );
-comment on table headrace.presence_member is 'Who is on a stream: the pairs that somebody holds.';
+comment on table headrace.presence_member is
+    'The members of streams: the pairs of stream and user that at least one session holds.';
 comment on column headrace.presence_member.stream is 'Name of the stream.';
 comment on column headrace.presence_member.member is 'The user.';
 comment on column headrace.presence_member.since is 'When the user joined.';
@@ -2560,12 +2567,13 @@ create table headrace.presence_session (
     autovacuum_vacuum_cost_delay = 0
 );
 comment on table headrace.presence_session is
-    'The processes that hold members; a few, each with a row while it has any.';
+    'The shards'' processes that hold members; each has a row while it holds any.';
 comment on column headrace.presence_session.session is
-    'Made up by the process, and anew whenever it has to tell everything again.';
-comment on column headrace.presence_session.shard is 'The id of the shard, for people.';
+    'A random id of the process. It takes another one whenever it has to report all its members again.';
+comment on column headrace.presence_session.shard is 'The id of the shard, for people who read the table.';
 comment on column headrace.presence_session.serial is
-    'The number of its last report. It grows every few seconds: who sees it stand still knows that the process is gone.';
+'The number of the last report. It grows every few seconds: a shard that sees the serial of another session unchanged
+for long knows that the other process is gone.';
 
 create function headrace.members(stream text)
 returns table(member text, since timestamp with time zone)
@@ -2775,7 +2783,7 @@ begin
 end $$;
 comment on function headrace.presence_lock(text[]) is
 'Takes the locks of these streams, until the transaction ends: their rows in headrace.presence, which are made if they
-are missing.';
+are missing. Raises 25001 in a transaction that is not READ COMMITTED.';
 
 
 -- 12 Publishing over HTTP ---------------------------------------------------------------------------------------------
@@ -2787,11 +2795,12 @@ create table headrace.publication (
     created_at timestamp with time zone not null default clock_timestamp(),
     primary key (key)
 );
-comment on table headrace.publication is 'What was published under an idempotency key, as long as it may be repeated.';
-comment on column headrace.publication.key is 'sha256 of who published and the key that it gave.';
+comment on table headrace.publication is
+    'The requests that used an idempotency key, for as long as they may be repeated.';
+comment on column headrace.publication.key is 'sha256 of the publisher and the key that it gave.';
 comment on column headrace.publication.digest is 'sha256 of the events.';
 comment on column headrace.publication.ids is 'The ids of the events.';
-comment on column headrace.publication.created_at is 'When; only its removal relies on it.';
+comment on column headrace.publication.created_at is 'When the key was used; only its removal relies on it.';
 create index publication_created_at on headrace.publication using btree (created_at);
 
 create function headrace.publish_once(
