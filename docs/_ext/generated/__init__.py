@@ -1,6 +1,7 @@
 """Tables that are made of the code when the documentation is built: settings, commands, metrics, SQL functions.
 
-A line `<!-- generated: NAME -->` in a page is replaced by what `NAME.markdown()` returns, before Markdown is read.
+A line `<!-- generated: NAME -->` in a page is replaced by what `NAME.markdown()` returns, before Markdown is read. The
+paragraph right after that line is replaced too: it says where to look in a page that is read without building the site.
 """
 
 import re
@@ -18,7 +19,7 @@ MAKERS: Final[dict[str, Callable[[], str]]] = {
     "settings": settings.markdown,
     "sql": sql.markdown,
 }
-_LINE: Final = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+_LINE: Final = re.compile(r"^<!-- generated: (\w+) -->$(?:\n.+)*", re.MULTILINE)
 
 
 def _replace(app: Sphinx, docname: str, source: list[str]) -> None:
