@@ -3,6 +3,10 @@
 What an application imports: functions that publish inside the application's own transaction, sign the URLs of its
 pages, hold a snapshot for a page, and disconnect users. `headrace.asyncio`, `headrace.django`, `headrace.jinja` and
 `headrace.sqlalchemy` are imported by their own names, since the libraries that they serve are not in every application.
+
+`headrace.errors` has the errors that these raise, `headrace.element` the HTML of the element, and
+`headrace.tokens.Context` is what a predicate is given. All other modules are for these and for headrace's own
+processes: they change without notice.
 """
 
 from typing import Final

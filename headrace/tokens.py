@@ -1,4 +1,4 @@
-"""Signed stream tokens: which streams a connection may read, as whom, and until when.
+"""Signed stream tokens: which streams a client may read, as which user, and until when.
 
 A token is itsdangerous' URL-safe signed JSON (compressed when that is shorter):
 
@@ -27,16 +27,16 @@ MAX_TOKEN_CHARS: Final = 48 * 1024
 # Of the 258 bits of a signature's 43 characters the last two are unused, and zero.
 _SIGNED: Final = re.compile(r"\.?[A-Za-z0-9_-]+\.[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 MAX_PRESENT_USER_BYTES: Final = 512
-"""Of a user who is present somewhere."""
+"""Of the name of a user whom a token makes present; the name is a key in PostgreSQL's tables of presence."""
 MAX_TTL_S: Final = 100 * 365.25 * 86_400
 MAX_AHEAD_S: Final = 60.0
-"""How far the clock of the host that signs may be ahead. A token that is dated further ahead would outlive a revocation
-made before that date, so it is none."""
+"""How many seconds the clock of the signing host may be ahead. A token with a later time of issue is refused: it would
+outlive a revocation that was made before that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Who a connection is: what predicates are given, and what outlives a move between shards.
+    """What a token says of its client. Predicates are given it, and it stays with a connection that moves.
 
     issued_ms and expires_ms are milliseconds since the epoch; expires_ms is None for a token without expiry. presence
     has the streams on which the connection makes its user present.

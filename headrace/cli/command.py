@@ -73,7 +73,7 @@ def open_directory() -> Directory:
     settings = read_settings("redis_url")
     deployment = DeploymentIdentity(settings)
     deployment.look()
-    # Who cannot learn the deployment, as while PostgreSQL is away, still reaches the directory.
+    # A command that cannot learn the deployment, as while PostgreSQL is away, can still read the directory.
     return Directory.of(settings, lambda: deployment.known)
 
 
