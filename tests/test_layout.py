@@ -138,7 +138,7 @@ def test_environment_is_read_in_entry_points_only() -> None:
     assert reading <= {
         "headrace.signing",
         "headrace.cli.command",
-        "headrace.cli.node",
+        "headrace.cli.up_and_scale",
         "headrace.shard.__main__",
         "headrace.router.app",
         "headrace.router.gunicorn_conf",

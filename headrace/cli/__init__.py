@@ -7,7 +7,26 @@ from headrace.node import server_extra
 
 server_extra.require()
 
-from headrace.cli import access, doctor, log, node, placement, presence, status, subscribe
+from headrace.cli import (
+    access,
+    doctor,
+    drain_and_move,
+    migrate_and_publish,
+    presence,
+    status,
+    subscribe,
+    up_and_scale,
+)
 from headrace.cli.command import main
 
-__all__ = ["access", "doctor", "log", "main", "node", "placement", "presence", "status", "subscribe"]
+__all__ = [
+    "access",
+    "doctor",
+    "drain_and_move",
+    "main",
+    "migrate_and_publish",
+    "presence",
+    "status",
+    "subscribe",
+    "up_and_scale",
+]
