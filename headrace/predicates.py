@@ -51,7 +51,8 @@ def load(module: str) -> Mapping[str, Predicate]:
     """Import the module named by HEADRACE_FILTERS, if any, and return all predicates by label.
 
     The module is looked for on Python's path, and last in the working directory: if that came first, a file there with
-    the name of a module of Python's or of headrace's would be run instead of that module. Raises SettingsError if the
+    the name of a module of Python's or of headrace's would be run instead of that module. The working directory is
+    where the operator has started `headrace up`, or the WorkingDirectory of a shard's unit. Raises SettingsError if the
     module cannot be imported.
     """
     if module:

@@ -1,4 +1,4 @@
-"""What every subcommand shares: the group with its exit statuses, the settings, and the means to reach the servers."""
+"""What all subcommands share: the group with its exit statuses, the settings, connections, and tables of text."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from headrace.settings import Settings, environ_with_file
 
 
 class Group(click.Group):
-    """Turns headrace's and PostgreSQL's errors into a sentence and a status: 2 for the user's, 1 for the world's."""
+    """Turns an error of headrace or PostgreSQL into a sentence and an exit status: 2 for the user's fault, else 1."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the subcommand; an error ends the program with its sentence on standard error."""

@@ -4,7 +4,7 @@
     lock            holds the process id; locked (flock) while that `up` runs, removed when it ends
     secret          made once, when HEADRACE_SECRET is not set
     env             variables, `NAME=value` one a line, for other commands run beside this directory
-    made            those of them that `up` has made itself, and was not given: so it knows them again
+    made            those of them that `up` has made itself and was not given, so that the next `up` knows them again
     run/            the shards' sockets, mode 0700
     run.location    where the sockets are instead, when their paths would be too long here
     postgres*, redis*    the embedded servers (see headrace/embedded/server.py)
@@ -91,7 +91,7 @@ class Home:
         return directory
 
     def remove_sockets(self, paths: list[Path]) -> None:
-        """Remove what the shards of an ended `up` may have left."""
+        """Remove these files, which processes of an `up` that has ended may have left."""
         for path in paths:
             path.unlink(missing_ok=True)
         if self._elsewhere is not None:
@@ -112,7 +112,7 @@ class Home:
 
     @contextlib.contextmanager
     def _usable(self) -> Iterator[None]:
-        """Say what is wrong with the directory: not ours, on a read-only file system, on a full disk."""
+        """Turn an OSError, as of a full disk or of somebody else's directory, into a UsageError that names it."""
         try:
             yield
         except OSError as error:
@@ -124,7 +124,7 @@ class Home:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The file may have been removed by an `up` that ended between our open and our lock.
+                # An `up` that ended between the two calls has removed the file that is locked now.
                 with contextlib.suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), file.stat()):
                         abandoned = bool(os.read(descriptor, 20))

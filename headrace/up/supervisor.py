@@ -2,8 +2,8 @@
 
     postgres, redis (embedded, unless their URLs are set) ─► migrate ─► shards, router ─► "headrace ready"
 
-It ends in the opposite order: the router, so that nobody new arrives, the shards, which say goodbye to their clients,
-and then what these rely on.
+They end in the opposite order: the router, so that no new client arrives, then the shards, which say goodbye to their
+clients, then the embedded servers.
 """
 
 import contextlib
@@ -56,15 +56,17 @@ def up(
     """Run a whole node until SIGINT or SIGTERM, then stop it in order and return 0.
 
     environ MUST be the process's own environment: where PostgreSQL is embedded, libpq's variables (PGSSLMODE,
-    PGSERVICE …), which are about some other server, are removed from it. What a shell has read from an earlier `up`'s
-    `.headrace/env` counts as unset. Everything lives in `.headrace` below directory (the current one). Port 0 takes a
-    free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the router load its
-    program anew and replaces the shards one by one, without a client noticing.
+    PGSERVICE …), which are about some other server, are removed from it. Variables that an earlier `up` made, and that
+    a shell has read from its `.headrace/env`, count as unset. All files are in `.headrace` below directory (the current
+    one). Port 0 takes a free one. MUST be called by the main thread. A second signal hurries the stop. SIGHUP makes the
+    router load its program anew and replaces the shards one by one, without a client noticing.
 
-    Shards run in the directory, the router in the runtime directory, since gunicorn has its working directory first
-    where Python looks for modules: nothing of the user's there may take the place of a module of ours.
+    No file of the directory is run in place of a module of Python's or headrace's, whatever it is called. All processes
+    start with `python -P`. Shards run in the directory, where they look last for the module of HEADRACE_FILTERS. The
+    router runs in the runtime directory, since gunicorn looks for modules first in its working directory.
 
-    Prints `headrace ready http://HOST:PORT` as soon as clients are served. What dies later is started again.
+    Prints `headrace ready http://HOST:PORT` as soon as clients are served. A process or a server that dies later is
+    started again.
 
     Raises UsageError if the port is taken or a setting wrong, AlreadyRunningError if another `up` runs in this
     directory, UnavailableError if a server or process cannot be started; by then nothing runs any more.
@@ -75,8 +77,8 @@ def up(
     with home.locked() as abandoned:
         address = Address.claim(host, port, _LEAVING_S if abandoned else 0.0)
         runtime_dir = home.runtime_dir(f"{own.node}-999", given.get("HEADRACE_RUNTIME_DIR", ""))
-        strange = [] if own.database_url else sorted(name for name in environ if name.startswith("PG"))
-        for name in strange:
+        libpq_names = [] if own.database_url else sorted(name for name in environ if name.startswith("PG"))
+        for name in libpq_names:
             del environ[name]
 
         names = ["up", "router", *(f"{own.node}-{index}" for index in range(shards))]
@@ -89,8 +91,8 @@ def up(
                 Supervision(partial(console.of, "up")) as supervision,
                 contextlib.ExitStack() as closing,
             ):
-                if strange:
-                    supervision.say(f"without {', '.join(strange)}: the embedded PostgreSQL is another server")
+                if libpq_names:
+                    supervision.say(f"without {', '.join(libpq_names)}: the embedded PostgreSQL is another server")
                 servers = _embedded(supervision, own, home)
                 if not supervision.run_until_ready():
                     return 0
@@ -98,10 +100,10 @@ def up(
                 Settings.from_environ(kept)
                 demo_default = {"HEADRACE_DEMO": "on" if address.is_local else "off"}
                 children = {**demo_default, **_set(given), **kept, "PYTHONUNBUFFERED": "1"}
-                children = {name: value for name, value in children.items() if name not in strange}
-                # gunicorn's own way to change its settings: with another kind of worker it is no router any more.
+                children = {name: value for name, value in children.items() if name not in libpq_names}
+                # gunicorn takes options from this variable, too; with another class of workers it is no router.
                 children.pop("GUNICORN_CMD_ARGS", None)
-                # What they print stands behind their names here, which is for people.
+                # People read the lines of these processes here, each behind its process's name.
                 children["HEADRACE_LOG_FORMAT"] = "json" if own.log_format == "json" else "text"
                 theirs = Settings.from_environ(children)
                 deployment = DeploymentIdentity(theirs)
@@ -184,7 +186,7 @@ def _embedded(supervision: Supervision, own: Settings, home: Home) -> list[Embed
 
 
 def _sockets(runtime_dir: Path, node: str) -> list[Path]:
-    """What shards and router workers keep in the runtime directory, and leave there when they are killed."""
+    """The files of shards and router workers in the runtime directory, which stay there when these are killed."""
     patterns = (
         DEPLOYMENT_FILE,
         f"{node}-*.sock",
