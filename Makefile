@@ -21,9 +21,9 @@ help:
 
 .venv: .venv/stamp
 
-# Installs the versions of requirements.lock. Where one of them has no wheel, as on other machines than x86_64 and aarch64, it
-# installs the newest versions that are allowed, without the wheels that carry servers: headrace then uses the servers of
-# the system. In CI it installs nothing but the locked versions.
+# Installs the versions of requirements.lock. Where one of them has no wheel, as on other machines than x86_64 and
+# aarch64, it installs the newest versions that are allowed, without the wheels that carry servers: headrace then uses
+# the servers of the system. In CI it installs nothing but the locked versions.
 .venv/stamp: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "headrace needs Python 3.11 or newer; set PYTHON, as in: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
@@ -68,7 +68,8 @@ test-more: .venv
 	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow $(ARGS)
 	$(MAKE) test-older
 
-# The tests of the SQL with Debian's PostgreSQL, which is older than the wheel's. They connect as an owner who is no superuser.
+# The tests of the SQL with Debian's PostgreSQL, which is older than the wheel's. They connect as an owner who is no
+# superuser.
 OLDER := /usr/lib/postgresql/15/bin
 SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
     dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \

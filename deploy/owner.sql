@@ -1,5 +1,5 @@
--- Run once by a superuser, in psql: the role that headrace connects as, and its database. It owns the schema headrace, and
--- is no superuser, so that nothing that runs with its rights can leave the database.
+-- Run once by a superuser, in psql: the role that headrace connects as, and its database. It owns the schema headrace,
+-- and is no superuser, so that nothing that runs with its rights can leave the database.
 --
 --     psql --set=password=… --file deploy/owner.sql
 --
