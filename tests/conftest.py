@@ -4,7 +4,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# A slow machine is no finding. New examples at home, the same ones where a failure would stop somebody else's work.
+# A slow machine is not a failure. Hypothesis draws new examples at home, and the same ones in CI, where a failure would
+# stop work that did not cause it.
 settings.register_profile(
     "headrace", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
 )

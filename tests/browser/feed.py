@@ -1,4 +1,4 @@
-"""A stream that browsers can come back to: what one server event log is to several scripted connections."""
+"""A stream that browsers can come back to: one list of events for several scripted connections."""
 
 import contextlib
 import threading
@@ -33,7 +33,7 @@ class Feed:
             self.open.remove(connection)
 
     def publish(self, *data: str) -> None:
-        """Append to the log, and send to whoever is connected."""
+        """Append an event, and send it to every open connection."""
         for each in data:
             with self._lock:
                 self.log.append(each)

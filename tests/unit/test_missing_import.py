@@ -1,4 +1,4 @@
-"""headrace/__init__.py"""
+"""Modules that `import headrace` leaves out, and the error that says so."""
 
 import subprocess
 import sys

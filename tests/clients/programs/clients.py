@@ -78,7 +78,7 @@ def async_loop(connect: Callable[[str], Awaitable[None]]) -> None:
 
 
 class Lines:
-    """The least parser: of a caller who has only a library for HTTP."""
+    """A minimal parser, as a caller writes it who has only a library for HTTP."""
 
     def __init__(self) -> None:
         self.fields: dict[str, str] = {}
