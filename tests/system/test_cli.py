@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from headrace.cli import main
 from headrace.node.sse_client import Parser
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.up import OPS_TOKEN, Up
@@ -191,10 +192,7 @@ def test_no_redis(tmp_path: Path) -> None:
     assert "HEADRACE_REDIS_URL" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["up", "migrate", "publish", "url", "tail", "status", "drain", "undrain", "move", "rebalance", "restart", "scale"],
-)
+@pytest.mark.parametrize("command", sorted(main.commands))
 def test_help_has_an_example(tmp_path: Path, command: str) -> None:
     """Every command explains itself with an example."""
     assert f"headrace {command}" in headrace(command, "--help", cwd=tmp_path).stdout.split("Example:")[1]
