@@ -979,7 +979,8 @@ Returns the ids, in the order of the arrays. Raises like headrace.publish_many.'
 -- seconds of a session, and takes about half a second for a million removed rows.
 --
 -- No event is delivered before it is durable. A row is seen when its transaction is visible to others, and that is
--- after its commit was flushed: publishing raises synchronous_commit to at least `local`.
+-- after its commit was flushed: publishing raises synchronous_commit to at least `local`. The same holds for the events
+-- that shards read, whatever has woken them.
 --
 -- An announcer that has stopped, or whose host is gone, would hold its office and announce nothing. So its session has
 -- an idle_session_timeout, with which the server ends it; until then the shards that stand by announce.
@@ -996,7 +997,8 @@ Returns the ids, in the order of the arrays. Raises like headrace.publish_many.'
 -- of a database that was restored from a dump belong to no transaction, and the next round takes them away.
 --
 -- The locks are the bigints x'6865616472616361' ("headraca", office) and x'6865616472616364' ("headracd", deferring).
--- Other programs that use advisory locks in this database MUST NOT use these.
+-- Processes of versions before 0.3 also use "headrace" and "headracm". Other programs that use advisory locks in this
+-- database MUST NOT use any of these.
 
 create unlogged table headrace.unannounced (
     stream_ids integer[] not null
@@ -1770,8 +1772,8 @@ stream_ids, up_to: belong together by position. Returns how many events were rem
 -- (JSON that jsonb cannot hold, hundreds of megabytes, a cast that raises, a column that was renamed), and for a table
 -- with virtual generated columns, which are null in a trigger, there is the careful way: a row is the parameter $1 of a
 -- statement that names the wanted columns alone, so that no value of another column is converted. A row that cannot be
--- converted even so, or whose event is above the limit, is told of by its primary key. No write fails for the sake of
--- its event.
+-- converted even so, or whose event is above the limit, is shown by its primary key. No write fails for the sake of its
+-- event.
 --
 -- Settings. A row and its stream have the same text whichever session writes: publish_change fixes each setting that
 -- changes how values look, except lc_monetary: in another currency, an amount of money would be another amount.
