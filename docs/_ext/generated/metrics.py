@@ -88,7 +88,7 @@ def markdown() -> str:
     parts = []
     for title, of_router in (("Of shards", False), ("Of router workers", True)):
         chosen = [row for row in rows if row[0].startswith("`headrace_router_") == of_router]
-        parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'says'), chosen)}")
+        parts.append(f"## {title}\n\n{table(('metric', 'type', 'labels', 'meaning'), chosen)}")
     return "\n".join(parts)
 
 

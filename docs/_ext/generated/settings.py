@@ -22,7 +22,7 @@ def markdown() -> str:
             )
             for each in fields
         ]
-        parts.append(f"## {title}\n\n{table(('variable', 'default', 'is', 'allowed'), rows)}")
+        parts.append(f"## {title}\n\n{table(('variable', 'default', 'meaning', 'allowed'), rows)}")
     return "\n".join(parts)
 
 
