@@ -114,6 +114,16 @@ def test_every_file_to_deploy_with_is_told() -> None:
     assert named == there
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(path: Path) -> None:
+    """Every file of the repository, and every test, that stands in a page as code."""
+    text = path.read_text()
+    for name in re.findall(r"`((?:headrace|shard|router|tests|deploy|loadtests|docs)/[\w./@-]+)`", text):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)`", text):
+        assert list((ROOT / "tests").glob(name if "/" in name else f"**/{name}")), name
+
+
 def test_faults_are_counted_right() -> None:
     """What pages say of how many faults the torture has, and of how many the tests try, is so."""
     faults = runbook.read(RUNBOOK)
