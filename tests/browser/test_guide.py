@@ -1,4 +1,4 @@
-"""The pages and the TypeScript of the guide, as they stand there, in Chromium and on a real stream."""
+"""The pages and the TypeScript of README and the guide, as they stand there, in Chromium and on a real stream."""
 
 import re
 from collections.abc import Callable
@@ -26,6 +26,7 @@ LIBRARIES = {
     "htmx4.js": "htmx4/dist/htmx.js",
     "hx-sse.js": "htmx4/dist/ext/hx-sse.js",
 }
+README = block("../README.md", "Follow", "html")
 PLAIN = block("guide/pages.md", "A stream in a page", "html")
 ELEMENT = block("guide/element.md", "The browser element", "html")
 ON_TURBO = block("guide/libraries.md", "Turbo", "html")
@@ -59,15 +60,29 @@ def open_page(start_stack: StartStack, context: BrowserContext, packages: Path) 
 
 def test_every_page_of_the_guide_is_opened() -> None:
     """No block of HTML or TypeScript is without a test in this file."""
-    assert {PLAIN, ELEMENT, ON_TURBO, *ON_HTMX, PRESENCE, TYPESCRIPT} == set(IN_BROWSER)
+    assert {README, PLAIN, ELEMENT, ON_TURBO, *ON_HTMX, PRESENCE, TYPESCRIPT} == set(IN_BROWSER)
 
 
-def test_pages_show_what_is_published(open_page: Open, database: Database, context: BrowserContext) -> None:
-    """Each page gets the event that is there and the one that comes, once; so do all of them at the end."""
+def test_plain_pages_show_what_is_published(open_page: Open, database: Database, context: BrowserContext) -> None:
+    """README's page shows the last state, and the first page of the guide writes every event to the console."""
     said: list[str] = []
     context.on("console", lambda message: said.append(message.text))
-    database.publish(STREAM, "<li>one</li>")
+    database.publish(STREAM, "paid")
+    readme = open_page(README.text.replace("{{ state }}", "new"))
     open_page(PLAIN.text)
+    expect(readme.locator("#state")).to_have_text("paid")
+    database.publish(STREAM, "shipped")
+    expect(readme.locator("#state")).to_have_text("shipped")
+    wait_until(
+        lambda: readme.evaluate("true") and [text for text in said if text[0].isdigit()] == ["1 paid", "2 shipped"],
+        "the console shows both",
+    )
+
+
+# Five pages: a browser opens six connections to a host, for all tabs together.
+def test_pages_show_what_is_published(open_page: Open, database: Database) -> None:
+    """Each page gets the event that is there and the one that comes, once; so do all of them at the end."""
+    database.publish(STREAM, "<li>one</li>")
     element = open_page(ELEMENT.text)
     turbo = open_page(ON_TURBO.text, TURBO)
     htmx = list(map(open_page, [each.text for each in ON_HTMX], [HTMX_2, HTMX_4, HTMX_2]))
@@ -79,7 +94,6 @@ def test_pages_show_what_is_published(open_page: Open, database: Database, conte
         expect(page.locator("ol > li")).to_have_text(["one"])
         expect(page.locator("ol > turbo-stream")).to_have_count(1)
     assert element.locator("headrace-stream[state=open]:not([gap])").count() == 1
-    wait_until(lambda: element.evaluate("true") and [text[:2] for text in said] == ["1 ", "2 "], "the console shows it")
 
 
 def test_a_page_shows_joins(open_page: Open) -> None:

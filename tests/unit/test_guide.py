@@ -1,4 +1,4 @@
-"""Every code block of the quickstart and the guide is held to the code by a test."""
+"""Every code block of README, the quickstart and the guide is held to the code by a test."""
 
 import ast
 import builtins
@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from tests.fixtures import django
-from tests.fixtures.guide import BLOCKS, DOCS, IN_BROWSER, PAGES, QUOTED, ROOT, RUN, Block, blocks
+from tests.fixtures.guide import BLOCKS, DOCS, IN_BROWSER, NO_CODE, PAGES, QUOTED, ROOT, RUN, Block, blocks
 
 APPLICATION = {"AsyncSession", "DATABASE_URL", "HERE", "HttpRequest", "HttpResponse", "Note", "ORIGIN", "Session"}
 APPLICATION |= {
@@ -39,8 +39,9 @@ def test_every_fence_is_seen(page: str) -> None:
     """No block escapes the tests by the way in which it is written: as a directive, indented, or in another fence."""
     text = (DOCS / page).read_text()
     fences = re.findall(r"^[ >]*(?:`{3,}|~{3,}|:{3,}).*$", text, re.MULTILINE)
-    directives = sum(fence.strip("`") in ("{toctree}",) for fence in fences)
-    assert len(fences) == 2 * (len(blocks(page)) + directives)
+    no_code = [fence.strip("`") for fence in fences if fence.strip("`") in NO_CODE]
+    assert len(fences) == 2 * (len(blocks(page)) + len(no_code))
+    assert "text" not in no_code or page == "../README.md"
     assert not re.search(r"(?:^|\n)\n {4,}(?![-*\d ])\S.*\n", text), "an indented block"
 
 
@@ -104,3 +105,8 @@ def test_the_tags_of_django_are_loaded() -> None:
     """The template that the guide shows loads the tags that it uses."""
     page = (DOCS / "guide" / "frameworks.md").read_text()
     assert page.index("{% load headrace %}") < page.index('{% headrace_stream "django:notes" %}')
+
+
+def test_readme_is_short() -> None:
+    """README is an entrance; everything else has its page."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
