@@ -13,10 +13,11 @@ from headrace.shard.wall_clock import WallClock
 
 
 class Clock:
-    """Posts the timed messages, at most one of each at a time.
+    """Posts Tick and Sweep, at most one of each at a time.
 
-    Owned by its own greenlet. A tick serves a share of the connections, so that they are not all written to at
-    once; the sweeps of several shards are spread by chance, so that they do not ask PostgreSQL together.
+    Owned by its own greenlet. lag is how late this greenlet was woken, in seconds. A tick serves a share of the
+    connections, so that they are not all written to at once; the sweeps of several shards are spread by chance, so that
+    they do not ask PostgreSQL together.
     """
 
     def __init__(self, settings: Settings, inbox: Inbox[Message]) -> None:
@@ -41,7 +42,7 @@ class Clock:
         while True:
             due = time.monotonic() + self._settings.tick_interval_s
             gevent.sleep(self._settings.tick_interval_s)
-            # Only the dispatcher works for long without a pause: so late would anything have been that came meanwhile.
+            # Only the dispatcher works for long without a pause: anything that came meanwhile has waited as long.
             self.lag.observe(max(0.0, time.monotonic() - due))
             self.wall_clock.look()
             self._inbox.put_once(Tick())

@@ -1,16 +1,19 @@
-"""Connections, streams, and where each connection is in each of its streams. What to write when is the dispatcher's.
+"""Connections, streams, and where each connection is in each of its streams.
+
+What is written when is decided in `shard/delivery.py`.
 
 A subscription is in one of these states:
 
-    opening   its start is not settled: LISTEN or a read that was asked for after it came is outstanding
+    opening   its start is not known or not confirmed: LISTEN or a read that was asked for after it came is
+              outstanding
     log       it needs frames that only the log has
     verdict   an audience predicate has not answered
     behind    the ring has its next frames; it advances when its turn comes and its socket takes bytes
     live      it has everything up to the stream's head; new events are written as they are read
     dead      its connection is closed
 
-A slow client is a cursor, not a buffer: apart from the rest of one partly written piece, nothing is kept for it. That
-rest is a view of bytes that others share, not a copy.
+A slow client costs a cursor and no buffer: apart from the rest of one partly written piece, nothing is kept for it.
+That rest is a view of bytes that other connections share, not a copy.
 """
 
 import enum
@@ -32,7 +35,7 @@ MAX_PIECES_A_CALL: Final = MAX_BUFFERS_A_CALL // 2
 
 
 class SubscriptionState(enum.Enum):
-    """Where a subscription is on its way to the head; see the module."""
+    """Where a subscription is on its way to the head; the module says what each state means."""
 
     OPENING = "opening"
     LOG = "log"
@@ -45,7 +48,8 @@ class SubscriptionState(enum.Enum):
 class Subscription:
     """One stream of one connection.
 
-    Owned by the dispatcher greenlet. hidden tells that position has run ahead of the last id the client was told.
+    Owned by the dispatcher greenlet. start is `now` or `all` as long as the position that this means is not known, else
+    None. hidden tells that the position is ahead of the last id that the client was told.
     """
 
     __slots__ = ("_position", "connection", "hidden", "index", "start", "state", "stream")
@@ -63,7 +67,7 @@ class Subscription:
     def position(self) -> int:
         """The last id examined for this client: every event up to it was written or is hidden from it.
 
-        Whoever is live is at the stream's head, so that a fan-out moves everybody by moving that.
+        A live subscription is at the stream's head, so that a fan-out moves all live subscriptions by moving the head.
         """
         if self.state is SubscriptionState.LIVE and self.stream.head is not None:
             return self.stream.head
@@ -71,7 +75,7 @@ class Subscription:
 
     @position.setter
     def position(self, position: int) -> None:
-        """Move it; MUST NOT be done while it is live."""
+        """Move it; MUST NOT be done while the subscription is live."""
         if self.state is SubscriptionState.LIVE:
             raise AssertionError(f"{self!r} is where the head is")
         self._position = position
@@ -81,14 +85,17 @@ class Subscription:
 
 
 class Stream:
-    """A stream that somebody here is subscribed to.
+    """A stream with at least one subscription here.
 
     Owned by the dispatcher greenlet. head is the last id read here, None until the first read has answered.
-    sole (by descriptor) and shared hold the live subscriptions, which have everything up to head: those of connections
-    that follow this stream alone, whose frames are the same bytes for all without chunks and for all with chunks, and
-    the others. opening waits for a read yet to be asked for, settling for the one that is outstanding; log waits for a
-    page of the log.
-    leads counts the connections that have it as their first stream, which is what decides where they belong.
+
+    The live subscriptions, which have everything up to head, are in sole and in shared. sole has those of connections
+    that follow this stream alone, by descriptor: first those without chunks, then those with chunks, since within each
+    group every connection is sent the same bytes. shared has those of connections that follow several streams.
+
+    opening are subscriptions whose start needs a read that is yet to be asked for; awaiting_read are those whose read
+    is outstanding. log are those that need a page of the log. leads counts the connections that have this as their
+    first stream, which decides what shard they belong to.
     """
 
     __slots__ = (
@@ -129,7 +136,7 @@ class Stream:
         return [*self.sole[False].values(), *self.sole[True].values(), *self.shared]
 
     def begin_live(self, subscription: Subscription) -> None:
-        """A subscription has everything up to the head, and gets what follows. Its position MUST be the head."""
+        """A subscription has everything up to the head, and gets every later event. Its position MUST be the head."""
         connection = subscription.connection
         if len(connection.subscriptions) == 1:
             self.sole[connection.chunked][connection.fd] = subscription
@@ -138,7 +145,7 @@ class Stream:
         subscription.state = SubscriptionState.LIVE
 
     def end_live(self, subscription: Subscription, position: int) -> None:
-        """A live subscription has got everything up to position, and no longer gets what follows."""
+        """A live subscription has everything up to position, and is behind from now on."""
         self.sole[subscription.connection.chunked].pop(subscription.connection.fd, None)
         self.shared.pop(subscription, None)
         subscription.state = SubscriptionState.BEHIND
@@ -148,11 +155,15 @@ class Stream:
 class Connection:
     """A client's socket with its subscriptions.
 
-    Owned by the dispatcher greenlet. chunked tells how its body is sent. anchored: the client has an id to come back
-    with. unsent is the rest of a partly written piece; blocked_at is since when the
-    socket has taken no byte (seconds of the monotonic clock), None while it takes them; outstanding is what the
-    kernel had for the client soon after, None until it is asked. guest: another shard should have it, and had no room
-    or was silent. stranger: whoever sent it here knew no better; it leaves soon.
+    Owned by the dispatcher greenlet. chunked tells that its body is sent in chunks. anchored tells that the client has
+    an id to come back with. unsent is the rest of a partly written piece. blocked_at is since when the socket has taken
+    no byte (seconds of the monotonic clock), None while it takes bytes; outstanding is how many bytes the kernel had
+    for the client soon after that, None until the kernel is asked. queued tells that it waits for its turn to be written to
+    from the rings, received is how many bytes the client has sent since its request, and verdicts are the answers of
+    predicates by stream and label, None for a predicate that was asked.
+
+    guest tells that another shard should have the connection, and had no room for it or did not answer. misrouted tells
+    that its router did not know of the last assignment; it moves soon.
     """
 
     __slots__ = (
@@ -208,9 +219,9 @@ class Connection:
         return cursor.render([subscription.position for subscription in self.subscriptions])
 
     def write(self, socket_calls: SocketCalls, pieces: Sequence[Piece], now: float) -> int:
-        """Give the kernel as many pieces as it takes in order; never waits.
+        """Give the kernel as many pieces as it takes, in order; never waits.
 
-        Returns how many count as written: the whole ones and, if one was cut, that one too, whose rest is kept
+        Returns how many count as written: the whole pieces and, if a piece was cut, that one too, whose rest is kept
         in unsent. Fewer than all means that the socket is full: blocked_at is set. Raises OSError if the peer
         is gone. MUST NOT be called while unsent holds bytes: pieces would be mixed.
         """
@@ -233,18 +244,18 @@ class Connection:
         return done
 
     def cut(self, piece: Piece, taken: int, now: float) -> None:
-        """The socket took only the first bytes of piece: keep the rest, and wait for it to be writable."""
+        """The socket took only the first bytes of piece: keep the rest until the socket is writable."""
         self.unsent = _rest(piece, taken) if taken else ()
         self.blocked_at = now
         self.outstanding = None
 
     def resume(self, unsent: Piece, now: float) -> None:
-        """Owe the client this before anything else, as the rest of a piece that another shard has begun."""
+        """The client gets unsent before anything else, such as the rest of a piece that another shard has begun."""
         self.unsent = _rest(unsent, 0)
         self.blocked_at = now
 
     def flush(self, socket_calls: SocketCalls, now: float) -> bool:
-        """The socket is writable: write what is unsent. True if all went and pieces may follow. Raises OSError."""
+        """The socket is writable: write what is unsent. True if all went, so that pieces may follow. Raises OSError."""
         if self.unsent:
             try:
                 taken = socket_calls.writev(self.fd, self.unsent)
@@ -261,7 +272,7 @@ class Connection:
 
 
 def _rest(piece: Piece, taken: int) -> tuple[memoryview, ...]:
-    """Views of what follows the first taken bytes."""
+    """Views of a piece without its first bytes, which were taken."""
     rest = []
     for buffer in piece:
         if taken < len(buffer):

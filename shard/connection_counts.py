@@ -1,4 +1,4 @@
-"""How many connections each user, and each address, has here, and what of that the directory has not been told."""
+"""How many connections each user and each address has here, and which of these counts the directory was not told."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ MOST_ARRIVED: Final = 20_000
 
 
 class ConnectionCounts:
-    """Counts connections by whom they count for; see `headrace.node.limit_keys`.
+    """Counts connections by user and by address; see `headrace.node.limit_keys`.
 
     Owned by the dispatcher greenlet; the census takes the changes, and nothing here yields. A connection without a
     user counts for nobody, and addresses are counted only by_address: each costs some hundred bytes.
@@ -21,7 +21,8 @@ class ConnectionCounts:
         self._by_address = by_address
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
-        # Those that were not told in time count no more as admitted anyway.
+        # The oldest arrivals are dropped beyond that. They say which clients the directory must no longer count as
+        # admitted by a router, and it counts each of those for a short time only.
         self._arrived: deque[tuple[str, str]] = deque(maxlen=MOST_ARRIVED)
 
     def __repr__(self) -> str:

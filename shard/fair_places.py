@@ -1,7 +1,7 @@
-"""Places of which there are few, shared fairly: who holds many cannot keep out who holds none.
+"""A small number of places, shared fairly: a holder of many places cannot keep out a holder of none.
 
-While there is room everybody has as many as they like. When there is none, a newcomer gets the oldest place of the
-holder who has most of them, unless that would only turn the tables.
+While there are free places, each holder has as many as it asks for. When there is none, another holder gets the oldest
+place of the holder that has most of them, unless it would then have as many itself.
 """
 
 from collections import Counter
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 class Place:
     """One place, held from `take` to `free`.
 
-    vacate() has its holder give it up soon; None as long as that cannot be asked for. It MUST NOT switch greenlets.
+    vacate() makes its holder give the place up soon; it is None as long as the place cannot be taken away. It MUST NOT
+    switch greenlets.
     """
 
     holder: str
@@ -21,7 +22,10 @@ class Place:
 
 
 class FairPlaces:
-    """Counts who holds how many of at most so many places. Nothing here yields, so each call is atomic."""
+    """Gives out at most most places, and counts those of each holder.
+
+    Shared by the greenlets of all holders. Nothing here yields, so each call is atomic.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -36,7 +40,7 @@ class FairPlaces:
         return len(self._taken) < self._most or self._dispensable(holder) is not None
 
     def take(self, holder: str) -> Place:
-        """Take a place, another's if there is no free one. There MUST be room."""
+        """Take a free place or, if there is none, one of another holder. There MUST be room."""
         if len(self._taken) >= self._most:
             dispensable = self._dispensable(holder)
             assert dispensable is not None and dispensable.vacate is not None
@@ -48,11 +52,11 @@ class FairPlaces:
         return place
 
     def free(self, place: Place) -> None:
-        """Give a place back; one that was taken away is back already."""
+        """Give a place back. Does nothing for a place that was taken away."""
         if place in self._taken:
             del self._taken[place]
             self._held[place.holder] -= 1
-            self._held += Counter()  # without those who hold none
+            self._held += Counter()  # Adding nothing removes the holders with a count of 0.
 
     def _dispensable(self, holder: str) -> Place | None:
         most = max(self._held.values(), default=0)

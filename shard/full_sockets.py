@@ -1,4 +1,4 @@
-"""The connections whose socket is full, and how much memory the pieces hold that they have begun to take."""
+"""The connections whose socket is full, and how much memory is held by the pieces that they have begun to take."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,11 @@ from headrace.shard.connection import Connection
 
 
 class FullSockets:
-    """Who waits for a socket to be writable.
+    """The connections that wait for their socket to be writable.
 
-    Owned by the dispatcher greenlet. pinned is how many bytes cannot be freed for their sake, at most: a frame that
-    many have begun counts once, and whole. It is bounded by `limit`: beyond it `surplus` names whom to close.
+    Owned by the dispatcher greenlet. pinned is how many bytes at most cannot be freed because of them: a frame that
+    many connections have begun counts once, and whole. It is bounded by limit: beyond that `surplus` names the
+    connections to close.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,9 +30,9 @@ class FullSockets:
         return iter(list(self._held))
 
     def add(self, connection: Connection) -> None:
-        """Its socket is full. What it has begun to take stays in memory until it is removed."""
+        """The socket of a connection is full. Its begun piece stays in memory until the connection is removed."""
         self.remove(connection)
-        # Held until removed, so that an identity is not given to other bytes.
+        # The buffers are held until then, so that the identity of one is not given to another.
         self._held[connection] = held = tuple(view.obj for view in connection.unsent)
         for shared in held:
             holders = self._holders.get(id(shared), 0)
@@ -39,7 +40,7 @@ class FullSockets:
             self.pinned += 0 if holders else _size(shared)
 
     def remove(self, connection: Connection) -> None:
-        """It takes bytes again, or is gone. Idempotent."""
+        """The connection takes bytes again, or is gone. Idempotent."""
         for shared in self._held.pop(connection, ()):
             self._holders[id(shared)] -= 1
             if not self._holders[id(shared)]:
@@ -47,10 +48,10 @@ class FullSockets:
                 self.pinned -= _size(shared)
 
     def surplus(self) -> list[Connection]:
-        """Whom to close for the limit's sake: of those that hold any, who have taken no byte for longest.
+        """The connections to close because of the limit; empty below it.
 
-        Empty below the limit. Above it, as many as it takes to get to three quarters of it, so that it is seldom
-        reached. They are removed here.
+        Of the connections that hold memory, those that have taken no byte for longest come first: as many as it takes
+        to get to three quarters of the limit, so that it is seldom reached. They are removed here.
         """
         if self.pinned <= self._limit:
             return []

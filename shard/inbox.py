@@ -9,10 +9,11 @@ Message = TypeVar("Message")
 
 
 class Inbox(Generic[Message]):
-    """An unbounded queue with one reader, who takes all that waits at once.
+    """An unbounded queue with one reader, which takes all waiting messages at once.
 
-    Owned by its reader; any greenlet may put. Unbounded because every source is bounded by itself: clients by
-    the connection limit, reads by what is outstanding, timers by one message each, and wakes by PostgreSQL's queue.
+    Owned by its reader; any greenlet may put. It needs no bound because every source has one: clients the connection
+    limit, reads the one that is outstanding in each lane, the clock one message of each kind, and wakes the length of
+    PostgreSQL's queue of notifications.
     """
 
     def __init__(self) -> None:

@@ -1,22 +1,24 @@
 """The connections that belong to other shards, and how they leave: decided between two messages of the dispatcher.
 
-    Assign ─► who is called away ─► leaving ─► detach, a bounded number at a time ─► transfer
-                                        ▲                                              │
-                                        └── open again ◄── given back ◄── MoveEnded ◄──┘
+    Assign ─► connections that belong elsewhere ─► leaving ─► detach, a bounded number at a time ─► transfer
+                                                       ▲                                               │
+                                                       └── open again ◄── given back ◄── MoveEnded ◄───┘
 
-A connection leaves only when it is settled, and with no read outstanding that it would need: what it is owed is its
-cursors. Whatever goes wrong it is either here, or the other shard's, or shut down; see `shard/transfer.py`.
+A connection leaves only when it has a cursor for all its streams, and with no read outstanding that it would need: its
+cursors are all that the other shard has to know. Whatever goes wrong, the connection is either here, or the other
+shard's, or shut down; see `shard/transfer.py`.
 
-Who sent a client here may not have known yet where it belongs now. It is not sent on at once, or two shards of which
-one has not read the directory yet would pass it to and fro: it is a stranger, and leaves with the next assignment,
-which the process gives again after its next read of the directory, though nothing has changed. Who was refused
-elsewhere is none, and stays until something has.
+A router may send a client here because it does not know yet that the client's slot has another owner. This connection
+is misrouted. It is not sent on at once, or two shards of which one has not read the directory yet would pass it to and
+fro. It leaves with the next assignment, which the process gives again after its next read of the directory, though
+nothing has changed. A guest, which came here because another shard refused it, is not misrouted, and stays until the
+assignment of its stream changes.
 
-A shard of an older release may not know how the connection's body is sent, in chunks, and refuses it for that. No
-later try ends otherwise. So the connection stays, since any shard serves it as well as another; but where this shard is
-to be empty, as when an older release takes its place, the client is told goodbye and comes back with its last id, to be
-served in a form that the older shard knows. It loses its connection and nothing else, and the pace of the moves spreads
-them.
+A shard of an older release may not know how the connection's body is sent, in chunks, and refuses it for that. Another
+try would end in the same way. So the connection stays, since any shard serves it as well as another. But where this
+shard is to be empty, as when an older release takes its place, the client is told goodbye and comes back with its last
+id, to be served in a form that the older shard knows. It loses its connection and nothing else, and the pace of the
+moves spreads such clients over time.
 """
 
 from collections import Counter, deque
@@ -33,15 +35,15 @@ from headrace.shard.registry import Registry
 from headrace.shard.writer import Writer
 
 MAX_UNDER_WAY: Final = 64
-"""Connections on their way to other shards at a time: each is silent meanwhile."""
+"""Connections on their way to other shards at a time: each of them is sent nothing meanwhile."""
 
 
 class Moves:
-    """Sends off who belongs elsewhere, and takes back who was refused there.
+    """Sends connections to the shards they belong to, and takes back those that were refused there.
 
     Owned by the dispatcher greenlet. adopt is called with a connection that was given back. carried_out_epoch names the
-    last assignment that is carried out; moved counts connections that have left. strangers tells that somebody has
-    come since the last assignment who belongs elsewhere by it.
+    last assignment that is carried out; moved counts connections that have left. misrouted tells that a misrouted
+    connection has come since the last assignment.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Moves:
 
     @property
     def pending(self) -> int:
-        """Connections that are to leave or on their way."""
+        """How many connections are to leave or on their way."""
         return len(self._leaving) + self._under_way.total()
 
     @property
@@ -78,9 +80,9 @@ class Moves:
         return +self._under_way + Counter(filter(None, map(self._elsewhere, self._leaving)))
 
     def assign(self, message: Assign) -> None:
-        """Begin to carry out where connections belong; an earlier assignment is forgotten.
+        """Begin to carry out an assignment; an earlier one is forgotten.
 
-        The same assignment again is for the strangers, and for everybody where nobody is to stay.
+        The same assignment again is for misrouted connections, and for all connections where none is to stay.
         """
         before, self._assigned = self._assigned, message
         if message != before or message.everybody:
@@ -93,7 +95,7 @@ class Moves:
         self._note_carried_out()
 
     def arrived(self, connection: Connection) -> None:
-        """Note whether a client that has come belongs here."""
+        """A connection has come: note whether it is misrouted."""
         if not connection.guest and self._elsewhere(connection):
             connection.misrouted = self.misrouted = True
 
@@ -110,13 +112,13 @@ class Moves:
                 self._leaving.append(connection)
                 continue
             self._under_way[path] += 1
-            # Who goes with everybody goes to a successor, or wherever there is room, and is a guest there as here.
+            # Where all connections leave, a guest goes to a successor or to any shard with room, and stays a guest.
             guest = connection.guest and self._assigned.everybody
             self._transfer.submit(self._detach(connection, guest), path)
         self._note_carried_out()
 
     def ended(self, message: MoveEnded) -> None:
-        """A connection was taken, was lost, or comes back."""
+        """A move has ended: the connection was taken, was lost, or comes back."""
         self._under_way[message.path] -= 1
         if message.given_back is None:
             self.moved += not message.reason
@@ -129,14 +131,14 @@ class Moves:
             if message.misunderstood and self._assigned.everybody:
                 self._writer.goodbye(connection, "drain")
             elif self._elsewhere(connection) != message.path:
-                # Assigned anew while it was on its way, and so overlooked.
+                # A new assignment came while the connection was on its way, and did not see it.
                 self.arrived(connection)
         self._note_carried_out()
 
     def _detach(self, connection: Connection, guest: bool) -> Parcel:
-        """Give up a connection alive, to be a guest there or not: nothing is written to it until another shard has it.
+        """Give up a connection alive: nothing is written to it until another shard has it. guest: it is one there.
 
-        MUST NOT be called before the connection is settled: `now` and `all` mean the moment it came.
+        MUST NOT be called before the connection has a cursor: `now` and `all` mean the moment at which the client came.
         """
         self._writer.release(connection)
         self._sockets.unregister(connection.fd)
@@ -158,8 +160,8 @@ class Moves:
             return False
         if not connection.guest or self._assigned.everybody:
             return True
-        # Sent here because its own shard was full, which may not have changed; but an operator's word counts, and so
-        # does it when its stream has become hot or has ceased to be.
+        # A guest is here because its own shard was full, and that shard may be full still. It leaves only where an
+        # operator has the slot assigned anew, or where its stream has become hot or is no longer hot.
         lead = connection.subscriptions[0].stream.name
         if (lead in self._assigned.hot) != (lead in before.hot):
             return True

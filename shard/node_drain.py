@@ -1,4 +1,4 @@
-"""A dismissal: who of a shard's clients is asked to go elsewhere, and when, while a whole node is drained."""
+"""The drain of a whole node: which clients of this shard are asked to come back elsewhere, and when."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -7,10 +7,10 @@ from headrace.shard.connection import Connection
 
 
 class NodeDrain:
-    """Lets clients go one by one, in random order, evenly over over_s seconds.
+    """Names the connections that are due to go, one by one, in random order, evenly over over_s seconds.
 
-    Owned by the dispatcher greenlet. At the end everybody has been let go who was there at the beginning; together with
-    the jitter of their own return, the other nodes get them as evenly.
+    Owned by the dispatcher greenlet. After over_s seconds every connection that was there at the beginning has been
+    named. Clients come back after a delay of random length, so that they reach the other nodes evenly, too.
     """
 
     def __init__(self, connections: Iterable[Connection], over_s: float, now: float) -> None:
@@ -24,12 +24,12 @@ class NodeDrain:
         return f"<NodeDrain {len(self._left)} of {self._count} left>"
 
     def join(self, connection: Connection) -> None:
-        """One more is to go: it was on its way to another shard, and has come back."""
+        """One more connection is to go: it was on its way to another shard, and has come back."""
         self._left.insert(random.randint(0, len(self._left)), connection)
         self._count += 1
 
     def due(self, now: float) -> Sequence[Connection]:
-        """Those whose time has come since the last call."""
+        """The connections that have become due since the last call. now is in seconds of the monotonic clock."""
         passed = min(1.0, (now - self._began) / self._over_s) if self._over_s else 1.0
         stay = self._count - round(self._count * passed)
         going, self._left = self._left[stay:], self._left[:stay]

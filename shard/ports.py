@@ -1,6 +1,6 @@
-"""The ports: what the dispatcher needs of the world, and nothing of how it is done.
+"""The ports: what the dispatcher needs of the other parts of a shard, without how they do it.
 
-None of these calls switches greenlets. What takes time is answered later, with a message.
+None of these calls switches greenlets. An answer that takes time comes later, as a message.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from headrace.tokens import Context
 
 
 class WatchedSockets(Protocol):
-    """Which descriptors are watched for being readable or writable, and how they are closed."""
+    """The client sockets that are watched for being readable or writable."""
 
     def register(self, fd: int) -> None:
         """Watch a client's socket."""
@@ -25,27 +25,27 @@ class WatchedSockets(Protocol):
 
 
 class PredicateQuestions(Protocol):
-    """Who answers whether a label that is not among a connection's audiences is visible to it."""
+    """Asks predicates whether a connection may see events with a label that is not among its audiences."""
 
     def ask(self, connection: Connection, stream: str, label: str) -> bool | None:
         """False where the label is unknown; None when a Verdict message will follow."""
 
 
 class ReadQueue(Protocol):
-    """Runs reads beside the dispatcher and answers each with a Rows or a ReadFailed message."""
+    """Runs reads in greenlets of its own, and answers each with a Rows or a ReadFailed message."""
 
     def submit(self, read: Read) -> None:
         """Queue a read. Never switches greenlets."""
 
 
 class SlotListening(Protocol):
-    """The owner of the LISTEN connection, as the dispatcher sees it."""
+    """Listens to slots on the LISTEN connection."""
 
     def ensure_listening(self, slot: int) -> bool:
         """True if LISTEN on the slot is committed; else a Listening message follows when it is."""
 
     def stop_listening(self, slots: Iterable[int]) -> None:
-        """These slots have had no subscriber for long."""
+        """End listening to these slots, which have had no subscriber for long."""
 
 
 class ParcelQueue(Protocol):
@@ -56,30 +56,30 @@ class ParcelQueue(Protocol):
 
 
 class PresenceRecord(Protocol):
-    """Who is here, by user and stream, as others are told of it."""
+    """Keeps which users are present in which streams, for the companion streams."""
 
     def appear(self, connection: Connection) -> None:
         """A connection has come, or come back from a move that failed."""
 
     def disappear(self, connection: Connection) -> None:
-        """It is closed, or has left for another shard. MUST be called once for each `appear`."""
+        """A connection is closed, or leaves for another shard. MUST be called once for each `appear`."""
 
 
 class RevocationCheck(Protocol):
-    """Whose connections are closed, and whether that is known well enough for events to be read."""
+    """The revocations: which contexts are refused, and whether that is known well enough for events to be read."""
 
     def current(self) -> bool:
-        """Whether what is known is young enough."""
+        """Whether the revocations were read lately. Events MUST NOT be sent while they were not."""
 
     def refuses(self, context: Context) -> str:
-        """The reason that a connection of this context is told, "" if it may stay."""
+        """The reason to close a connection with this context, which it is told; "" if it may stay."""
 
     def missed(self, streams: Iterable[str]) -> str:
-        """The reason to close a connection to these streams that was between shards; "" if there is none."""
+        """The reason to close a connection whose revocation came while it was between shards; "" if there is none."""
 
 
 class PolledSockets(WatchedSockets, Protocol):
-    """The sockets that are watched, and which of them have something."""
+    """The watched sockets, and which of them can be read or written."""
 
     def outstanding(self, fd: int) -> int:
         """Bytes that were written to a client and that it has not acknowledged."""
@@ -88,7 +88,7 @@ class PolledSockets(WatchedSockets, Protocol):
         """For how long a client has acknowledged nothing of what it was sent; 0 while nothing is outstanding."""
 
     def poll(self) -> Iterable[tuple[int, bool, bool]]:
-        """Descriptors with whether each can be read and written; only such as are registered now."""
+        """(descriptor, readable, writable) for each registered socket of which that is news."""
 
     def receive(self, fd: int) -> int:
         """Read and drop what the client sent: its bytes, or -1 if it is gone."""

@@ -1,4 +1,4 @@
-"""Who is subscribed to what: all streams and connections of a shard, and the slots that they need."""
+"""All streams and connections of a shard, which connection follows which streams, and the slots that these need."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,9 @@ from headrace.shard.connection_counts import ConnectionCounts
 class Registry:
     """All streams and connections of the shard.
 
-    Owned by the dispatcher greenlet. An empty stream is dropped at once; its slot is remembered with the time,
-    so that UNLISTEN can be lazy. crowds are the streams that lead at least crowd connections.
+    Owned by the dispatcher greenlet. A stream without a subscription is dropped at once; a slot without a stream is
+    remembered with the time, so that UNLISTEN can come later. crowds are the streams that are the first stream of at
+    least crowd connections: candidates for hot streams.
     """
 
     def __init__(self, ring_bytes: int, crowd: int = 1, connection_counts: ConnectionCounts | None = None) -> None:
@@ -36,7 +37,7 @@ class Registry:
         return list(self._streams.values())
 
     def stream(self, name: str) -> Stream | None:
-        """The stream of exactly that name, None if nobody here is subscribed to it."""
+        """The stream of exactly that name, None if no connection here follows it."""
         return self._streams.get(name)
 
     def in_slot(self, slot_number: int) -> list[Stream]:
@@ -50,7 +51,7 @@ class Registry:
     def join(self, connection: Connection, name: str) -> Stream:
         """The stream of that name for one more subscription of connection; made if it is new here.
 
-        The first stream that a connection joins leads it.
+        The first stream that a connection joins is the one that the connection is counted for (`Stream.leads`).
         """
         leads = self._connections.get(connection.fd) is not connection
         self._connections[connection.fd] = connection
@@ -68,7 +69,7 @@ class Registry:
         return stream
 
     def leave(self, connection: Connection, now: float) -> list[Stream]:
-        """Remove a connection and its subscriptions; returns the streams that nobody is left on. Idempotent."""
+        """Remove a connection and its subscriptions; returns the streams that were dropped for it. Idempotent."""
         if self._connections.get(connection.fd) is not connection:
             return []
         del self._connections[connection.fd]

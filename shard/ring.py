@@ -1,7 +1,7 @@
 """Recent frames of a stream, encoded, so that a resume or a slow client's catch-up costs no query.
 
-A ring covers the ids above `start` up to the stream's head, without holes: all that the log has between them.
-It is bounded in bytes and forgets its oldest frames first; what it has forgotten is read from the log.
+A ring covers the ids above `start` up to the stream's head, without holes: every event that the log has between them.
+It is bounded in bytes and forgets its oldest frames first; an event that it has forgotten is read from the log.
 """
 
 from bisect import bisect_right
@@ -30,7 +30,7 @@ class Ring:
         return f"<Ring after {self.start}: {len(self._frames)} frames, {self.size} bytes>"
 
     def reset(self, start: int) -> None:
-        """Forget everything; the ring now covers what follows the id start."""
+        """Forget all frames; the ring now begins after the id start."""
         self._frames.clear()
         self.start = start
         self.size = 0
@@ -44,9 +44,10 @@ class Ring:
             self.shed()
 
     def prepend(self, after: int, frames: Sequence[Frame]) -> bool:
-        """Extend the ring backwards by all frames above after; false, unchanged, where they don't fit.
+        """Extend the ring backwards by all frames above the id after; false, and unchanged, where they do not fit.
 
-        Frames that the ring holds already are passed over, so a page of the log may overlap it.
+        frames MUST be all that the log has above after, in order. Those that the ring holds already are passed over, so
+        a page of the log may overlap it.
         """
         older = frames[: bisect_right(frames, self.start, key=lambda frame: frame.id)]
         size = sum(len(frame) for frame in older)
@@ -85,7 +86,7 @@ class Ring:
 
 
 class RingBudget:
-    """Holds the rings of all streams to one number of bytes, taking from the longest silent first.
+    """Bounds the bytes of all rings together: the ring that has been unchanged for longest sheds first.
 
     Owned by the dispatcher greenlet.
     """
@@ -96,7 +97,7 @@ class RingBudget:
         self._sizes: OrderedDict[Ring, int] = OrderedDict()
 
     def account(self, ring: Ring) -> None:
-        """Account for a ring that has just changed; it counts as the least silent."""
+        """Account for a ring that has just changed; it is the last to shed."""
         self.size += ring.size - self._sizes.pop(ring, 0)
         self._sizes[ring] = ring.size
         while self.size > self._limit and self._sizes:

@@ -1,4 +1,4 @@
-"""How bytes leave: the system calls that write to a client's descriptor."""
+"""The system calls that write to clients' descriptors."""
 
 import logging
 import os
@@ -11,11 +11,11 @@ from headrace.event import Buffer
 logger = logging.getLogger(__name__)
 
 GONE: Final = -1
-"""What a peer that is gone takes of what is written to it."""
+"""In place of a number of bytes: the peer is gone."""
 
 
 class SocketCalls:
-    """How bytes leave: the two system calls on a non-blocking descriptor, so that tests can have them cut."""
+    """write(2) and writev(2) on non-blocking descriptors; tests give others, which take only some of the bytes."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class SocketCalls:
         self.writev = writev
 
     def write_each(self, fds: Iterable[int], data: Buffer) -> list[int]:
-        """Write the same bytes to each descriptor; how many each has taken, GONE where the peer is. Never raises.
+        """Write the same bytes to each descriptor; returns how many each has taken, GONE for a lost peer. Never raises.
 
         The loop runs in C: with thousands of descriptors and a few microseconds for each in the kernel, one in Python
         would show. `list.extend` keeps what it has when its iterator raises, and `map` goes on behind that.

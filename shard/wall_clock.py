@@ -10,13 +10,13 @@ from headrace.shard.numbers.counters import Tally
 logger = logging.getLogger(__name__)
 
 LEAST_S: Final = 1.0
-"""What counts as a jump: more than an NTP client slews between two looks, enough for tokens to expire too late."""
+"""The least difference that counts as a jump: an NTP client slews by less between two looks."""
 
 
 class WallClock:
-    """Counts the jumps of wall time, by direction. A machine that was suspended finds itself `forward`.
+    """Counts the jumps of wall time, by direction. A machine that was suspended sees a jump `forward`.
 
-    Owned by who looks, again and again; a jump between two looks is found by the second. Never yields.
+    Owned by the greenlet that calls `look` again and again; each call finds a jump since the call before. Never yields.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -1,16 +1,17 @@
-"""The way out to clients: whole pieces to a socket, what a full socket has begun to take, and a connection's end.
+"""Writing to sockets: whole pieces, the rest of a piece that a full socket has begun to take, and a connection's end.
 
 What is written, and where a subscription is afterwards, is decided in `shard/delivery.py`, whose rules 3 and 4 are
 kept here.
 
-The opening piece is the one that is kept although the socket took none of it: no later piece would stand for the
-response head. It is `unsent` from the first moment, so rule 3 keeps everything else behind it, and a connection that
-moves takes it along. Any other piece that was not begun is not kept, and what it would have told is told later: an
+The opening piece is the only one that is kept although the socket took none of it, because no later piece would stand
+for the response head. It is `unsent` from the first moment, so rule 3 keeps everything else behind it, and a connection
+that moves takes it along. Any other piece that was not begun is not kept, and what it would have told is told later: an
 event or a sentinel because the position has not moved, a cursor because it is owed (`Subscription.hidden`).
 
-What stalled clients keep in memory is what they have begun to take, and frames are shared. Where it adds up to more
-than UNSENT_TOTAL_BYTES, those that have taken nothing for longest are closed, between two messages: nobody can be
-dropped in the middle of a piece and go on afterwards, and who has just taken bytes is not the one to go.
+What stalled clients keep in memory is the pieces that they have begun to take; frames are shared between clients. Where
+these pieces add up to more than UNSENT_TOTAL_BYTES, clients are closed, between two messages: a client cannot lose the
+rest of a piece and go on afterwards. Those that have taken no byte for longest are closed first, since a client that
+has just taken bytes is not to blame.
 """
 
 import logging
@@ -31,14 +32,14 @@ from headrace.shard.socket_calls import SocketCalls
 logger = logging.getLogger(__name__)
 
 UNSENT_LIMIT: Final = "unsent limit"
-"""Why a connection was closed that held too much memory."""
+"""The reason for which a connection is closed that keeps too much memory."""
 
 
 class Writer:
     """Writes to connections and ends them.
 
-    Owned by the dispatcher greenlet. blocked are the connections whose socket is full; emptied are streams that nobody
-    is left on, for who accounts for their rings.
+    Owned by the dispatcher greenlet. full_sockets are the connections whose socket is full. emptied are the streams
+    that have lost their last subscription; the dispatcher takes them from here, to account for their rings.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Writer:
     # -- pieces
 
     def begin(self, connection: Connection, headers: Iterable[tuple[str, str]]) -> None:
-        """Write the response head and where the client begins, if that is known; all of it, now or later."""
+        """Write the response head and the cursor to begin at, if that is known; all of it, now or later."""
         # Half the interval more or less, so that clients which a restart has cut do not come back at once.
         retry_ms = round(self._retry_ms * random.uniform(0.5, 1.5))
         start = connection.cursor() if connection.has_cursor else None
@@ -82,7 +83,7 @@ class Writer:
         self.full_sockets.add(connection)
 
     def write(self, connection: Connection, out: list[Piece]) -> int:
-        """Write whole pieces as far as they go; how many count as written. Closes a connection that is gone."""
+        """Write as many whole pieces as the socket takes; how many count as written. Closes a connection that is gone."""
         if not out or connection.dead or connection.blocked_at is not None:
             return 0
         try:
@@ -106,7 +107,7 @@ class Writer:
         self._stall(connection)
 
     def flush(self, connection: Connection) -> bool:
-        """Write what a connection has begun to take; whether more may follow. Closes a connection that is gone."""
+        """Write the rest of a piece that was begun; whether more may follow. Closes a connection that is gone."""
         try:
             if not connection.flush(self.socket_calls, self._clock()):
                 return False
@@ -121,7 +122,7 @@ class Writer:
         self.counters.stalls += 1
 
     def relieve(self) -> None:
-        """Keep what stalled clients hold in memory within its limit."""
+        """Keep the memory that stalled clients hold within its limit."""
         closing = self.full_sockets.surplus()
         if closing:
             logger.warning("stalled clients hold more than UNSENT_TOTAL_BYTES in memory: closing %d", len(closing))
@@ -131,7 +132,7 @@ class Writer:
     # -- where the client is
 
     def tell_cursor(self, connection: Connection) -> None:
-        """Tell a client where it is, now or at the next beat. MUST NOT be called before the connection is settled."""
+        """Tell a client its cursor, now or at the next beat. MUST NOT be called before the connection has one."""
         start = wire_format.cursor(connection.cursor(), connection.anchored, connection.chunked)
         if self.write(connection, [start]):
             connection.anchored = True
@@ -150,7 +151,7 @@ class Writer:
         if connection.blocked_at is not None or connection.dead:
             return
         if connection.has_cursor and any(subscription.hidden for subscription in connection.subscriptions):
-            # Owed until it is written: one that has never been told its cursor could not resume.
+            # Owed until it is written: a client that has never been told its cursor could not resume.
             self.tell_cursor(connection)
         else:
             self.write(connection, [wire_format.heartbeat(connection.chunked)])
@@ -172,11 +173,11 @@ class Writer:
         if connection.dead:
             return
         self.release(connection)
-        # Who is closed may be on some list for a while, until its next beat.
+        # A closed connection may stay in a list of the timers until its next beat; its bytes must not.
         connection.unsent = ()
         self._sockets.close(connection.fd)
         self.counters.closed.add(reason)
-        # Clients come and go; that the server ends a connection is news.
+        # Clients come and go: only an end that the server decides is worth a line at INFO.
         level = logging.DEBUG if reason == "peer gone" else logging.INFO
         logger.log(level, "client closed", extra={"request_id": connection.request_id, "reason": reason})
 
