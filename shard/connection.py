@@ -158,9 +158,9 @@ class Connection:
     Owned by the dispatcher greenlet. chunked tells that its body is sent in chunks. anchored tells that the client has
     an id to come back with. unsent is the rest of a partly written piece. blocked_at is since when the socket has taken
     no byte (seconds of the monotonic clock), None while it takes bytes; outstanding is how many bytes the kernel had
-    for the client soon after that, None until the kernel is asked. queued tells that it waits for its turn to be written to
-    from the rings, received is how many bytes the client has sent since its request, and verdicts are the answers of
-    predicates by stream and label, None for a predicate that was asked.
+    for the client soon after that, None until the kernel is asked. queued tells that it waits for its turn to be
+    written to from the rings, received is how many bytes the client has sent since its request, and verdicts are the
+    answers of predicates by stream and label, None for a predicate that was asked.
 
     guest tells that another shard should have the connection, and had no room for it or did not answer. misrouted tells
     that its router did not know of the last assignment; it moves soon.

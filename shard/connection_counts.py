@@ -13,8 +13,8 @@ MOST_ARRIVED: Final = 20_000
 class ConnectionCounts:
     """Counts connections by user and by address; see `headrace.node.limit_keys`.
 
-    Owned by the dispatcher greenlet; the census takes the changes, and nothing here yields. A connection without a
-    user counts for nobody, and addresses are counted only by_address: each costs some hundred bytes.
+    Owned by the dispatcher greenlet; `ReportedCounts` takes the changes, and nothing here yields. A connection without
+    a user counts for no user, and addresses are counted only by_address: each costs some hundred bytes.
     """
 
     def __init__(self, *, by_address: bool = False) -> None:

@@ -83,7 +83,7 @@ class Writer:
         self.full_sockets.add(connection)
 
     def write(self, connection: Connection, out: list[Piece]) -> int:
-        """Write as many whole pieces as the socket takes; how many count as written. Closes a connection that is gone."""
+        """Write as many whole pieces as the socket takes; how many count as written. Closes it if the peer is gone."""
         if not out or connection.dead or connection.blocked_at is not None:
             return 0
         try:
