@@ -119,7 +119,8 @@ def test_files_that_a_page_names_are_there(path: Path) -> None:
     """Every file of the repository, and every test, that stands in a page as code."""
     text = path.read_text()
     for name in re.findall(r"`((?:headrace|shard|router|tests|deploy|loadtests|docs)/[\w./@-]+)`", text):
-        assert (ROOT / name).exists(), name
+        # `make docs` makes the site, which is not part of the repository.
+        assert (ROOT / name).exists() or name.startswith("docs/_build/"), name
     for name in re.findall(r"`(?:tests/)?((?:\w+/)?test_\w+\.py)`", text):
         assert list((ROOT / "tests").glob(name if "/" in name else f"**/{name}")), name
 
