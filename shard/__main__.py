@@ -69,7 +69,7 @@ def main(shard_id: str, predecessor: int | None) -> None:
 def _check_schema(settings: Settings) -> None:
     """Raise SchemaError where this shard could read nothing, before it takes clients from one that can. Yields.
 
-    A server that is away is none of a shard's reasons not to start.
+    A shard starts also where PostgreSQL is away.
     """
     try:
         with gevent.Timeout(settings.read_deadline_s):
@@ -81,7 +81,7 @@ def _check_schema(settings: Settings) -> None:
 def _require_own_directory(directory: Directory) -> None:
     """Raise DirectoryForeignError where the shards of another deployment would be mixed with this one. Yields.
 
-    A Redis that is away is none of a shard's reasons not to start.
+    A shard starts also where Redis is away.
     """
     try:
         directory.require_ours()

@@ -1,10 +1,10 @@
 """Runs audience predicates beside the dispatcher, each under a deadline, and answers with Verdict messages.
 
-    ask ─► lanes, one a user: [question, question …] ─► WORKERS in turn over the lanes ─► Verdict for each connection
-                                                                                          that waits for the answer
+    ask ─► a queue for each user: [question, question …] ─► WORKERS, over the queues in turn ─► a Verdict for each
+                                                                                                 waiting connection
 
-A question is asked once for all connections with equal contexts that wait for it. Users take turns, and one has at most
-MOST_OF_ONE questions under way, so that a predicate that is slow for one of them delays nobody else.
+A question is asked once for all connections with equal contexts that wait for it. Users take turns, and each has at
+most MOST_OF_ONE questions under way, so that a predicate that is slow for one user delays no other.
 """
 
 import logging
@@ -38,12 +38,12 @@ class Question(NamedTuple):
 
 
 class Filters:
-    """Asks predicates; whatever is not a clear and timely True hides the event.
+    """Asks predicates; any outcome but True within the deadline hides the event.
 
-    The lanes are shared: read and written between two yields. A question under way is owned by the greenlet that took
-    it. A connection waits for one answer a stream, so that no more are waited for than there are subscriptions. The
-    deadline can end a predicate only where it waits: one that computes without a pause holds the whole shard, which is
-    why predicates are pure and short.
+    The queues are shared: read and written between two yields. A question under way is owned by the greenlet that took
+    it. A connection waits for one answer a stream, so that there are no more questions than subscriptions. The deadline
+    can end a predicate only where it waits: a predicate that computes without a pause holds up the whole shard, which
+    is why predicates must be pure and short.
     """
 
     def __init__(self, predicates: Mapping[str, Predicate], deadline_s: float, inbox: Inbox[Message]) -> None:
@@ -52,7 +52,7 @@ class Filters:
         self._deadline_s = deadline_s
         self._inbox = inbox
         self._waiting: dict[Question, list[Connection]] = {}
-        self._lanes: dict[str, deque[Question]] = {}  # in the order of their turns
+        self._queues: dict[str, deque[Question]] = {}  # in the order of their turns
         self._under_way: Counter[str] = Counter()
         self._news = Event()
         self._unknown: set[str] = set()
@@ -76,7 +76,7 @@ class Filters:
         waiting = self._waiting.setdefault(question, [])
         waiting.append(connection)
         if len(waiting) == 1:
-            self._lanes.setdefault(_lane(connection), deque()).append(question)
+            self._queues.setdefault(_user_or_address(connection), deque()).append(question)
             self._news.set()
         return None
 
@@ -102,28 +102,28 @@ class Filters:
                 self._news.wait()
                 self._news.clear()
                 continue
-            lane, question = taken
-            self._under_way[lane] += 1
+            user, question = taken
+            self._under_way[user] += 1
             try:
                 visible = self._wanted(question) and self.decide(*question)
             finally:
-                self._under_way -= Counter((lane,))
+                self._under_way -= Counter((user,))
             for connection in self._waiting.pop(question):
                 self._inbox.put(Verdict(connection, question.stream, question.label, visible))
 
     def _take(self) -> tuple[str, Question] | None:
-        """The next question of the first lane that may have one more under way; that lane goes to the end."""
-        for lane, questions in self._lanes.items():
-            if self._under_way[lane] < MOST_OF_ONE:
+        """The next question of the first user that may have one more under way; that user is the last from now on."""
+        for user, questions in self._queues.items():
+            if self._under_way[user] < MOST_OF_ONE:
                 question = questions.popleft()
-                del self._lanes[lane]
+                del self._queues[user]
                 if questions:
-                    self._lanes[lane] = questions
-                return lane, question
+                    self._queues[user] = questions
+                return user, question
         return None
 
     def _wanted(self, question: Question) -> bool:
-        """Whether somebody who waits for the answer is still there."""
+        """Whether a connection that waits for the answer is still there."""
         return not all(connection.dead for connection in self._waiting[question])
 
     def _known(self, label: str) -> bool:
@@ -135,7 +135,7 @@ class Filters:
         return False
 
 
-def _lane(connection: Connection) -> str:
-    """Who takes turns with others: a user or, without one, an address."""
+def _user_or_address(connection: Connection) -> str:
+    """The user, or without a user the address, that takes turns with others."""
     user = connection.context.user
     return address_limit_key(connection.peer) if user is None else user_limit_key(user)

@@ -1,20 +1,21 @@
-"""The past: one page of a stream's events as a JSON response, beside the dispatcher.
+"""History: one page of a stream's past events as a JSON response, written beside the dispatcher.
 
-Why here and not in the router, which answers everything else that is no stream: who may see an event is decided by
-predicates and revocations, and both live in shards. So a request for a page is handed over like a subscription, with
-the same refusals, and no router reads the log.
+A shard answers these requests, although routers answer everything else that is no stream, because predicates and
+revocations decide which events a client may see, and both are in shards. So a request for a page is handed over like a
+subscription, with the same refusals, and no router reads the log.
 
     intake ── submit ──► queue ──► a reader, one query ──► a greenlet of the request's own: filter, write, close
 
-The readers have database connections of their own, since pages must stand neither between an event and those who are
-live nor between them and those who catch up. What waits or writes is bounded by MAX_REQUESTS, each by a deadline, and
-a page by MAX_PAGE_BYTES. When there are as many, a user (or without one, an address) who has most of them loses the
-oldest that is being written, and whoever has that many already is refused: the router then tries another shard.
+The readers have database connections of their own, so that pages delay neither live clients nor clients that are being
+caught up. At most MAX_REQUESTS requests wait or are written at a time, each has a deadline, and a page has at most
+MAX_PAGE_BYTES. When there are that many requests, the user (or without a user, the address) that has most of them loses
+the oldest one that is being written; a client that has that many itself is refused, and the router tries another shard.
 
     {"stream": "room:1", "events": [{"id": 4, "type": "message", "data": "…"}], "next": 4, "head": 9, "more": true,
      "gap": {"missed_from": 1, "missed_to": 3}, "reset": {"head": 9}}
 
-next is where the following page begins, past what is hidden from the client; gap and reset are there if they are owed.
+next is the id after which the following page begins, past events that are hidden from the client. gap and reset are
+there only if the client must be told of one.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ READERS: Final = 2
 MAX_REQUESTS: Final = 64
 MAX_PAGE_BYTES: Final = 1 << 20
 DEADLINE_S: Final = 5.0
-"""From the hand-off until the rows are there."""
+"""How long a request may take from its hand-off until its rows are read."""
 STALL_S: Final = 5.0
 """A client that takes nothing of its page for so long is given up."""
 PIECE_BYTES: Final = 64 << 10
@@ -63,7 +64,7 @@ Decide = Callable[[Context, str, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A page asked for: its client's socket, which is this request's to close, and until when it may be read."""
+    """A page that a client asks for: its socket, which is closed with the request, and until when it may be read."""
 
     fd: int
     place: Place
@@ -73,7 +74,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PageAnswer:
-    """What the client is told."""
+    """What the client is told: an HTTP status, and the JSON of the body."""
 
     status: int
     value: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class History:
         self._places = FairPlaces(MAX_REQUESTS)
 
     def has_room(self, handoff: Handoff) -> bool:
-        """Whether one more request, of this client, would not be too many."""
+        """Whether there is a place for one more request of this client."""
         return self._places.has_room(_holder(handoff))
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -143,7 +144,7 @@ class History:
             self._close(request.place, _socket(request.fd))
 
     def submit(self, fd: int, handoff: Handoff) -> None:
-        """Answer a client, whose socket is ours from now on. Never switches greenlets."""
+        """Answer a client, whose socket belongs to this part from now on. Never switches greenlets."""
         self._queue.put(PageRequest(fd, self._places.take(_holder(handoff)), handoff, time.monotonic() + DEADLINE_S))
 
     def _run(self, name: str) -> None:
@@ -170,7 +171,7 @@ class History:
         return sql_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
     def _answer(self, request: PageRequest, found: tuple[Page, list[Event]] | PageAnswer) -> None:
-        """Filter, write and close, or only close when another is given the place. Yields."""
+        """Filter, write and close; only close when another request is given the place. Yields."""
         handoff, client = request.handoff, _socket(request.fd)
         own = gevent.getcurrent()
         assert isinstance(own, gevent.Greenlet)
@@ -178,7 +179,7 @@ class History:
         try:
             with gevent.Timeout(self._settings.write_deadline_s):
                 answer = found if isinstance(found, PageAnswer) else self._page(handoff, *found)
-                # PostgreSQL or a predicate may have waited; what was revoked meanwhile counts.
+                # Reading or a predicate may have taken time: revocations that came meanwhile count.
                 if self._revocations.refuses(handoff.context):
                     answer = REVOKED
                 elif not self._revocations.current():
@@ -235,7 +236,7 @@ def _socket(fd: int) -> gsocket.socket:
 
 
 def _position(start: Start, page: Page, events: Sequence[Event], visible: Callable[[str], bool]) -> dict[str, Any]:
-    """Where the page leads, and what is owed to a client that was somewhere else than it can be. May yield."""
+    """Where the page leads, and the gap or reset that the client must be told of. May yield."""
     if isinstance(start, int) and page.foreign(start):
         return {"next": page.head, "head": page.head, "more": False, "reset": {"head": page.head}}
     follows = events[-1].id if events else page.head

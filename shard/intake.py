@@ -36,9 +36,9 @@ MAX_CHANNELS: Final = 1024
 class Intake:
     """The unix socket on which clients arrive.
 
-    Its channels are owned by their greenlets. `refusal` is asked with each client's message, in the same breath in
-    which the client is posted: it returns why it cannot be taken, or nothing. turn_page is given the socket of a
-    client that asks for a page of history.
+    Its channels are owned by their greenlets. refusal is called with the message of each client, without a yield until
+    the client is posted: it returns why the client cannot be taken, or "". turn_page is given the socket of a client
+    that asks for a page of history.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Intake:
 
         A channel that ends without an answer lets its giver keep the client; one that stays silent would cost it.
         """
-        # Sockets, since gevent's os.close() frees a descriptor only when its loop comes round.
+        # Sockets are closed here, since gevent's os.close() frees a descriptor only when its loop comes round.
         if self._reserve is not None:
             self._reserve.close()
             self._reserve = None
@@ -143,7 +143,7 @@ class Intake:
                 try:
                     data, descriptors = handoff.receive(channel)
                 except HandoffError as error:
-                    # As when this process may open no more files: the router still has the client.
+                    # For example, this process may open no more files. The router still has the client.
                     logger.error("%s", error)
                     self._answer(channel, "cut")
                     continue
@@ -152,7 +152,7 @@ class Intake:
                 try:
                     self._take(channel, data, descriptors)
                 finally:
-                    # All but the socket of a client that was taken.
+                    # The socket of a client that was taken is no longer among them.
                     for descriptor in descriptors:
                         os.close(descriptor)
         except OSError as error:
@@ -221,7 +221,8 @@ def _prepare(fd: int, settings: Settings) -> bool:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
             # No TCP_USER_TIMEOUT: it also ends clients that read slowly, whose window is never as wide as what
-            # the kernel sends next. Who does not acknowledge is found by `Poller.silent_s`.
+            # the kernel sends next. A client that acknowledges nothing is found by
+            # `Poller.silent_s`.
         return True
     finally:
         client.detach()

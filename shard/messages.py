@@ -1,4 +1,4 @@
-"""The messages of the dispatcher: all that can happen to a shard."""
+"""The messages of the dispatcher: everything that can happen to a shard."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from headrace.shard.connection import Connection, Stream
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """A client was taken over by the intake; fd is its socket, and the dispatcher's from now on.
+    """The intake has taken a client; fd is its socket, which the dispatcher owns from now on.
 
     unsent is the rest of a piece that another shard has begun to write, for a connection that moved here.
     """
@@ -23,7 +23,7 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """A notification: the stream has a new head. A hint to read, nothing more."""
+    """A notification: the stream has a new head. It is a hint to read, nothing more."""
 
     stream: str
     head: int
@@ -62,10 +62,11 @@ class Read:
 class Page:
     """What the log had of one stream in one snapshot.
 
-    head is the stream's newest id, trimmed_to the newest that retention has removed (0: none). jumps are the recorded
-    ranges of ids that never were; the last of a range is where the stream goes on. removed says of each audience whose
-    events retention has removed, "" for everybody's, which was the newest; there is none where that is not known.
-    frames are in order; they reach the head unless the page is full. unread tells that the read had no room for any.
+    head is the stream's newest id, trimmed_to the newest id that retention has removed (0: none). jumps are the
+    recorded ranges of ids that no event has; the stream goes on after the last id of a range. removed has, for each
+    audience of which retention has removed events ("" is everybody), the id of the newest of them; it is empty where
+    that is not known. frames are in order; they reach the head unless the page is full. unread tells that the read had
+    no room left for this stream.
     """
 
     head: int
@@ -80,7 +81,7 @@ class Page:
         return {audience for audience, newest in self.removed if newest > position} or {""}
 
     def foreign(self, position: int) -> bool:
-        """Whether a client that says it has seen position cannot have it from this log."""
+        """Whether position, which a client gives as its own, cannot come from this log."""
         return position > self.head or any(first <= position < last for first, last in self.jumps)
 
 
@@ -88,8 +89,8 @@ class Page:
 class Rows:
     """A read has answered, with a page per stream in the order of the request.
 
-    It was asked at asked_at (monotonic clock). ages says for how many seconds each event had had its id by then, by
-    PostgreSQL's own clock; an age may be a little below 0, and there are none where clients are caught up.
+    It was asked at asked_at (seconds of the monotonic clock). ages are, for each event, the seconds from when it got
+    its id until then, by PostgreSQL's own clock. An age may be a little below 0. Only live reads have ages.
     """
 
     read: Read
@@ -100,7 +101,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class ReadFailed:
-    """A read was refused by PostgreSQL and asking again at once would not help."""
+    """PostgreSQL has refused a read, and asking again at once would not help."""
 
     read: Read
     error: str
@@ -127,9 +128,9 @@ class Revised:
 class Assign:
     """Where connections belong: by the slot of their first stream, the hand-off socket of another shard of this node.
 
-    A slot that is not named stays here. hot are streams whose connections go by the bucket of their peer instead, to
-    the sockets in spread; "" there is this shard. everybody tells that this shard is to be empty, so guests go as
-    well. epoch names the assignment, so that others can see when it is carried out.
+    The connections of a slot that is not in paths stay here. hot are streams whose connections are spread by the bucket
+    of their peer instead, over the sockets in spread, where "" is this shard. everybody tells that this shard is to be
+    empty, so that guests leave as well. epoch names the assignment, so that others can see when it is carried out.
     """
 
     epoch: str
@@ -141,14 +142,14 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class DrainNode:
-    """The whole node is to be empty: ask the clients to go elsewhere, over so many seconds; None: let them stay."""
+    """The whole node is to be empty: ask its clients to go elsewhere, within over_s seconds. None: let them stay."""
 
     over_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """A connection that has left the registry: its socket, which nobody writes to, and all that it was."""
+    """A connection that has left the registry, to move: its socket, which nobody writes to, and all its state."""
 
     fd: int
     handoff: Handoff
@@ -157,9 +158,10 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class MoveEnded:
-    """A parcel for path has found its end: taken by that shard (then given_back is None), lost, or given back.
+    """The move of a parcel to the shard at path has ended: it was taken, lost (given_back is None), or given back.
 
-    misunderstood tells that the shard does not speak the form of any message that could give it.
+    reason says why it was not taken, "" if it was. misunderstood tells that the other shard knows none of the forms of
+    the message that could give it this connection.
     """
 
     path: str
@@ -175,7 +177,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: a share of the heartbeats is due, and perhaps a deadline or an expiry."""
+    """Time has passed: a share of the connections has its beat, and a deadline or an expiry may be due."""
 
 
 @dataclass(frozen=True, slots=True)

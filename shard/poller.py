@@ -49,7 +49,7 @@ class Poller:
         self._epoll.register(fd, EVENTS)
 
     def poll(self) -> Iterator[tuple[int, bool, bool]]:
-        """Descriptors that have something since the last call: (fd, readable or gone, writable)."""
+        """Descriptors of which there is news since the last call: (fd, readable or gone, writable)."""
         gone = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
         try:
             while events := self._epoll.poll(0, MAX_EVENTS):
@@ -58,13 +58,13 @@ class Poller:
                 if len(events) < MAX_EVENTS:
                     break
         finally:
-            # Also when the caller gives up half-way, or no socket would ever be heard of again.
+            # Also when the caller gives up half-way; otherwise no socket would ever be reported again.
             self._watcher.start(self._wake)
 
     def receive(self, fd: int) -> int:
         """Read and drop what a client sent; how many bytes, or -1 if it has ended the connection."""
         received = 0
-        # Edge-triggered: whatever is left unread here would not be told again.
+        # Edge-triggered: bytes that are left unread here would not be reported again.
         while received < 1 << 20:
             try:
                 data = os.read(fd, 65536)
@@ -78,7 +78,7 @@ class Poller:
         return received
 
     def unregister(self, fd: int) -> None:
-        """Stop watching a socket that lives on elsewhere."""
+        """Stop watching a socket whose connection goes on in another process."""
         self._epoll.unregister(fd)
 
     def outstanding(self, fd: int) -> int:

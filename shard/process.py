@@ -1,6 +1,6 @@
 """The shard process: builds all parts, starts them in order, watches them, and stops them in order.
 
-heartbeat ─► Tick, Sweep ─┐
+clock ─────► Tick, Sweep ─┐
 listener ──► Wake … ──────┤            ┌─► readers ─► Rows ─┐
 intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
 poller ────► Ready ───────┤            └─► sockets
@@ -188,12 +188,12 @@ class Process:
         self._watch(following, "deployment")
         for part in parts:
             if part is self._intake:
-                # Who is revoked shall be refused rather than let in and shown out; without PostgreSQL nobody is served
-                # events before it is known.
+                # So that a client whose token is revoked is refused, and not taken and then closed. Without PostgreSQL
+                # clients are taken, but no events are read for them until the revocations are known.
                 self._revocations.wait_loaded(REVOCATIONS_PATIENCE_S)
             for greenlet in part.start():
                 self._watch(greenlet, _NAME_PARTS.sub(" ", type(part).__name__).lower())
-        # What exists by now lives as long as the process: keep it out of every collection to come.
+        # The objects of now live as long as the process: the garbage collector need not look at them again.
         gc.freeze()
         logger.info("shard %s serves up to %d connections at %s", self.shard_id, self._limit, self.path)
         self._serves()
@@ -203,7 +203,7 @@ class Process:
         return 1 if self._failure else 0
 
     def _stop(self, dispatching: "gevent.Greenlet[..., None]") -> None:
-        """Nobody new, then goodbye to everyone, then the rest. Yields."""
+        """Take no client any more, say goodbye to every client, then stop the other parts. Yields."""
         self._state.stop()
         self._canary.stop()
         self._operations_feed.stop()

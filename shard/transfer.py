@@ -3,11 +3,15 @@
     dispatcher ── submit(parcel, path) ──► transfer ── message + socket (+ memfd) ──► the other shard's intake
     dispatcher ◄── MoveEnded ──────────── transfer ◄── answer
 
-Until the answer nobody writes to the client: this shard has taken it off its registry, and the other acknowledges
-before its first byte. Taken: our copy of the descriptor is closed, which the client does not notice. Refused, or the
-channel ended without an answer: nothing was written, and the parcel goes back. Silence: the connection was shut down,
-and the client comes back by itself with its last id. If this process dies, the kernel closes its copies: either the
-other has the client by then, or its acknowledgement fails and it drops it.
+Until the answer nobody writes to the client: this shard has taken it out of its registry, and the other shard
+acknowledges it before it writes its first byte. Then one of these follows:
+
+    taken      this shard's copy of the descriptor is closed, which the client does not notice
+    refused    nothing was written, and the parcel is given back; the same if the channel ends without an answer
+    silence    the connection was shut down, and the client comes back by itself with its last id
+
+If this process dies, the kernel closes its copies of the descriptors: either the other shard has the client by then, or
+its acknowledgement fails and it drops the client.
 """
 
 import _socket
@@ -35,8 +39,8 @@ WORKERS: Final = 8
 class Transfer:
     """Sends parcels, several at a time, and answers each with one MoveEnded message.
 
-    The queue is shared; a parcel is owned by the greenlet that took it. deployment returns the identity of this one,
-    so that no shard of another takes a client.
+    The queue is shared; a parcel is owned by the greenlet that took it. deployment returns the identity of this
+    deployment, so that no shard of another deployment takes a client.
     """
 
     def __init__(self, deadline_s: float, inbox: Inbox[Message], deployment: Callable[[], str]) -> None:
@@ -95,5 +99,5 @@ class Transfer:
 
 
 def _close(fd: int) -> None:
-    """Close our copy alone: the connection belongs to another process, or has been shut down."""
+    """Close this process's copy alone: the connection belongs to another process, or has been shut down."""
     os.close(fd)

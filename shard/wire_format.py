@@ -1,4 +1,4 @@
-"""Everything that a client is sent, kind by kind: the pieces that its socket is given, each written as a whole.
+"""The bytes of everything that a client is sent, kind by kind: the pieces, each written as a whole.
 
     kind        when                                                  what it is
     opening     once, before anything else                            the response head, `retry:`, and where the client
@@ -14,10 +14,11 @@
 A connection is `chunked` or not for its whole life, and each piece is in chunks of its own: nothing is carried from one
 piece to the next. A cut piece is all that a connection keeps (`Connection.unsent`).
 
-How a client is told where it is. A client that came with an id comes back with it, or with its URL's, whatever it makes
-of an `id:` line alone; so that line is enough, and clients of the standard keep it. A client that came for `now` has
-nothing to come back with, so it is told its cursor by an event, `headrace:cursor`, since many clients keep no id but an
-event's. The same after gap, reset and goodbye, which would be told again to a client that forgets them.
+How a client is told where it is. A client that came with an id comes back with that id, or with the one in its URL,
+even if it ignores an `id:` line without an event; so such a line is enough, and clients that follow the standard keep
+it. A client that came for `now` has nothing to come back with, so it is told its cursor by an event, `headrace:cursor`,
+since many clients keep only the id of an event. The same goes for gap, reset and goodbye: a client that does not keep
+the cursor after them would be told of them again.
 """
 
 from collections.abc import Iterable
@@ -47,12 +48,12 @@ def told(sentinel: bytes, cursor: str | None, chunked: bool) -> Piece:
 
 
 def heartbeat(chunked: bool) -> Piece:
-    """A comment."""
+    """A comment, so that a quiet connection is seen to live."""
     return (_HEARTBEAT_CHUNK if chunked else event.HEARTBEAT,)
 
 
 def goodbye(reason: str, cursor: str | None, chunked: bool) -> Piece:
-    """The last words, and the end of a body in chunks."""
+    """A goodbye with the cursor, None if that is not known, and the end of a body in chunks."""
     words = event.goodbye_frame(reason) + (b"" if cursor is None else event.cursor_frame(cursor))
     return (_framed(words, chunked) + (event.LAST_CHUNK if chunked else b""),)
 
@@ -69,7 +70,7 @@ _HEARTBEAT_CHUNK = event.chunk(event.HEARTBEAT)
 
 
 def _head(headers: Iterable[tuple[str, str]], chunked: bool) -> bytes:
-    # A body without chunks ends with the connection.
+    # Without chunks, the end of the connection is the end of the body.
     lines = [
         "HTTP/1.1 200 OK",
         *(f"{name}: {value}" for name, value in event.RESPONSE_HEADERS),
