@@ -29,6 +29,8 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

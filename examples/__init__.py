@@ -1,1 +1,1 @@
-"""Runnable applications, one directory each; see README.md beside this file."""
+"""Runnable applications, one directory each: docs/guide/frameworks.md goes through them."""
