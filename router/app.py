@@ -25,10 +25,12 @@ from headrace.node import logs
 from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.socket_passing import Channels
-from headrace.router.auth import PREFIX, PREFLIGHT, Terms, cors
+from headrace.router.auth import PREFIX, Terms
 from headrace.router.client_addresses import ClientAddresses
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.connection_limits import ConnectionLimits
-from headrace.router.database import Database
+from headrace.router.cross_origin import PREFLIGHT, RefusedOrigins, cors
+from headrace.router.database_pool import DatabasePool
 from headrace.router.demo_page import DemoPage, publisher
 from headrace.router.directory_follower import DirectoryFollower, sockets_in
 from headrace.router.health import Health
@@ -38,9 +40,7 @@ from headrace.router.metrics_endpoint import MetricsEndpoint
 from headrace.router.operations_page import OperationsPage
 from headrace.router.operator_auth import OperatorAuth
 from headrace.router.operator_sessions import OperatorSessions
-from headrace.router.placement import Placement
 from headrace.router.publish_endpoint import PublishEndpoint
-from headrace.router.refused_origins import RefusedOrigins
 from headrace.router.request import Request
 from headrace.router.response import SAFE, Headers, Response, as_error
 from headrace.router.static_file import PAGE_HEADERS, StaticFile
@@ -175,7 +175,7 @@ def create_application() -> Application:
     logs.set_up(settings, "router")
     metrics = RouterMetrics()
     channels = Channels(deadline_s=settings.handoff_deadline_s)
-    placement = Placement(
+    placement = ClientPlacement(
         settings.node,
         hold_s=settings.directory_expiry_s,
         found=lambda: sockets_in(settings.runtime_dir),
@@ -205,7 +205,7 @@ def create_application() -> Application:
     scrape = MetricsEndpoint(metrics, placement, settings.runtime_dir)
     scrape.start()
 
-    database = Database(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
+    database = DatabasePool(settings.database_url, settings.publish_deadline_s) if settings.database_url else None
 
     operators = OperatorAuth(settings.ops_token, OperatorSessions(directory, placement)) if settings.ops_token else None
 
@@ -239,7 +239,7 @@ def create_application() -> Application:
 
 
 def _routes(
-    settings: Settings, health: Health, scrape: MetricsEndpoint, database: Database | None, metrics: RouterMetrics
+    settings: Settings, health: Health, scrape: MetricsEndpoint, database: DatabasePool | None, metrics: RouterMetrics
 ) -> dict[str, Route]:
     routes = {
         "/healthz": Route(health.healthz, counted="health"),

@@ -9,7 +9,6 @@ from headrace.cursor import Start
 from headrace.errors import TokenDateError
 from headrace.router.errors import ForbiddenError
 from headrace.router.request import Request
-from headrace.router.response import Headers
 from headrace.stream import slot
 from headrace.tokens import Context, Token
 
@@ -76,31 +75,3 @@ def verify(segment: str, terms: Terms, now: float | None = None) -> Token:
             "sign it with a ttl_s of at most that"
         )
     return token
-
-
-def cors(origin: str, allowed: Sequence[str]) -> Headers:
-    """The headers that let a page of an allowed origin read the answer; for any other origin none does.
-
-    Browsers require the exact origin, not `*`, where cookies are sent along (WHATWG Fetch, 3.3.5). Vary goes
-    with every answer, so that a cache gives no origin another's.
-    """
-    if not allowed:
-        return ()
-    if origin not in allowed:
-        return (("Vary", "Origin"),)
-    return (
-        ("Access-Control-Allow-Origin", origin),
-        ("Access-Control-Allow-Credentials", "true"),
-        ("Access-Control-Expose-Headers", "Retry-After, X-Request-Id"),
-        ("Vary", "Origin"),
-    )
-
-
-PREFLIGHT: Final[Headers] = (
-    ("Access-Control-Allow-Methods", "GET, POST"),
-    (
-        "Access-Control-Allow-Headers",
-        "Last-Event-ID, Cache-Control, X-Request-Id, Authorization, Content-Type, Idempotency-Key",
-    ),
-    ("Access-Control-Max-Age", "600"),
-)

@@ -8,7 +8,7 @@ from gevent.lock import BoundedSemaphore
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import Directory
 from headrace.node.limit_keys import limits_of
-from headrace.router.placement import Placement
+from headrace.router.client_placement import ClientPlacement
 from headrace.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class ConnectionLimits:
     each shard still refuses by its own count.
     """
 
-    def __init__(self, directory: Directory, placement: Placement, settings: Settings) -> None:
+    def __init__(self, directory: Directory, placement: ClientPlacement, settings: Settings) -> None:
         self._directory = directory
         self._placement = placement
         self._settings = settings

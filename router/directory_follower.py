@@ -11,7 +11,7 @@ from typing import Protocol
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.outage import Outage
-from headrace.router.placement import Candidate, Placement
+from headrace.router.client_placement import Candidate, ClientPlacement
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class DirectoryFollower:
     def __init__(
         self,
         directory: Readable,
-        placement: Placement,
+        placement: ClientPlacement,
         *,
         interval_s: float,
         learned: Callable[[], None],

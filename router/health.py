@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.node.socket_passing import Channels
-from headrace.router.placement import Placement
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_json
 
@@ -16,7 +16,7 @@ class Health:
     of processes and errors in it.
     """
 
-    def __init__(self, placement: Placement, channels: Channels, may_see_all: Callable[[Request], bool]) -> None:
+    def __init__(self, placement: ClientPlacement, channels: Channels, may_see_all: Callable[[Request], bool]) -> None:
         self._placement = placement
         self._channels = channels
         self._may_see_all = may_see_all

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.node.directory_snapshot import ENDS
-from headrace.router.placement import Placement
+from headrace.router.client_placement import ClientPlacement
 
 
 class RouterMetrics(Collector):
@@ -57,7 +57,7 @@ class RouterMetrics(Collector):
             "Requests of pages whose origin is not in HEADRACE_ALLOWED_ORIGINS.",
             registry=self._registry,
         )
-        self._placement: Callable[[], Placement | None] = lambda: None
+        self._placement: Callable[[], ClientPlacement | None] = lambda: None
 
     def handed_off(self, seconds: float) -> None:
         """A shard took a client after that long."""
@@ -83,7 +83,7 @@ class RouterMetrics(Collector):
         """A page of an origin that is not allowed has asked for something."""
         self._refused_origins.inc()
 
-    def watch(self, placement: Placement) -> None:
+    def watch(self, placement: ClientPlacement) -> None:
         """Ask this placement at each scrape what is known."""
         self._placement = lambda: placement
 

@@ -17,8 +17,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headrace.node import metrics_sockets
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.metrics import RouterMetrics
-from headrace.router.placement import Placement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response
 
@@ -32,7 +32,7 @@ class MetricsEndpoint:
     in its own answers only.
     """
 
-    def __init__(self, metrics: RouterMetrics, placement: Placement, runtime_dir: Path) -> None:
+    def __init__(self, metrics: RouterMetrics, placement: ClientPlacement, runtime_dir: Path) -> None:
         self._metrics = metrics
         self._placement = placement
         self._runtime_dir = runtime_dir

@@ -23,10 +23,10 @@ from headrace.node.directory import Directory
 from headrace.node.overview import overview
 from headrace.node.shard_operations import Plan, ShardOperations
 from headrace.router.client_addresses import ClientAddresses
-from headrace.router.database import Database
+from headrace.router.client_placement import ClientPlacement
+from headrace.router.database_pool import DatabasePool
 from headrace.router.errors import ANSWERED, StalePlanError, error_response
 from headrace.router.operator_auth import OperatorAuth
-from headrace.router.placement import Placement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_json
 from headrace.settings import Settings
@@ -51,10 +51,10 @@ class OperationsPage:
         self,
         settings: Settings,
         operators: OperatorAuth,
-        placement: Placement,
+        placement: ClientPlacement,
         directory: Directory,
         peers: ClientAddresses,
-        database: Database | None,
+        database: DatabasePool | None,
     ) -> None:
         self._settings = settings
         self._placement = placement

@@ -11,7 +11,7 @@ from typing import Final
 
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory import Directory
-from headrace.router.placement import Placement
+from headrace.router.client_placement import ClientPlacement
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ MOST_ENDED: Final = 1000
 class OperatorSessions:
     """Remembers sessions by their ids. Called by any request greenlet; keeps the last that this worker has ended."""
 
-    def __init__(self, directory: Directory, placement: Placement) -> None:
+    def __init__(self, directory: Directory, placement: ClientPlacement) -> None:
         self._directory = directory
         self._placement = placement
         self._here: OrderedDict[str, None] = OrderedDict()

@@ -24,7 +24,7 @@ from headrace import sql_calls
 from headrace.errors import DatabaseUnavailableError, TokenError, UsageError
 from headrace.node.postgres_errors import meaning, said
 from headrace.publisher_tokens import Publisher, verify_publisher
-from headrace.router.database import Database
+from headrace.router.database_pool import DatabasePool
 from headrace.router.errors import ForbiddenError, TooLargeError, error_response
 from headrace.router.metrics import RouterMetrics
 from headrace.router.request import Request
@@ -47,7 +47,7 @@ class PublishEndpoint:
     """The publishing endpoint. Called by any request greenlet; keeps nothing between requests."""
 
     def __init__(
-        self, secrets: Sequence[str], database: Database, body_deadline_s: float, metrics: RouterMetrics
+        self, secrets: Sequence[str], database: DatabasePool, body_deadline_s: float, metrics: RouterMetrics
     ) -> None:
         self._secrets = secrets
         self._database = database

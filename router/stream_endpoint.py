@@ -13,10 +13,10 @@ from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REF
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.router.auth import Terms, admit
 from headrace.router.client_addresses import ClientAddresses
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.connection_limits import ConnectionLimits
 from headrace.router.errors import ANSWERED, ClientGoneError, error_response
 from headrace.router.metrics import RouterMetrics
-from headrace.router.placement import Placement
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error
 from headrace.stream import CANARY_PREFIX
@@ -33,7 +33,7 @@ class StreamEndpoint:
         self,
         *,
         terms: Terms,
-        placement: Placement,
+        placement: ClientPlacement,
         limits: ConnectionLimits,
         peers: ClientAddresses,
         channels: Channels,

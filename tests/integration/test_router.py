@@ -18,7 +18,7 @@ import headrace
 from headrace.node.directory import Directory
 from headrace.node.placement import rendezvous
 from headrace.node.socket_passing import MAX_CHANNELS
-from headrace.router.placement import SUSPICION_S
+from headrace.router.client_placement import SUSPICION_S
 from headrace.stream import slot
 from headrace.tokens import sign
 from tests.fixtures import scripted_shard

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headrace.errors import CursorError, TokenError, TokenExpiredError
-from headrace.router.auth import Admission, Terms, admit, cors
+from headrace.router.auth import Admission, Terms, admit
 from headrace.router.errors import ForbiddenError
 from headrace.stream import slot
 from headrace.tokens import sign
@@ -121,15 +121,3 @@ def test_too_many_streams_are_forbidden() -> None:
     assert admitted(path("a", "b"), max_streams=2)
     with pytest.raises(ForbiddenError, match="HEADRACE_MAX_STREAMS"):
         admitted(path("a", "b", "c"), max_streams=2)
-
-
-def test_only_allowed_origins_may_read_the_answer() -> None:
-    """The exact origin is repeated with credentials; others, also similar ones, get nothing to use."""
-    allowed = ("https://app.example", "http://localhost:3000")
-    headers = dict(cors("https://app.example", allowed))
-    assert headers["Access-Control-Allow-Origin"] == "https://app.example"
-    assert headers["Access-Control-Allow-Credentials"] == "true"
-    assert headers["Vary"] == "Origin"
-    for other in ("", "null", "*", "https://app.example.evil", "http://app.example", "https://APP.example"):
-        assert cors(other, allowed) == (("Vary", "Origin"),)
-    assert cors("https://app.example", ()) == ()

@@ -9,8 +9,8 @@ import pytest
 from headrace.errors import DirectoryUnavailableError
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.shard_entry import ShardEntry
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.directory_follower import DirectoryFollower, sockets_in
-from headrace.router.placement import Placement
 
 KNOWN = DirectorySnapshot(("g", 1), (ShardEntry("a", "n1", 1, "/a.sock", "up", 1, 0, 0, "0"),), {})
 
@@ -43,8 +43,8 @@ class ScriptedDirectory:
         raise DirectoryUnavailableError()
 
 
-def run(directory: ScriptedDirectory) -> tuple[Placement, list[float]]:
-    placement = Placement("n1", hold_s=3, found=list)
+def run(directory: ScriptedDirectory) -> tuple[ClientPlacement, list[float]]:
+    placement = ClientPlacement("n1", hold_s=3, found=list)
     slept: list[float] = []
     learned: list[None] = []
     follower = DirectoryFollower(

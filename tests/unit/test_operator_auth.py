@@ -6,6 +6,7 @@ from http.cookies import SimpleCookie
 import pytest
 
 from headrace.node.directory import Directory
+from headrace.router.client_placement import ClientPlacement
 from headrace.router.operator_auth import (
     FORGET_S,
     MOST_ADDRESSES,
@@ -15,7 +16,6 @@ from headrace.router.operator_auth import (
     WrongGuesses,
 )
 from headrace.router.operator_sessions import MOST_ENDED, OperatorSessions
-from headrace.router.placement import Placement
 from headrace.router.request import Request
 from tests.fixtures.requests import request
 
@@ -27,7 +27,7 @@ NOW = 1_800_000_000.0
 def worker(token: str = TOKEN) -> OperatorAuth:
     """One that knows nothing of others, since Redis is away."""
     directory = Directory("redis://127.0.0.1:1/0", expiry_s=3)
-    return OperatorAuth(token, OperatorSessions(directory, Placement("n", hold_s=3, found=list)))
+    return OperatorAuth(token, OperatorSessions(directory, ClientPlacement("n", hold_s=3, found=list)))
 
 
 def status(operators: OperatorAuth, asked: Request, now: float = NOW, host: str = HOST) -> int:
@@ -121,7 +121,7 @@ def test_who_signs_out_is_out() -> None:
 
 def test_the_memory_of_sessions_is_bounded() -> None:
     """A worker remembers the last sessions that it was told of."""
-    ended = OperatorSessions(Directory("redis://127.0.0.1:1/0", expiry_s=3), Placement("n", hold_s=3, found=list))
+    ended = OperatorSessions(Directory("redis://127.0.0.1:1/0", expiry_s=3), ClientPlacement("n", hold_s=3, found=list))
     for number in range(MOST_ENDED + 1):
         ended.end(str(number), 60)
     assert not ended.has_ended("0")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.placement import rendezvous
 from headrace.node.shard_entry import ShardEntry, ShardState
-from headrace.router.placement import SUSPICION_S, Candidate, Placement
+from headrace.router.client_placement import SUSPICION_S, Candidate, ClientPlacement
 
 
 class Clock:
@@ -27,12 +27,12 @@ def snapshot(*entries: ShardEntry, generation: str = "g1", slots: dict[int, str]
     return DirectorySnapshot((generation, 1), entries, {"n1": slots or {}})
 
 
-def placement(clock: Clock | None = None, found: tuple[str, ...] = ()) -> Placement:
+def placement(clock: Clock | None = None, found: tuple[str, ...] = ()) -> ClientPlacement:
     candidates = [Candidate(id_, f"/found/{id_}.sock") for id_ in found]
-    return Placement("n1", hold_s=3, found=lambda: candidates, clock=clock or Clock())
+    return ClientPlacement("n1", hold_s=3, found=lambda: candidates, clock=clock or Clock())
 
 
-def ids(made: Placement, slot: int = 7) -> list[str]:
+def ids(made: ClientPlacement, slot: int = 7) -> list[str]:
     return [candidate.id for candidate in made.order(slot)]
 
 

@@ -1,6 +1,6 @@
 """A few sessions with PostgreSQL, for what a router publishes; nothing else in a router asks PostgreSQL anything.
 
-psycopg_pool is not used, for two reasons that tests/integration/test_router_database.py shows. It connects in the
+psycopg_pool is not used, for two reasons that tests/integration/test_database_pool.py shows. It connects in the
 background: while PostgreSQL refuses connections, a request waits for its whole deadline and is not told why, where this
 file answers at once, with the reason. A gevent.Timeout, which is no Exception, leaves the place of a waiting request
 in the pool's queue: the next free connection is given to that place, and the pool has lost it.
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SIZE: Final = 4
 
 
-class Database:
+class DatabasePool:
     """At most SIZE sessions, opened when they are needed and kept.
 
     Shared by request greenlets: a session in use belongs to its greenlet alone, an idle one to nobody. deadline_s

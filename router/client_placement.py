@@ -42,7 +42,7 @@ class Candidate:
     guest: bool = False
 
 
-class Placement:
+class ClientPlacement:
     """What this process knows of its node's shards.
 
     Fed by the follower's greenlet, asked by request greenlets. Nothing here yields, so each call is atomic.

@@ -1,11 +1,11 @@
-"""Pages of origins that are not allowed are noticed."""
+"""router/cross_origin.py: which pages may read an answer, and which refused origins the log names."""
 
 import logging
 
 import pytest
 
+from headrace.router.cross_origin import AGAIN_S, MOST_A_MINUTE, MOST_ORIGINS, RefusedOrigins, cors
 from headrace.router.metrics import RouterMetrics
-from headrace.router.refused_origins import AGAIN_S, MOST_A_MINUTE, MOST_ORIGINS, RefusedOrigins
 from tests.fixtures.requests import request
 
 ORIGIN = "https://www.example.com"
@@ -48,3 +48,15 @@ def test_strangers_cannot_fill_the_log() -> None:
         refused.is_news(f"https://{number}.example" + "x" * 10_000, 10_000.0 + 60 * number)
     assert len(refused._told) <= MOST_ORIGINS
     assert max(map(len, refused._told)) <= 200
+
+
+def test_only_allowed_origins_may_read_the_answer() -> None:
+    """The exact origin is repeated with credentials; others, also similar ones, get nothing to use."""
+    allowed = ("https://app.example", "http://localhost:3000")
+    headers = dict(cors("https://app.example", allowed))
+    assert headers["Access-Control-Allow-Origin"] == "https://app.example"
+    assert headers["Access-Control-Allow-Credentials"] == "true"
+    assert headers["Vary"] == "Origin"
+    for other in ("", "null", "*", "https://app.example.evil", "http://app.example", "https://APP.example"):
+        assert cors(other, allowed) == (("Vary", "Origin"),)
+    assert cors("https://app.example", ()) == ()

@@ -1,4 +1,4 @@
-"""router/database.py without a router, and why it is not psycopg_pool."""
+"""router/database_pool.py without a router, and why it is not psycopg_pool."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from headrace.errors import DatabaseUnavailableError
-from headrace.router.database import Database
+from headrace.router.database_pool import DatabasePool
 from tests.fixtures.ports import free_port
 
 DEADLINE_S = 2.0
@@ -47,13 +47,13 @@ def test_a_refused_connection_is_answered_at_once(refusing_url: str) -> None:
     """While PostgreSQL refuses connections, a request is told so at once, and not when its deadline is over."""
     began = time.monotonic()
     with pytest.raises(DatabaseUnavailableError, match="PostgreSQL cannot be reached"):
-        Database(refusing_url, DEADLINE_S).fetch("select 1", ())
+        DatabasePool(refusing_url, DEADLINE_S).fetch("select 1", ())
     assert time.monotonic() - began < DEADLINE_S / 2
 
 
 def test_a_session_is_kept_and_replaced(database_url: str) -> None:
     """Requests share a session; one that PostgreSQL has ended is replaced without a request that fails."""
-    database = Database(database_url, DEADLINE_S)
+    database = DatabasePool(database_url, DEADLINE_S)
     try:
         (first,) = database.fetch("select pg_backend_pid()", ())
         assert database.fetch("select pg_backend_pid()", ()) == (first,)
