@@ -124,8 +124,8 @@ def test_a_moving_client_is_written_to_by_nobody(machine: DispatcherMachine) -> 
     assert b"data: a1\n" in machine.clients[10].bytes
 
 
-def test_an_epoch_is_settled_when_all_have_left(machine: DispatcherMachine) -> None:
-    """The shard says that it has carried out an assignment only when nobody is on the way."""
+def test_an_assignment_is_carried_out_when_all_have_left(machine: DispatcherMachine) -> None:
+    """The shard says that it has carried out an assignment only when no connection is on its way."""
     machine.tell(Assign("g 7", {slot("a"): "/other.sock"}))
     machine.dispatcher.finish_batch()
     assert (machine.dispatcher.moves.pending, machine.dispatcher.moves.carried_out_epoch) == (1, "")
@@ -168,15 +168,15 @@ def test_a_guest_stays_until_its_slot_or_everybody_moves(machine: DispatcherMach
         machine.calm_but_for_parcels()
 
 
-def test_who_comes_after_the_assignment_leaves_with_the_next(machine: DispatcherMachine) -> None:
-    """A client sent here by who knew no better is told of, and goes when the same assignment is given again."""
+def test_a_misrouted_connection_leaves_with_the_next_assignment(machine: DispatcherMachine) -> None:
+    """A client whose router did not know the assignment is noted, and leaves when the assignment is given again."""
     assignment = Assign("1", {slot("a"): "/other.sock"})
     machine.tell(assignment)
     machine.calm_but_for_parcels()
     machine.parcels.clear()
-    for streams, guest, stranger in ((("b",), False, False), (("a",), True, False), (("a",), False, True)):
+    for streams, guest, misrouted in ((("b",), False, False), (("a",), True, False), (("a",), False, True)):
         machine.connect(streams, "now", guest=guest)
-        assert machine.dispatcher.moves.misrouted is stranger
+        assert machine.dispatcher.moves.misrouted is misrouted
     machine.calm_but_for_parcels()
     assert not machine.parcels
     machine.tell(assignment)
@@ -188,13 +188,13 @@ def test_who_comes_after_the_assignment_leaves_with_the_next(machine: Dispatcher
     machine.calm_but_for_parcels()
     machine.tell(assignment)
     machine.dispatcher.finish_batch()
-    assert [parcel.fd for parcel in machine.parcels] == [15], "who was refused stays until something has changed"
+    assert [parcel.fd for parcel in machine.parcels] == [15], "a refused connection stays until something has changed"
     machine.tell(Assign("2", assignment.paths))
     machine.dispatcher.finish_batch()
     assert [parcel.fd for parcel in machine.parcels] == [15, 14]
 
 
-def test_a_stranger_that_cannot_leave_yet_is_to_leave_once(machine: DispatcherMachine) -> None:
+def test_a_misrouted_connection_that_cannot_leave_yet_is_to_leave_once(machine: DispatcherMachine) -> None:
     """While its start is not known it waits, and the assignment given again for another does not count it twice."""
     assignment = Assign("1", {slot("a"): "/other.sock"})
     machine.tell(assignment)
@@ -205,8 +205,8 @@ def test_a_stranger_that_cannot_leave_yet_is_to_leave_once(machine: DispatcherMa
     assert machine.dispatcher.moves.targets == {"/other.sock": 3}, "the first, on its way, and both"
 
 
-def test_who_was_refused_is_sent_off_again_from_a_shard_that_is_to_be_empty(machine: DispatcherMachine) -> None:
-    """The same assignment again is for everybody then."""
+def test_a_refused_connection_is_sent_again_from_a_shard_that_is_to_be_empty(machine: DispatcherMachine) -> None:
+    """There the same assignment again is for all connections."""
     assignment = Assign("1", {slot("a"): "/other.sock"}, everybody=True)
     for _ in range(2):
         machine.tell(assignment)
@@ -227,7 +227,7 @@ def test_a_guest_leaves_when_its_stream_becomes_hot(machine: DispatcherMachine) 
     assert [parcel.fd for parcel in machine.parcels] == [12]
 
 
-def test_who_was_on_its_way_to_a_former_owner_follows_the_next_assignment(machine: DispatcherMachine) -> None:
+def test_a_connection_on_its_way_to_a_former_owner_follows_the_next_assignment(machine: DispatcherMachine) -> None:
     """A connection that is refused by a shard to which it does not belong any more goes on to the one that it does."""
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
     machine.dispatcher.finish_batch()
@@ -240,7 +240,7 @@ def test_who_was_on_its_way_to_a_former_owner_follows_the_next_assignment(machin
 
 
 def test_a_guest_is_the_successors_guest(machine: DispatcherMachine) -> None:
-    """Whose shard had no room is not sent there after a deploy; who leaves for its own shard is no guest there."""
+    """A guest is not sent to its full shard after a deploy; a connection that leaves for its own shard is no guest."""
     machine.connect(("a",), "now", guest=True)
     machine.calm_but_for_parcels()
     machine.tell(Assign("1", {slot("a"): "/other.sock"}))
@@ -332,7 +332,7 @@ def test_a_read_that_was_kept_waiting_is_asked_again(machine: DispatcherMachine,
 
 @pytest.mark.parametrize("how", ["refused", "unknown revocations", "a refused sweep"])
 def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machine: DispatcherMachine, how: str) -> None:
-    """Who waits for the live read is settled by it, whatever becomes of the catch-up and the sweep beside it."""
+    """A subscription that waits for a live read begins with it, whatever becomes of the other reads beside it."""
     begin_catching_up(machine)
     machine.connect(("a",), "now")
     machine.dispatcher.finish_batch()
@@ -356,10 +356,10 @@ def test_a_read_that_comes_to_nothing_leaves_those_of_the_live_lane_alone(machin
     assert late.index(b"id: 9\n") < late.index(b"id: 10\ndata: a10\n")
 
 
-def test_one_that_cannot_begin_is_closed_and_holds_up_nobody(
+def test_a_subscription_that_cannot_begin_is_closed_and_holds_up_no_other(
     machine: DispatcherMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unforeseen error with the first of those who wait for a read costs the first its connection, no more."""
+    """An unforeseen error with the first of the subscriptions that wait for a read closes its connection alone."""
     for _ in range(3):
         machine.connect(("a",), "now")
     machine.dispatcher.finish_batch()

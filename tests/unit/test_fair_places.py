@@ -45,7 +45,7 @@ def test_a_place_that_cannot_be_given_up_is_kept() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.integers(1, 5))
 def test_nobody_is_kept_out_by_one_who_has_more(steps: list[tuple[str, bool]], most: int) -> None:
-    """There are never more than there may be, and who is refused has about as many as anybody."""
+    """There are never more places taken than there are, and a holder that is refused has about as many as any."""
     places, gone, held = FairPlaces(most), [], []  # type: tuple[FairPlaces, list[Place], list[Place]]
     for holder, leaves in steps:
         if leaves and held:

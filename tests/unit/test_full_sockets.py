@@ -1,4 +1,4 @@
-"""shard/full_sockets.py: who waits, and what that keeps in memory."""
+"""shard/full_sockets.py: which connections wait, and what that keeps in memory."""
 
 from headrace.event import Frame
 from headrace.shard.connection import Connection

@@ -1,4 +1,4 @@
-"""Who is let go when, while a node is drained."""
+"""Which connections are asked to go when, while a node is drained."""
 
 from headrace.shard.connection import Connection
 from headrace.shard.node_drain import NodeDrain
@@ -23,7 +23,7 @@ def test_clients_leave_evenly_over_the_time() -> None:
 
 
 def test_those_that_have_gone_are_passed_over() -> None:
-    """Who left by itself is not asked to."""
+    """A connection that has ended by itself is not asked to go."""
     all_ = connections(4)
     drain = NodeDrain(all_, 1.0, now=0.0)
     all_[0].dead = True
