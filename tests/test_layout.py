@@ -126,6 +126,16 @@ def test_class_names_are_used_once() -> None:
     assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
 
 
+def test_class_names_are_unique() -> None:
+    """No two public classes of the product share a name, so that a name in a text or a traceback means one thing."""
+    places: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
 def test_patching_happens_in_one_place() -> None:
     """Only the shard's entry patches the standard library; in the router gunicorn's worker does."""
     patching = [module for module, path in MODULES.items() if "monkey.patch" in path.read_text()]
