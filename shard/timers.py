@@ -1,6 +1,6 @@
 """The timers: all that a shard does because time has passed.
 
-    each tick   connections whose socket has taken nothing for WRITE_DEADLINE are closed
+    each tick   connections whose socket has taken nothing for WRITE_DEADLINE_S are closed
                 tokens that have expired end their connections
                 while the node is drained, some clients are asked to go elsewhere
                 a share of the connections has its beat: a heartbeat or the cursor is written, and a peer that has
