@@ -1,4 +1,4 @@
-"""What a request may read and who may see the answer: decisions from its parts, without I/O."""
+"""What a request may read, by its token: decisions without I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

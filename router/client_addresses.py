@@ -1,4 +1,4 @@
-"""Whose connection it is: the address that connects or, behind proxies that are trusted, the one they name."""
+"""The address of a client: the one that connects or, behind proxies that are trusted, the one that they name."""
 
 import ipaddress
 from collections.abc import Sequence

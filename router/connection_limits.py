@@ -18,10 +18,10 @@ MOST_QUESTIONS = 16
 
 
 class ConnectionLimits:
-    """Lets clients in or not. Called by any request greenlet.
+    """Lets clients in, or refuses them. Called by any request greenlet.
 
-    The counts are the directory's, where everybody who was let in counts at once. Without Redis nobody is refused here;
-    each shard still refuses by its own count.
+    The counts are in the directory, where each client that was let in counts at once. Without Redis no client is
+    refused here; each shard still refuses by its own count.
     """
 
     def __init__(self, directory: Directory, placement: ClientPlacement, settings: Settings) -> None:
@@ -37,7 +37,7 @@ class ConnectionLimits:
     def refusal(self, request_id: str, limits: Mapping[str, int]) -> str:
         """Why a client cannot be let in, as a sentence; "" if it was, and counts from now on. Yields."""
         if self._placement.directory_away:
-            # What was given away since is counted, but not who has left.
+            # Clients that were handed over since are counted here, but not those that have left.
             return ""
         most = self._settings.max_node_connections
         if most and self._placement.connections >= most:
@@ -57,7 +57,7 @@ class ConnectionLimits:
         )
 
     def release(self, request_id: str, limits: Mapping[str, int]) -> None:
-        """A client that was let in was not handed over. Yields."""
+        """Take a client that was let in, and was not handed over, out of the counts. Yields."""
         if not limits:
             return
         try:

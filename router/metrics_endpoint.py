@@ -43,10 +43,10 @@ class MetricsEndpoint:
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> None:
-        """Take the first name that no other worker has, and answer the others. A warning if that cannot be."""
+        """Take the first name that no other worker has, and answer the other workers. Logs a warning if that fails."""
         try:
             self._name, self._claim = metrics_sockets.claim_name(self._runtime_dir, "router")
-            # Who stops in order removes it.
+            # A worker that stops in order removes its socket.
             self._metrics.after_death = self._path.exists()
             self._labelled = metrics_sockets.Labelled(self._name, self._metrics)
             self._socket = metrics_sockets.MetricsSocket(self._path, self._labelled.render)
@@ -56,7 +56,7 @@ class MetricsEndpoint:
         self._greenlet = gevent.spawn(self._socket.serve)
 
     def stop(self) -> None:
-        """End, and leave the name to another. Yields."""
+        """End, and leave the name to another worker. Yields."""
         if self._greenlet is None or self._socket is None or self._claim is None:
             return
         self._greenlet.kill()

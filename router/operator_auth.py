@@ -1,12 +1,13 @@
-"""Who is an operator: the token of the operations page, the session that it opens, and what else a request must show.
+"""Which requests are an operator's: the token of the operations page, the session that it opens, and what else a
+request must show.
 
     POST /ops/session {"token": …}    ->  Set-Cookie: headrace_ops=<signed with the token itself>, for this site only
     Authorization: Bearer <token>     ->  the same rights without a session, for scripts
 
 A page of another site, or of another origin of this one, can neither read nor do anything here: what it sends carries
 Sec-Fetch-Site, a request that changes something needs a header that such a page is not allowed to send, and no origin
-is granted anything. Whoever guesses is told to wait, by address, which keeps the log short; the right token is never
-refused.
+is granted anything. An address that sends wrong tokens is told to wait, which keeps the log short; the right token
+is never refused.
 """
 
 import hmac
@@ -53,7 +54,7 @@ class WrongGuesses:
 
 
 class OperatorAuth:
-    """Tells operators from everybody else. Called by any request greenlet.
+    """Tells the requests of operators from all others. Called by any request greenlet.
 
     now is in seconds since the epoch, host the client's address.
     """

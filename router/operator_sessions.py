@@ -1,4 +1,4 @@
-"""Which sessions of the operations page have been ended by those who had opened them.
+"""The sessions of the operations page that operators have ended by signing out.
 
 A session is a signed cookie, which is good until its time: that it was ended has to be kept, where all workers of all
 nodes look. That is Redis. While it is away the page goes on, since operators need it then: a session that was ended is

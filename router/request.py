@@ -78,7 +78,7 @@ class Request:
         if not host or host == "::1" or host.removeprefix("::ffff:").startswith("127."):
             return True
         try:
-            # Who connects to an address of this machine from this machine has the same.
+            # A client on this machine that connects to an address of this machine has that address itself.
             return self.client is not None and str(self.client.getsockname()[0]) == host
         except OSError:
             return False

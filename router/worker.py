@@ -19,7 +19,7 @@ from headrace.router.bounded_request import BoundedRequest
 
 # gunicorn caps `limit_request_line` at this constant, and 8190 bytes do not hold a token of many streams.
 gunicorn.http.message.MAX_REQUEST_LINE = 56 * 1024
-# There is no setting for it.
+# gunicorn has no setting for the class of requests.
 RequestParser.mesg_class = BoundedRequest
 
 LINGER_S: Final = 1.0
@@ -71,7 +71,7 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
 
 
 def _linger(client: Any) -> None:
-    """Read on for a moment, without looking at what comes. Yields."""
+    """Read and drop what comes for a moment, so that the client can read the answer. Yields."""
     left = MOST_LINGERED
     with suppress(OSError, gevent.Timeout), gevent.Timeout(LINGER_S):
         client.shutdown(socket.SHUT_WR)

@@ -1,1 +1,1 @@
-"""A shard as one of several: its entry in the directory, its siblings on this node, its successor."""
+"""A shard as one of several: its entry in the directory, the other shards of its node, its successor."""

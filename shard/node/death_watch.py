@@ -1,6 +1,8 @@
-"""The other shards of this node: an idle channel to each, which ends when its process does, tells of its death at once.
+"""The death watch: this shard keeps an idle channel to each other shard of its node, and a channel ends with its
+process.
 
-The directory alone would notice only when an entry expires, and could not tell a dead process from one that is slow.
+So a death is noticed at once. The directory alone would show it only when the entry of the dead shard expires, and
+could not tell a dead process from a slow one.
 """
 
 import logging
@@ -16,15 +18,15 @@ from headrace.node.shard_entry import ShardEntry
 logger = logging.getLogger(__name__)
 
 CLOSING_S: Final = 0.2
-"""In which a process that was killed has closed everything, and none that is started in its place listens yet."""
+"""The time after which a killed process has closed all its files, while no process that replaces it listens yet."""
 Key = tuple[str, int, str]
 
 
 class DeathWatch:
-    """Watches processes by their hand-off sockets; died is called, in a greenlet of its own, with one that is gone.
+    """Watches shards by their hand-off sockets. died(entry) is called, in a greenlet of its own, when a shard has died.
 
-    Owned by the registration's greenlet. That nobody listens at a socket that is there proves a death; a process that
-    stops in order removes it, and a successor has put its own in its place.
+    Owned by the registration's greenlet. A socket file at which no process listens proves a death: a process that stops
+    in order removes its socket file, and a successor replaces the file by its own.
     """
 
     def __init__(self, died: Callable[[ShardEntry], None]) -> None:
@@ -32,7 +34,7 @@ class DeathWatch:
         self._watching: dict[Key, gevent.Greenlet[..., None]] = {}
 
     def watch(self, entries: Iterable[ShardEntry]) -> None:
-        """Watch these from now on and no others. Does not yield."""
+        """Watch these shards from now on, and no others. Does not yield."""
         wanted = {(entry.id, entry.pid, entry.path): entry for entry in entries}
         for key in self._watching.keys() - wanted.keys():
             self._watching.pop(key).kill(block=False)
@@ -41,7 +43,7 @@ class DeathWatch:
                 self._watching[key] = gevent.spawn(self._follow, key, entry)
 
     def stop(self) -> None:
-        """Watch nobody. Yields."""
+        """Watch no shard any more. Yields."""
         gevent.killall(list(self._watching.values()))
         self._watching.clear()
 
@@ -49,25 +51,25 @@ class DeathWatch:
         try:
             ended = _wait_for_end(entry.path)
             if ended and _listens(entry.path):
-                # A process that is killed closes its files one by one, and our channel may come before its socket.
+                # A killed process closes its files one by one: it may close our channel before its listening socket.
                 gevent.sleep(CLOSING_S)
             if ended and not _listens(entry.path):
                 self._died(entry)
         except OSError as error:
-            # As when this process may open no more files.
+            # For example, this process may open no more files.
             logger.info("shard %s is not watched for a moment: %s", entry.id, error)
         finally:
-            # Watched again if the next snapshot still has it.
+            # The shard is watched again if the next snapshot still has it.
             if self._watching.get(key) is gevent.getcurrent():
                 del self._watching[key]
 
 
 def _wait_for_end(path: str) -> bool:
-    """Whether there was an end to see, or nobody to begin with. Yields."""
+    """Whether the process at path has ended, or did not listen to begin with. Yields."""
     with gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         try:
             channel.connect(path)
-            # Nobody writes to a channel without a hand-off: what comes is its end.
+            # A shard writes to a channel only in a hand-off, so that the first thing to read here is the end.
             channel.recv(1)
         except OSError as error:
             return isinstance(error, ConnectionError)
@@ -75,7 +77,7 @@ def _wait_for_end(path: str) -> bool:
 
 
 def _listens(path: str) -> bool:
-    """False if the socket is there without a process; a socket that is not there proves nothing. Yields."""
+    """False if the socket file is there and no process listens at it; a missing file proves nothing. Yields."""
     with gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         try:
             channel.connect(path)

@@ -95,7 +95,7 @@ class Registration:
         try:
             entry = self._entry()
             if not self.succeeded:
-                # Looked for before registering, which would overwrite a successor's entry.
+                # Before this process registers, since registering would overwrite the entry of a successor.
                 self.succeeded = successor(self._directory.read(self._known), entry) is not None
                 if self.succeeded:
                     logger.info("a younger process has the id %s; it gets the connections", entry.id)
@@ -118,7 +118,7 @@ class Registration:
         self._placed(self._known)
 
     def _bury(self, dead: ShardEntry) -> None:
-        """Take over the slots of a shard that has died. Yields. Without Redis nobody needs to be told."""
+        """Take over the slots of a shard that has died. Yields. Without Redis, its entry expires by itself."""
         try:
             if self._directory.bury(dead.id, dead.pid):
                 logger.warning("shard %s (pid %d) is dead; its slots go to the others", dead.id, dead.pid)
@@ -132,19 +132,20 @@ class Registration:
             self.announce()
             entry, known = self._entry(), self._known
             busy = entry.moving or (known is not None and entry.settled != "{} {}".format(*known.epoch))
-            # While connections move, somebody waits for us to say how far we are.
+            # While connections move, an operator's command waits for this shard to say how many are left.
             self._news.wait(min(self._interval_s, BUSY_INTERVAL_S) if busy else self._interval_s)
             self._news.clear()
 
     def _follow(self) -> None:
-        """Have every change of the directory read at once, not only when the interval has passed."""
+        """Wake `_run` at every change of the directory, not only when the interval has passed. Yields."""
         while True:
             with contextlib.suppress(DirectoryUnavailableError):
                 for changed in self._directory.changes(timeout_s=self._interval_s):
                     if changed:
                         self._news.set()
                     gevent.sleep(0)
-            # Redis is away, which `announce` says; spread, or all would ask a returning one at once.
+            # Redis is away, as `announce` logs. The pauses differ, so that not all shards ask a returning Redis at
+            # once.
             gevent.sleep(self._interval_s * random.uniform(0.5, 1.5))
 
 

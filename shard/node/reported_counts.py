@@ -1,4 +1,4 @@
-"""What the shard counts for the directory: its crowds, and the connections of each user and address."""
+"""What a shard counts and reports to the directory: largest streams, connections by user and by address."""
 
 import heapq
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ MOST_CROWDS: Final = 64
 
 
 class ReportedCounts:
-    """Tells the directory, once a second, what has changed since; everything where it has lost what it was told.
+    """Reports to the directory, once a second, what has changed; and everything, if the directory has lost its counts.
 
     Owned by the registration's greenlet; what it reads of the registry it reads without yielding. hot_connections is
     from how many connections on a node a stream is hot; at half of them it ceases to be.
@@ -46,7 +46,7 @@ class ReportedCounts:
                 if not directory.report(entry, report):
                     self._whole = True
                     if whole:
-                        # The entry was another process's at that moment: the next beat finds out whose it is.
+                        # The entry belongs to another process at this moment: the next registration finds out which.
                         return
                 elif max(len(held), len(arrived)) < MOST_AT_ONCE:
                     return

@@ -3,10 +3,10 @@
 systemd has one process of a unit for its main one, and a reload is a command beside it:
 
     ExecReload ── replace() ──► the successor, started beside the old process, under the same id
-    systemd ◄── READY=1, MAINPID=successor ──┘ serves (see sd_notify(3)); from now on the unit lives and dies with it
+    systemd ◄── READY=1, MAINPID=successor ──┘ serves (see sd_notify(3)); the unit now lives as long as it
     the old process ── its connections ──► the successor; then it ends, and with it replace()
 
-That the old one gives all away is its own doing: see `shard/node/registration.py`.
+The old process finds its successor in the directory and gives its connections away: `shard/node/registration.py`.
 """
 
 import os

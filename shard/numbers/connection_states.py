@@ -1,12 +1,12 @@
-"""What a shard's clients wait for, counted without looking at each.
+"""How many connections are in which state, counted without looking at each connection.
 
     live      every subscription has all there is
     blocked   the socket is full
     opening   a subscription waits for its first read
     behind    the others: a subscription is being caught up, or a predicate is asked
 
-Nearly all clients follow one stream and are live. Those a stream has in two dictionaries, whose length is enough.
-A walk over thousands would be most of what a scrape costs, in time that belongs to deliveries.
+Nearly all clients follow one stream and are live. A stream keeps these in dictionaries, whose lengths are counted. To
+walk over thousands of them would be most of what a scrape costs, in time that deliveries need.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 MAX_REASONS: Final = 32
-"""Different words that are counted one by one; whatever comes later is counted as `other`."""
+"""The most words that are counted one by one; any word that comes later is counted as `other`."""
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
 
@@ -75,7 +75,7 @@ class Histogram:
 
 
 class Tally:
-    """How often what happened, by a word, of which only so many are told apart."""
+    """Counts by a word, such as an outcome. At most MAX_REASONS words are told apart."""
 
     __slots__ = ("counts",)
 
@@ -133,7 +133,7 @@ class Counters:
         self._began_at, self._before = self._clock(), self.deliveries
 
     def written(self, asked_at: float, ages: Sequence[float]) -> None:
-        """It has been: ages says how old each event was when it was asked for at that time (monotonic clock)."""
+        """All is written. ages are those of the events, in seconds, at the time asked_at (of the monotonic clock)."""
         count = self.deliveries - self._before
         if count and ages:
             self.latency.deliveries(ages, self._began_at - asked_at, self._clock() - asked_at, count)

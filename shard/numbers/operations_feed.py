@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 2.0
 LOOK_S: Final = 0.5
-"""How often a shard looks whether somebody watches and the turn is free: a moment late at most."""
+"""The time between two looks at whether somebody watches and the turn is free."""
 DEADLINE_S: Final = 5.0
 MOST_ROWS: Final = 50
-"""Of hot streams, of slow clients and of moves: what a page can show, and an event can hold."""
+"""The most hot streams, slow clients and moves of one overview: what a page can show, and an event can hold."""
 
 
 class OperationsFeed:

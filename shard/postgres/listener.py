@@ -4,8 +4,8 @@
     channel `headrace_rate`                                  ──►   the announcer, whose business it is
 
 Notifications are hints. What makes them safe to rely on: LISTEN is committed before the first read of a slot's
-streams; after any loss of the connection all slots are listened to again and Relistened is posted, upon which the
-dispatcher reads whatever came meanwhile; a server that is silent is asked `select 1` under a short deadline.
+streams; after any loss of the connection all slots are listened to again, and Relistened tells the dispatcher to read
+what came meanwhile; a server that is silent is asked `select 1` under a short deadline.
 """
 
 import logging
@@ -91,7 +91,7 @@ class Listener:
             try:
                 self._serve()
             except (psycopg.Error, gevent.Timeout) as error:
-                # Whatever PostgreSQL says: a standby that is yet to be promoted refuses LISTEN as a mistake of ours.
+                # Any error: a standby that is not promoted yet refuses LISTEN as if the statement was wrong.
                 gevent.sleep(self.outage.failed(error))
 
     def _serve(self) -> None:
@@ -122,7 +122,7 @@ class Listener:
     def _follow(self, connection: psycopg.Connection[Any], listened: set[int]) -> None:
         settings = self._settings
         heard = time.monotonic()
-        self._stirred.set()  # `_prove` may have taken a stir that was meant for us
+        self._stirred.set()  # `_prove` may have cleared it though there is something to do here
         while True:
             self._stirred.wait(max(0.0, heard + settings.ping_interval_s - time.monotonic()))
             self._stirred.clear()
@@ -158,8 +158,8 @@ class Listener:
                 connection.execute("; ".join(statements))
         listened.difference_update(dropped)
         listened.update(added)
-        # A slot that stopped being wanted during the statement is dropped by the next round. One that was dropped
-        # and is wanted again before a round noticed has been listened to all the time: who asked is told that.
+        # A slot that stopped being wanted during the statement is dropped the next time. A slot that was dropped and is
+        # wanted again before this method noticed has been listened to all the time, which the dispatcher is told.
         new = (listened & self._wanted) - self._confirmed
         if new:
             self._confirmed |= new

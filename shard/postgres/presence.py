@@ -11,7 +11,7 @@ the connections of each user and stream by itself, and tells only that it has so
 that has some makes the join, the last that has none the leave, under a lock for each stream; so tabs, shards and nodes
 do not matter, and the events of one user alternate.
 
-Why nothing shows of a reconnect, a move or a restart. Who has lost the last connection here lingers for the grace
+Why nothing shows of a reconnect, a move or a restart. A user whose last connection here has ended lingers for the grace
 before PostgreSQL hears of it. A reload, and a client that comes back after `retry:`, is back by then, here or at
 another shard. The giver of a moved connection lingers while the taker tells that it has it. A shard that ends tells
 nothing: its session stays for the expiry, in which its clients have come to others.
@@ -23,9 +23,9 @@ asked, and after a time in which nobody could report, the observation begins ane
 its session gone when it wakes, and tells everything again under a new name; so does one whose reports a fail-over
 lost.
 
-Who can hold it up. A transaction that has published to a companion at once and stays open keeps that companion. A
-report waits for a few seconds, in which it keeps others from all its streams; then the others are told without that
-one, whose users are told when the transaction has ended.
+What can hold reports up. A transaction that has published to a companion stream at once and stays open keeps that
+stream locked. A report waits for it for a few seconds, and keeps other reports from all its streams meanwhile. Then the
+other streams are told without the locked one, whose users are told when the transaction has ended.
 
 What can be missed: a shard that runs but cannot reach PostgreSQL while others can is given up like a dead one; its
 users leave, and join when it is back. With no shard running at all, nobody notices anything, and the members stay as
@@ -59,7 +59,7 @@ SILENT_BEATS: Final = 3
 
 
 class Presence:
-    """Reports who is here, and watches the sessions of others.
+    """Reports which users are here, and watches the sessions of other shards.
 
     Owned by its own greenlet; `appear` and `disappear` are called by the dispatcher. Nothing waits for this part.
     """
@@ -199,7 +199,7 @@ class Presence:
         return None
 
     def _rest(self) -> None:
-        """Until there is something to tell, or a beat is due; at least the interval, in which more gathers. Yields."""
+        """Wait until there is something to tell or a beat is due; at least the interval, to gather more. Yields."""
         began = self._clock()
         interval_s = self._settings.presence_interval_s * random.uniform(0.8, 1.0)
         until = began + self._beat_s * random.uniform(0.8, 1.0)

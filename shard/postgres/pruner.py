@@ -1,4 +1,7 @@
-"""The pruner: lets retention remove old events, in small batches. One shard at a time does it; the log sees to that."""
+"""The pruner: removes the events that retention no longer keeps, in small batches.
+
+One shard at a time does it: headrace.prune tells the others that a shard is at it.
+"""
 
 import logging
 import random
@@ -22,7 +25,7 @@ FORGET_S = 600.0
 
 
 class Pruner:
-    """Prunes every few seconds until nothing is left to do or another shard is found at it.
+    """Prunes every few seconds, until nothing is left to remove or another shard is found pruning.
 
     Owned by its own greenlet.
     """

@@ -1,21 +1,22 @@
-"""Whose tokens are refused here: a copy of PostgreSQL's revocations in memory, read anew several times a second.
+"""Revocations: a copy in memory of those in PostgreSQL, read several times a second, by which tokens are refused here.
 
 Rules, which together leave no way round a revocation:
 
-1. A client is refused when it is handed over, and the router answers 403. One that was taken a moment before, or that
-   comes from another shard, is looked at again when the dispatcher takes it, and is told goodbye.
-2. With every reading that brings something new, the dispatcher looks at all its connections. What is on its way to
-   another shard is looked at there (1), or here when it comes back.
-3. What is read from the log is delivered only while the last reading is at most LEASE_S old (`current`); a read that
-   answers later, since it had to wait for PostgreSQL, is asked again. So a shard that starts, or that has lost just
-   the connection that revocations come over, delivers nothing instead of too much; one that has lost PostgreSQL
-   altogether keeps to what it knows, and has no newer events either.
-4. A connection that is lost is replaced and everything is read from the beginning: the new one may lead to another
-   server, whose transactions count differently.
+1. A shard refuses a revoked client when the client is handed over, and the router answers 403. A client that was
+   accepted a moment before, or that comes from another shard, is checked again when the dispatcher takes it, and is
+   told goodbye.
+2. With every reading that brings something new, the dispatcher checks all its connections. A connection that is on its
+   way to another shard is checked there (1), or here when it comes back.
+3. Events that were read from the log are delivered only while the last reading of revocations is at most LEASE_S old
+   (`current`). A read of the log that answers later, because it had to wait for PostgreSQL, is asked again. So a shard
+   that starts, or that has lost just the session for revocations, delivers nothing instead of too much. A shard that
+   has lost PostgreSQL altogether keeps to the revocations that it knows, and has no newer events either.
+4. A session that is lost is replaced, and everything is read from the beginning: the new session may lead to another
+   server, which numbers its transactions differently.
 
-Reading so often takes the place of a notification: rule 3 needs it anyway, it costs an index probe, and it is one thing
-less that can fail in silence. Memory: about 200 bytes for each user that was ever revoked, or was within
-HEADRACE_MAX_TOKEN_LIFE_S.
+Reading so often takes the place of notifications: rule 3 needs the readings anyway, each costs one look into an index,
+and a notification that is lost in silence cannot do harm. Memory: about 200 bytes for each user that was ever revoked,
+or was within HEADRACE_MAX_TOKEN_LIFE_S.
 """
 
 import logging
@@ -42,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 LEASE_S: Final = 3.0
 NEWS_DEADLINE_S: Final = 2.0
-"""For a reading of what is new, which is little. With the pause before it, less than the lease."""
+"""The deadline for a reading of what is new, which is little. Together with the pause before, less than LEASE_S."""
 RELOAD_S: Final = 3600.0
-"""After so long all is read anew, and what PostgreSQL has forgotten is forgotten here."""
+"""The time after which all revocations are read anew, so that what PostgreSQL has removed is forgotten here."""
 MOVING_S: Final = 30.0
-"""No connection is on its way between shards for longer."""
+"""The longest time that a connection is on its way between two shards."""
 
 
 class Revocations:
@@ -77,7 +78,7 @@ class Revocations:
 
     @property
     def users(self) -> int:
-        """Of how many users tokens are refused."""
+        """The number of users whose tokens are refused."""
         return len(self._users)
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -91,11 +92,11 @@ class Revocations:
             self._greenlet.kill()
 
     def wait_loaded(self, timeout_s: float) -> bool:
-        """Whether the first reading has answered, waiting so long for it. Yields."""
+        """Wait for the first reading, timeout_s at most; returns whether it has answered. Yields."""
         return self._loaded.wait(timeout_s)
 
     def current(self) -> bool:
-        """Whether the last reading is young enough for events to be read. Never switches greenlets."""
+        """Whether the last reading is young enough for events to be delivered. Never switches greenlets."""
         return self._clock() <= self._current_until
 
     def refuses(self, context: Context) -> str:
@@ -106,16 +107,17 @@ class Revocations:
         return reason if context.issued_ms <= issued_to_ms else ""
 
     def missed(self, streams: Iterable[str]) -> str:
-        """The reason to close a connection that may have been between shards when one of its streams was disconnected.
+        """The reason to close a connection to these streams that comes from another shard, "" if there is none.
 
-        "" if there is none. It may have come after that: then it comes back once more. Never switches greenlets.
+        The connection may have been on its way when one of its streams was disconnected. If in truth its client
+        connected after that, closing it costs the client one more reconnect. Never switches greenlets.
         """
         now = self._clock()
         lately = (self._lately.get(stream, (now, "")) for stream in streams)
         return next((reason for until, reason in lately if until > now), "")
 
     def take(self, revocations: Sequence[Revocation], *, whole: bool) -> None:
-        """Take what a reading has brought; whole tells that it is all there is. Tells the dispatcher of what is new."""
+        """Take what a reading has brought, all revocations if whole is true, and tell the dispatcher what is new."""
         now = self._clock()
         users = {} if whole else self._users
         streams: dict[str, str] = {}
@@ -128,7 +130,7 @@ class Revocations:
                     users[item.user or ""] = item.issued_to_ms, item.reason
                     changed = True
             elif item.id not in self._seen:
-                # What is older than this process was before any connection that has not come by a move.
+                # A revocation from before this process concerns only connections that come by a move.
                 if item.age_ms / 1000 <= now - self._born:
                     streams[item.stream] = item.reason
                 self._lately[item.stream] = now + MOVING_S - item.age_ms / 1000, item.reason
@@ -158,13 +160,13 @@ class Revocations:
         floor, reload_at = sql_functions.FIRST_FLOOR, self._clock() + RELOAD_S
         while True:
             whole = floor == sql_functions.FIRST_FLOOR
-            # A connection on which nothing comes back any more holds up events from the end of the lease on.
+            # A session that has fallen silent holds up events from the end of the lease on.
             with gevent.Timeout(self._settings.read_deadline_s if whole else NEWS_DEADLINE_S):
                 next_floor, revocations = sql_functions.read_revocations(connection, floor)
             self.take(revocations, whole=whole)
             floor = next_floor
             self.outage.ended()
-            # Spread, so that shards which start together do not ask together for ever.
+            # The pauses differ, so that shards which start together do not ask together for ever.
             gevent.sleep(self._settings.revocation_interval_s * random.uniform(0.8, 1.0))
             if self._clock() >= reload_at:
                 floor, reload_at = sql_functions.FIRST_FLOOR, self._clock() + RELOAD_S

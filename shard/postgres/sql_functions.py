@@ -41,9 +41,9 @@ HELD_COMPANIONS: Final = """
         select s.name from headrace.stream s where s.name = any (%s::text[]) for no key update skip locked)
     select s.name from headrace.stream s where s.name = any (%s::text[]) except select f.name from free f"""
 LOCK_PATIENCE: Final = "set local lock_timeout = '3s'"
-"""What a presence report waits for others, while it keeps all its rooms from them: longer than LOCK_LIFE."""
+"""How long a presence report waits for locks of others, who wait for its streams meanwhile. Longer than LOCK_LIFE."""
 LOCK_LIFE: Final = "set local idle_in_transaction_session_timeout = '2s'"
-"""A process that is stopped, or cut off, in the middle of a transaction loses its locks before others lose patience."""
+"""A process that stops or is cut off in the middle of a transaction loses its locks before others give up waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]], skips: Un
     if after is None or frames or page.unread or page.foreign(after):
         return page
     if (last := max(after, page.trimmed_to)) < page.head:
-        # Somebody has deleted events by hand: without a mark, clients would wait for them for ever.
+        # Somebody has deleted events by hand: unless told of a gap, clients would wait for them for ever.
         logger.error("stream %r has a head of %d and no event after %d", stream, page.head, last)
         return Page(page.head, page.head, page.jumps)
     return page

@@ -1,6 +1,6 @@
-"""Events that no client can be sent: what stands in their place, and that somebody hears of it.
+"""Events that cannot be sent to any client: what stands in their place, and the log line that tells of them.
 
-PostgreSQL checks what it stores, so there are none but where its data are damaged, or somebody has changed them by
+PostgreSQL checks what it stores, so such events exist only where its data are damaged, or somebody has changed them by
 hand: text that is not UTF-8, an event type with a line break. Such an event is skipped. Its clients are told that they
 missed it, and everything behind it arrives.
 """
@@ -29,7 +29,7 @@ class Unsendable:
     def checked(
         self, stream: str, id_: int, type_: str | bytes | None, data: str | bytes, label: str | bytes | None
     ) -> tuple[str, str, str | None]:
-        """Type, data and label as they are sent. What could not be decoded comes as bytes."""
+        """Type, data and label as they are sent. A text that could not be decoded is given as bytes."""
         if isinstance(type_, bytes) or isinstance(data, bytes) or isinstance(label, bytes):
             return self._skipped(stream, id_, label, "it is not UTF-8")
         if type_ is not None and ("\r" in type_ or "\n" in type_):
@@ -39,7 +39,7 @@ class Unsendable:
     def frame(
         self, stream: str, id_: int, type_: str | bytes | None, data: str | bytes, label: str | bytes | None
     ) -> Frame:
-        """The frame of an event, or the one that tells that it is missed."""
+        """The frame of an event, or the frame that tells clients that they missed it."""
         sent_type, sent_data, sent_label = self.checked(stream, id_, type_, data, label)
         return Frame(id_, sent_data, sent_type, sent_label)
 
