@@ -1,6 +1,6 @@
 """Which shards of this node to try for a client, in order, from what is known of the directory.
 
-Any shard can serve any stream, so a stale answer costs nothing but balance; the one thing to avoid is having no
+Any shard can serve any stream, so an old answer costs nothing but balance. What must not happen is that there is no
 answer. The rules, in this order:
 
     1 where the client belongs: the slot's owner or, if its stream is hot, the shard of its bucket
@@ -9,7 +9,7 @@ answer. The rules, in this order:
     4 if the directory is away or names no shard of this node: hand-off sockets found in the runtime directory
     5 shards that went silent lately, since each costs its client the hand-off deadline
 
-While the whole node is drained there is nobody to try: a load balancer sends the client to another node.
+While the whole node is drained there is no shard to try: a load balancer sends the client to another node.
 """
 
 import logging
@@ -135,7 +135,7 @@ class ClientPlacement:
         return self.directory_condition != "ok"
 
     def lose_directory(self, condition: str = "away") -> None:
-        """Note that the directory cannot be used, and why in a word; what is known stays."""
+        """Note that the directory cannot be used, and why, in a word. What is known of the shards stays."""
         self.directory_condition = condition
 
     def suspect(self, shard_id: str) -> None:

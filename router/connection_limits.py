@@ -14,7 +14,7 @@ from headrace.settings import Settings
 logger = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 16
-"""Questions to Redis at a time: each takes a connection of its own."""
+"""The most questions to Redis at a time: each takes a connection of its own."""
 
 
 class ConnectionLimits:

@@ -49,14 +49,14 @@ class DirectoryFollower:
         self._outage = Outage(logger, "going on with the shards last known", "Redis is back")
 
     def run(self) -> None:
-        """Follow until killed. Yields. An outage is said once when it begins and once when it ends."""
+        """Follow until killed. Yields. The log has one line when an outage of Redis begins and one when it ends."""
         while True:
             try:
                 self._follow()
             except DirectoryUnavailableError as error:
                 self._outage.failed(error, error.condition)
                 self._placement.lose_directory(error.condition)
-            # Spread, or all routers would ask a returning Redis at once.
+            # The pauses differ, so that not all routers ask a returning Redis at once.
             self._sleep(self._interval_s * random.uniform(0.5, 1.5))
 
     def _follow(self) -> None:

@@ -43,7 +43,7 @@ class WrongPageError(UsageError):
 
 
 class ClientGoneError(Exception):
-    """the client has broken off; nobody is there to answer."""
+    """The client has broken off the connection, so that there is nothing to answer."""
 
 
 ANSWERED: Final = (UsageError, HandoffError, UnavailableError)

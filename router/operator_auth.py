@@ -35,18 +35,18 @@ _SALT: Final = "headrace.ops"
 
 
 class WrongGuesses:
-    """How often which address has guessed wrong lately. Owned by Operators; bounded, the oldest address goes first."""
+    """The wrong tokens that came lately, by address. Owned by Operators; bounded, the oldest address goes first."""
 
     def __init__(self) -> None:
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
     def wait_s(self, host: str, now: float) -> float:
-        """For how long an address may not try again; 0 if it may."""
+        """For how many seconds an address may not try again; 0 if it may."""
         wrong = self._wrong.get(host, [])
         return max(0.0, wrong[-MOST_GUESSES] + FORGET_S - now) if len(wrong) >= MOST_GUESSES else 0.0
 
     def wrong(self, host: str, now: float) -> None:
-        """An address has guessed wrong."""
+        """Note that an address has sent a wrong token."""
         times = self._wrong.pop(host, [])
         self._wrong[host] = [*times, now][-MOST_GUESSES:]
         while len(self._wrong) > MOST_ADDRESSES:
@@ -98,7 +98,7 @@ class OperatorAuth:
         return hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode())
 
     def sign_in(self, request: Request, token: str, host: str, now: float) -> Response:
-        """Open a session for who has the token, or say why not."""
+        """Open a session for a client that has the token, or tell why not."""
         if refusal := _stranger(request) or self.try_token(token, host, now):
             return refusal
         session = self._sessions.dumps({"x": int(now) + SESSION_S, "j": secrets.token_hex(8)})
@@ -127,7 +127,7 @@ class OperatorAuth:
 
 
 def _stranger(request: Request) -> Response | None:
-    """The answer for a request that a page of somebody else has made, None for others."""
+    """The answer to a request that a page of another site or origin has made; None for other requests."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return as_error(403, "this is for the operations page only; open /ops at this address")
     changes = request.method not in ("GET", "HEAD")

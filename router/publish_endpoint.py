@@ -1,4 +1,4 @@
-"""`POST /publish`: events from those who are outside the database and hold a publisher token.
+"""`POST /publish`: events of publishers that are outside of the database and hold a publisher token.
 
     Authorization: Bearer <token of headrace.sign_publisher>
     Idempotency-Key: <1 to 255 visible ASCII characters>          optional
@@ -132,7 +132,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_query(request: Request) -> None:
-    """Refuse what would be dropped: with a `visible_to` in the query an event would be there for everybody."""
+    """Refuse a query. Were it ignored, an event with `visible_to` in the query would be visible to everybody."""
     if request.query:
         raise UsageError("the query is not understood; stream, data, event and visible_to are fields of the body")
 

@@ -91,7 +91,7 @@ class StreamEndpoint:
         return self._deployment()
 
     def _head(self, slot: int, handoff: Handoff) -> Response:
-        """What a GET would be answered, as far as a router knows."""
+        """The response that a GET would get, as far as a router knows."""
         if self._placement.drained:
             return _later("this node is being drained")
         if not any(self._placement.order(slot, handoff.streams[0][0], handoff.peer)):
@@ -133,7 +133,7 @@ class StreamEndpoint:
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
                 return _later("there are as many connections of this user or address as it may have")
-            # Nobody sends it there before something has changed.
+            # As a guest, the client is not moved back to this shard before the shard has room or answers again.
             guest = guest or passed.reason == REFUSED_FULL or passed.outcome is Outcome.STALLED
         if self._placement.drained:
             return _later("this node is being drained")
@@ -163,6 +163,6 @@ def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reas
 
 
 def _later(why: str) -> Response:
-    # Spread, or all clients would come back at once.
+    # The times differ, so that not all clients come back at once.
     retry_after = str(random.randint(*_RETRY_AFTER_S))
     return as_error(503, f"{why}; try again after Retry-After", (("Retry-After", retry_after),))
