@@ -1,11 +1,11 @@
-"""A child process that does not outlive whoever started it, not even one killed with SIGKILL.
+"""A child process that does not outlive the process that started it, even if that one is killed with SIGKILL.
 
 `spawn` runs this file as a small launcher in the child. The launcher changes the user, asks the kernel for a
 signal at its parent's death (prctl(2), PR_SET_PDEATHSIG), and becomes the program with exec; the process id stays.
-A launcher and not `preexec_fn`, since Python code between fork and exec may deadlock when the parent has threads.
-The kernel forgets the request when credentials change, so the user comes first; and the parent may have died
-before the request, so its id is compared afterwards. As a launcher this file is run alone (`python -I -S`) and
-imports nothing of headrace.
+`preexec_fn` would not do: Python code between fork and exec may deadlock when the parent has threads.
+The kernel forgets the request when credentials change, so the user is changed first. The parent may have died before
+the request, so its id is compared afterwards. As a launcher this file is run alone (`python -I -S`) and imports nothing
+of headrace.
 """
 
 import ctypes
@@ -32,10 +32,11 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """Start argv in a session of its own, so that a terminal's Ctrl-C does not reach it, and return it at once.
 
-    It gets death_signal when the calling THREAD ends: this MUST be called by a thread that lives as long as the
-    process, in practice the main thread, or the child is stopped too early. `output` takes what it writes, to
-    stdout and stderr alike; its stdin is empty. With an account (user id, group id) it runs as that user, without
-    further groups, which takes root. A program that cannot be executed says why there and exits with 127.
+    The child gets death_signal when the calling THREAD ends: this MUST be called by a thread that lives as long as the
+    process, in practice the main thread, or the child is stopped too early. output takes what the child writes to
+    stdout and stderr; its stdin is empty. With an account (user id, group id) the child runs as that user, without
+    further groups; only root may ask for that. If the program cannot be executed, the child writes the reason to
+    output and exits with 127.
     """
     user, group = account or (-1, -1)
     launcher = [
@@ -60,7 +61,7 @@ def spawn(
 
 
 def ended(process_id: int) -> bool:
-    """Whether a child of ours has ended, without collecting it: its id, and its group's, stay taken until then."""
+    """Whether a child of this process has ended. The child is not collected, so its id and its group's stay taken."""
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process_id, options) is not None
 
@@ -85,7 +86,7 @@ def _become(parent: int, death_signal: int, user: int, group: int, argv: list[st
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         raise ProcessLookupError("the parent has ended already")
-    # Python ignores these two for itself, and what is ignored stays ignored across exec.
+    # Python ignores these two signals for itself, and a signal that is ignored stays so across exec.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     os.execvp(argv[0], argv)  # noqa: S606  # to become the program is what this is for

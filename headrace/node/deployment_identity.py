@@ -1,12 +1,13 @@
-"""The deployment that this process belongs to, by its identity, as far as it knows.
+"""The identity of the deployment that this process belongs to, as far as the process knows it.
 
     PostgreSQL ── identity() ──► shards, routers and commands that have its URL
-                                    │ each writes it down
+                                    │ each writes it to the file
                                     ▼
-                       <runtime directory>/deployment ──► those without a URL, or while PostgreSQL is away
+                       <runtime directory>/deployment ──► processes without a URL, or while PostgreSQL is away
 
-It tells a process's directory in Redis, and the shards of its node, from those of another deployment. It changes under
-a running process when its database is made anew, so it is looked at again every LOOK_S.
+By its identity a process tells its own directory in Redis, and the shards of its node, from those of another
+deployment. The identity changes while the process runs if the database is made anew, so it is looked up again every
+LOOK_S.
 """
 
 import contextlib
@@ -30,15 +31,15 @@ logger = logging.getLogger(__name__)
 FILE_NAME: Final = "deployment"
 LOOK_S: Final = 30.0
 EAGER_LOOK_S: Final = 1.0
-"""While nothing is known."""
+"""As LOOK_S, while the identity is not known."""
 TIMEOUT_S: Final = 2.0
 NAME: Final = "headrace identity"
 
 
 class DeploymentIdentity:
-    """The identity, as text; read by whoever likes, looked at by one greenlet or thread at a time.
+    """The identity as text. Any greenlet or thread may read it; one at a time may look it up.
 
-    limit makes a context that ends a look which takes too long.
+    limit makes a context that ends a look-up which takes too long.
     """
 
     def __init__(
@@ -62,10 +63,10 @@ class DeploymentIdentity:
         return self._identity
 
     def required(self) -> str:
-        """The identity, "" if this process has no means to know it.
+        """The identity; "" if this process cannot know it, since it has no URL of PostgreSQL.
 
-        Raises DirectoryUnavailableError if it is to be had and not known yet: until then this process does not know
-        which deployment's directory is its own.
+        Raises DirectoryUnavailableError if the process has a URL and does not know the identity yet: until then it
+        cannot tell whether the directory is that of its own deployment.
         """
         if self._url and not self._identity:
             raise DirectoryUnavailableError(
@@ -75,7 +76,7 @@ class DeploymentIdentity:
         return self._identity
 
     def look(self) -> str:
-        """Look for the identity, in PostgreSQL or else in the file, and return it. Yields."""
+        """Look the identity up, in PostgreSQL or else in the file, and return it; "" if it is found nowhere. Yields."""
         self._error = "PostgreSQL gave no answer"
         found = ""
         with self._limit():
@@ -83,7 +84,7 @@ class DeploymentIdentity:
         if found:
             self._write(found)
         else:
-            # Who knows it keeps to that, while PostgreSQL is away.
+            # While PostgreSQL is away, a process that knows the identity keeps it.
             found = self._identity if self._identity and self._url else self._written()
         if found != self._identity and self._identity:
             logger.warning("this is another deployment from now on: %s, which was %s", found or "none", self._identity)
@@ -91,13 +92,13 @@ class DeploymentIdentity:
         return found
 
     def follow(self) -> None:
-        """Look again and again, for ever. Yields."""
+        """Look the identity up again and again, for ever. Yields."""
         while True:
             time.sleep((LOOK_S if self._identity else EAGER_LOOK_S) * random.uniform(0.5, 1.5))
             self.look()
 
     def _asked(self) -> str:
-        """What PostgreSQL says; "" without an answer."""
+        """The identity as PostgreSQL has it; "" without an answer."""
         if not self._url:
             return ""
         try:
@@ -115,7 +116,7 @@ class DeploymentIdentity:
             return ""
 
     def _write(self, found: str) -> None:
-        # Who may not write there leaves it to the others.
+        # A process that may not write there leaves that to the others.
         with contextlib.suppress(OSError):
             if self._file.parent.is_dir() and self._written() != found:
                 private_file.write(self._file, f"{found}\n")

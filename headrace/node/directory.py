@@ -1,12 +1,12 @@
 """The directory: which shards live, where, and which slots they own, kept in Redis for routers and commands.
 
-Each shard registers once a second; its entry expires if it stops. The keys and the atomic steps are in `lua/`. Redis is
-never in the path of an event: every method here may fail with DirectoryUnavailableError within about two seconds, and
-its caller goes on with what it knew.
+Each shard registers once a second; the entry of a shard that stops expires. The keys and the atomic steps are in
+`lua/`. Redis is never in the path of an event: every method here may raise DirectoryUnavailableError within about two
+seconds, and its caller goes on with what it knew.
 
-Several deployments may share a Redis, each with a prefix of its own. Two with one prefix would mix their shards; so
-each directory belongs to one deployment while a shard of it lives, and calls in the name of another raise
-DirectoryForeignError.
+Several deployments may share a Redis, each with a prefix of its own. Two deployments with one prefix would mix their
+shards. So a directory belongs to one deployment as long as a shard of that deployment lives, and calls in the name of
+another raise DirectoryForeignError.
 """
 
 import json
@@ -34,9 +34,9 @@ _MOST_ASTRAY: Final = 100
 class Directory:
     """A client of the directory. Any greenlet or thread may call it; in a patched process every call yields.
 
-    expiry_s is how long an entry lives without being registered again. prefix begins every key. deployment returns the
-    identity in whose name each call is, "" to ask for nobody's. located is given each entry that is read and returns
-    it with the path that counts. Raises SettingsError for a URL that is none.
+    expiry_s is how long an entry lives unless it is registered again. prefix begins every key. deployment returns the
+    identity in whose name each call is, "" for no deployment's. located is given each entry that is read, and returns
+    it with the path at which this process looks for the shard. Raises SettingsError for text that is no URL.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Directory:
     def of(cls, settings: Settings, deployment: Callable[[], str], *, resident: bool = False) -> "Directory":
         """The directory that these settings name, in the name of a deployment. Raises SettingsError.
 
-        resident: for a process of this node, which finds the node's shards in its own runtime directory, whatever Redis
-        says of them.
+        resident MUST be true in a router and in a shard: such a process looks for the shards of its node in its own
+        runtime directory, whatever Redis says.
         """
         return cls(
             settings.redis_url,
@@ -71,7 +71,7 @@ class Directory:
     def require_ours(self) -> None:
         """Raise DirectoryForeignError if this is the directory of another deployment that has living shards. Yields.
 
-        Entries of shards that have died are waited for until they expire.
+        Waits until the entries of dead shards have expired.
         """
         give_up = time.monotonic() + self._expiry_s + 1
         while occupant := self._script.call("occupant"):
@@ -82,9 +82,9 @@ class Directory:
     def register(self, entry: ShardEntry) -> bool:
         """Write the entry and begin its expiry anew. MUST be called well within expiry_s each time.
 
-        The epoch moves, and watchers hear of it, only if the shard is new or its node, process, path or state
-        changed; returns whether. A living entry of the same id is overwritten: the last process wins. A directory that
-        another deployment has left, none of whose shards lives, is emptied before.
+        Returns whether the directory changed, which is so if the shard is new, or if its node, process, path or state
+        changed: only then does the epoch move, and `changes` tell of it. A living entry of the same id is overwritten:
+        the last process wins. A directory of another deployment, none of whose shards lives, is emptied before.
         """
         changed, former = self._script.call("register", entry.id, str(int(self._expiry_s * 1000)), *entry.fields())
         if former:
@@ -94,25 +94,26 @@ class Directory:
         return bool(changed)
 
     def leave(self, shard_id: str, pid: int) -> bool:
-        """Remove the entry if it is still that process's; returns whether it was."""
+        """Remove the entry of a process that ends, unless another process of its id has registered; returns whether."""
         return bool(self._script.call("leave", shard_id, str(pid)))
 
     def bury(self, shard_id: str, pid: int) -> bool:
-        """Remove the entry of a process that was found dead, if it is still that process's; returns whether it was.
+        """Remove the entry of a process that was found dead, unless another process of its id has registered.
 
-        Its slots can be claimed at once, while those of a shard that leaves are kept for a while.
+        Returns whether the entry was removed. The shard's slots can be claimed at once, while those of a shard that
+        leaves are kept for a while.
         """
         return bool(self._script.call("bury", shard_id, str(pid)))
 
     def claim(self, node: str, *, settle_s: float | None = None, balance: bool = False) -> int:
-        """Give each slot of the node that has no live owner to its first choice among the shards that are up.
+        """Give each slot of the node that has no live owner to the shard that it prefers of those that are up.
 
-        With balance, a shard that has appeared and owns none gets those whose first choice it is, whoever owns them.
+        With balance, a new shard, which owns no slot yet, gets the slots that prefer it, even from living owners.
 
-        Returns how many slots were given. Called by every shard each second: with nothing to do it costs one short
-        call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when None):
-        otherwise the first shard to start would get every slot, and a restarted one would find its own gone. Meanwhile
-        routers use the same order of preference themselves.
+        Returns how many slots were given. Every shard calls this each second: if there is nothing to do, it costs one
+        short call. Nothing is given until the node's shards have stayed the same for settle_s (expiry_s when None):
+        otherwise the first shard to start would get every slot, and a restarted shard would find its slots gone.
+        Meanwhile routers use the same order of preference themselves.
         """
         settle_ms = int((self._expiry_s if settle_s is None else settle_s) * 1000)
         orphans, up, newcomers = self._script.call("orphans", node, str(settle_ms), str(int(balance)))
@@ -127,7 +128,7 @@ class Directory:
         return int(self._script.call("claim", node, *proposals))
 
     def drain(self, shard_id: str) -> None:
-        """Want the shard without clients, until `undrain`; its slots are free to be claimed at once."""
+        """Mark the shard as drained, until `undrain`: it is to have no clients. Its slots can be claimed at once."""
         self._script.call("drain", shard_id)
 
     def undrain(self, shard_id: str) -> None:
@@ -135,17 +136,17 @@ class Directory:
         self._script.call("undrain", shard_id)
 
     def drain_node(self, node: str, over_s: float) -> None:
-        """Want all shards of the node without clients, which are to leave within about so many seconds."""
+        """Mark the whole node as drained: its shards are to have no clients within about over_s seconds."""
         self._script.call("drain_node", node, f"{over_s:g}")
 
     def undrain_node(self, node: str) -> None:
-        """Let the node serve again, with the slots that its shards have had."""
+        """Let the node serve again. Its shards still own their slots."""
         self._script.call("undrain_node", node)
 
     def report(self, entry: ShardEntry, report: ShardReport) -> bool:
-        """Write what a shard counts; False if the directory had lost what was held and needs a whole report.
+        """Write what a shard counts. Returns False if the directory has lost `held` and needs a whole report.
 
-        False also where the entry is another process's by now, whose counts are not to be mixed with these.
+        Returns False also if another process has registered under the shard's id, whose counts must not mix with these.
         """
         value = {
             "id": entry.id,
@@ -157,43 +158,43 @@ class Directory:
         return bool(self._script.call("report", json.dumps(value)))
 
     def admit(self, request_id: str, limits: Mapping[str, int]) -> str:
-        """Let a client in on behalf of each user or address in limits, unless one has as many connections already.
+        """Admit a client, unless one of its limit keys has as many connections already as its limit.
 
-        Returns who has, or "". Who was let in counts at once; it counts no more if no shard has told of it within ten
-        seconds, or by `release`.
+        Returns that limit key, or "" if the client is admitted. An admitted client counts at once. It counts no more
+        after `release`, or if no shard has reported it within ten seconds.
         """
-        pairs = [text for who, limit in limits.items() for text in (who, str(limit))]
+        pairs = [text for limit_key, limit in limits.items() for text in (limit_key, str(limit))]
         return str(self._script.call("admit", request_id, *pairs))
 
-    def release(self, request_id: str, who: Iterable[str]) -> None:
-        """A client that was let in has not been taken by any shard."""
-        self._script.call("release", request_id, *who)
+    def release(self, request_id: str, limit_keys: Iterable[str]) -> None:
+        """Count an admitted client no more, since no shard has accepted it."""
+        self._script.call("release", request_id, *limit_keys)
 
     def assign(self, node: str, owners: Mapping[int, str]) -> int:
-        """Give slots of a node to shards of it, whoever owned them; shards and routers follow.
+        """Give slots of a node to shards of that node, whatever shards own them now; shards and routers follow.
 
-        Returns how many slots changed their owner. A shard that is not alive on the node, or is drained, is given
-        nothing.
+        Returns how many slots changed their owner. A shard that is not alive on the node, or is drained, is given no
+        slot.
         """
         pairs = [text for slot, owner in sorted(owners.items()) for text in (str(slot), owner)]
         return int(self._script.call("assign", node, *pairs))
 
     def turn(self, what: str, hold_s: float) -> bool:
-        """Whether it is the caller's turn to do something that one of all does; then nobody else's for hold_s."""
+        """Whether it is the caller's turn to do what one process of all does; then it is no other's for hold_s."""
         return bool(self._script.call("turn", what, str(int(hold_s * 1000))))
 
     def end_session(self, id_: str, life_s: float) -> None:
-        """An operator's session has ended, which is remembered for as long as it would have lived."""
+        """Remember for life_s, as long as it would have lived, that a session of the operations page was ended."""
         self._script.call("end_session", id_, str(int(life_s * 1000)))
 
     def session_ended(self, id_: str) -> bool:
-        """Whether an operator has ended this session."""
+        """Whether this session of the operations page was ended."""
         return bool(self._script.call("session_ended", id_))
 
     def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
         """The whole directory in one atomic read.
 
-        known is the last snapshot, which saves reading its slots again if the epoch is still the same.
+        known is the last snapshot: its slots are not read again if the epoch is still the same.
         """
         known = known or DirectorySnapshot()
         answer = self._script.call("read", "{} {}".format(*known.epoch))
@@ -204,16 +205,16 @@ class Directory:
         return replace(snapshot, shards=tuple(map(self._located, ours)))
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
-        """Follow changes for ever: yields True after one or more changes, False after timeout_s without any.
+        """Follow changes for ever: yields True after one or more of them, False after timeout_s without any.
 
-        The subscription begins at the first `next()`, so read() after it misses nothing. A Redis that stops
-        answering looks like silence here; read() after a False finds out. Raises DirectoryUnavailableError
+        The subscription begins at the first `next()`, which yields True: read() after it misses no change. A Redis that
+        stops answering looks like silence here; read() after a False finds that out. Raises DirectoryUnavailableError
         when the connection is lost. Closing the generator ends the subscription.
         """
         return self._script.changes(timeout_s)
 
     def close(self) -> None:
-        """Close all connections. The directory may be used again and would open new ones."""
+        """Close all connections. A later call opens new ones."""
         self._script.close()
 
 

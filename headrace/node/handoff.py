@@ -1,13 +1,14 @@
-"""The hand-off: the one message that goes with a client's socket from a router, or a shard, to a shard.
+"""The hand-off: the one message that goes with a client's socket from its *giver*, a router or a shard, to its *taker*,
+a shard.
 
-A unix SOCK_SEQPACKET message of JSON, with the client's socket as its first descriptor. One exchange at a time
-on a channel, and the taker's answer comes before its first byte to the client:
+It is a unix SOCK_SEQPACKET message of JSON, with the client's socket as its first descriptor. A channel has one
+exchange at a time. The taker answers before it writes the first byte to the client:
 
     giver ── {"v": 3, "streams": [["room:1", 17]], "context": […], "request_id": "…", "peer": "…", …} + fd ──► taker
     giver ◄── {"ok": true}  or  {"refused": "full"} ── taker
 
-A connection that moves between shards brings `"moved": [unsent bytes, cursor owed]`; if there are unsent bytes, the
-rest of a frame that the giver has begun, they lie in a memfd, the second descriptor, since a message has no room.
+`"moved": [unsent bytes, cursor owed]` comes with a connection that moves between shards. Its unsent bytes are the rest
+of a piece that the giver has begun to write; they lie in a memfd, the second descriptor, since the message has no room.
 
 `"presence": [0]` has the indexes of the streams on which the connection makes its user present.
 
@@ -16,14 +17,14 @@ rest of a frame that the giver has begun, they lie in a memfd, the second descri
 `"chunked": true` tells that the response's body is sent in chunks (RFC 9112, section 7.1); HTTP/1.0 has none.
 `"deployment"` is the identity of the giver's deployment, "" where the giver does not know it.
 
-A taker overlooks fields that it does not know, so what it must not overlook has a version of its own: 1 is a
-subscription without chunks, 2 a page, 3 either of them with the two fields above. A taker refuses a version that it
-does not speak, before it writes anything; the giver then offers the same client in the form of an older version, if
-there is one that means the same or asks for less (`forms`).
+A taker ignores fields that it does not know. So a message with a field that a taker must not ignore has a version of
+its own: 1 is a subscription without chunks, 2 a page, 3 either of them with `chunked` and `deployment`. A taker refuses
+a version that it does not speak, before it writes anything. The giver then offers the same client in the form of an
+older version, if there is one that means the same or asks for less (`forms`).
 
-A refusal, or an end of file without an answer, proves that nothing was written to the client: try another.
-On silence the giver MUST call shutdown() on the client's socket before it forgets it, since the taker may wake
-later and there must never be two writers.
+A refusal, or an end of file without an answer, proves that nothing was written to the client: the giver may try another
+taker. After silence the giver MUST call shutdown() on the client's socket before it forgets the client: the taker may
+wake later, and there must never be two writers.
 """
 
 import array
@@ -41,36 +42,36 @@ from headrace.tokens import Context
 
 VERSION: Final = 3
 PLAIN_VERSION: Final = 1
-"""Of a subscription in the form that release 0.2.0 and those before it speak."""
+"""The version of a subscription in the form that release 0.2.0 and earlier releases speak."""
 PAGE_VERSION: Final = 2
-"""Of a page in the form that release 0.2.0 speaks."""
+"""The version of a page in the form that release 0.2.0 speaks."""
 MAX_MESSAGE_BYTES: Final = 180 * 1024
 """A unix message holds about 200 kB by default (net.core.wmem_default)."""
 MAX_DESCRIPTORS: Final = 4
 REFUSED_VERSION: Final = "version"
-"""The taker does not speak the message's version: an older form of the same message may be offered."""
+"""The taker does not speak the message's version: the giver may offer an older form of the same message."""
 REFUSED_UNREADABLE: Final = "unreadable"
-"""The message means nothing to the taker. Release 0.1.0 says this of a version that it does not speak."""
+"""The taker cannot read the message. Release 0.1.0 also answers this to a version that it does not speak."""
 REFUSED_FULL: Final = "full"
 REFUSED_FOREIGN: Final = "foreign"
-"""The giver is of another deployment: the client would get events of streams that are not its own."""
+"""The giver is of another deployment, whose streams of the same names have other events."""
 REFUSED_LIMIT: Final = "limit"
-"""The user, or the address, has as many connections as it may: no other shard is to be tried."""
+"""The user, or the address, has as many connections as it may have: the giver tries no other shard."""
 REFUSED_REVOKED: Final = "revoked"
-"""The token was revoked: no other shard is to be tried."""
-
+"""The token was revoked: the giver tries no other shard."""
 REFUSED_GONE: Final = "gone"
-"""The client's connection was reset meanwhile: nobody is to be tried, and nothing is wrong with the taker."""
+"""The client's connection was reset meanwhile: the giver tries no other shard, and nothing is wrong with the taker."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """A client given to a shard: its streams with where each begins, who it is, and the reply it is owed.
+    """A client that is given to a shard: its streams, each with where to begin; its context; its response.
 
-    headers are extra response header lines (name, value), such as those for cross-origin requests.
-    peer is the client's address as `host:port`, for logs and limits. guest tells that another shard should have it,
-    which had no room or was silent. page is how many past events are wanted, None for a subscription. chunked tells
-    that the body of an event stream goes out in chunks. deployment is the giver's, "" for unknown.
+    headers are further lines of the response's head (name, value), such as those for cross-origin requests. peer is the
+    client's address as `host:port`, for log lines and limits. guest tells that another shard owns the client's slot and
+    had no room or was silent. page is how many past events the client wants, None for a subscription. chunked tells
+    that the body of an event stream is sent in chunks. deployment is the identity of the giver's deployment, "" for
+    unknown.
     """
 
     streams: tuple[tuple[str, Start], ...]
@@ -87,10 +88,10 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What distinguishes a connection under way from a new one: its response has begun.
+    """What a connection that moves has besides what a new one has: its response has begun.
 
-    unsent is how many bytes of a begun frame come in the second descriptor, 0 for none. owed tells that the
-    client's cursor has run ahead of the last id that it was told.
+    unsent is how many bytes of a begun piece come in the second descriptor, 0 for none. owed tells that the
+    connection's position has run ahead of the cursor that the client was told.
     """
 
     unsent: int = 0
@@ -99,16 +100,16 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class HandoffAnswer:
-    """A taker's answer; refused is empty when it took the client, else the reason in a word."""
+    """A taker's answer. refused is empty if it has accepted the client, else the reason in a word."""
 
     refused: str = ""
 
 
 def forms(handoff: Handoff) -> tuple[bytes, ...]:
-    """The message's bytes, newest version first; each is for a taker that refuses the one before it for its version.
+    """The forms of a message as bytes, the newest first. Each is for a taker that refuses the version before it.
 
     A new client may be offered without chunks, since nothing has been written to it. A connection whose response has
-    begun in chunks has no older form: an older taker would write between the chunks. Raises HandoffError like `encode`.
+    begun in chunks has no older form: an older taker would write between the chunks. Raises HandoffError as `encode`.
     """
     if handoff.moved is not None and handoff.chunked:
         return (encode(handoff),)
@@ -138,9 +139,9 @@ def encode(handoff: Handoff, version: int = VERSION) -> bytes:
 
 
 def decode(data: bytes) -> Handoff:
-    """Read a message, whatever it has besides what is known here.
+    """Read a message, which may have fields that are not known here.
 
-    Raises HandoffVersionError for another version and HandoffError for anything that is not a message.
+    Raises HandoffVersionError for a version that is not spoken here, and HandoffError for bytes that are no message.
     """
     message = _load(data)
     version = message.get("v")
@@ -159,7 +160,7 @@ def decode(data: bytes) -> Handoff:
                 frozenset(map(_text, audiences)),
                 _number(issued_ms),
                 None if expires_ms is None else _number(expires_ms),
-                # Left out by processes that know of no presence.
+                # Processes of a version without presence leave the field out.
                 frozenset(check_name(message["streams"][_number(i)][0]) for i in message.get("presence", ())),
             ),
             request_id=_text(message.get("request_id", "")),
@@ -187,7 +188,7 @@ def encode_answer(answer: HandoffAnswer) -> bytes:
 
 
 def decode_answer(data: bytes) -> HandoffAnswer:
-    """Read an answer. Raises HandoffError for anything that is not one."""
+    """Read an answer. Raises HandoffError for bytes that are no answer."""
     message = _load(data)
     if message.get("ok") is True:
         return HandoffAnswer()
@@ -202,7 +203,7 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
     The caller owns the descriptors and MUST close them. Yields in a process that gevent has patched. Raises
     HandoffError, having closed what came, if the message or its descriptors were cut.
     """
-    # socket.recv_fds() would lose the flags that tell of a cut message.
+    # socket.recv_fds() would lose the flags that tell that a message was cut.
     item = array.array("i")
     space = socket.CMSG_SPACE(MAX_DESCRIPTORS * item.itemsize)
     data, ancillary, flags, _ = channel.recvmsg(MAX_MESSAGE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
@@ -253,7 +254,7 @@ def read_unsent(descriptor: int, size: int) -> bytes:
 
 
 def _page(message: dict[str, Any], version: int) -> int | None:
-    """A version 1 that has the field is a subscription: its giver does not know of pages."""
+    """The message's page. A message of version 1 is a subscription even if it has the field."""
     if version == PLAIN_VERSION or (version == VERSION and message.get("page") is None):
         return None
     return _number(message["page"])

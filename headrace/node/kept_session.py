@@ -1,7 +1,7 @@
-"""A session that is kept from one use to the next, and made anew where it has died in between.
+"""A session that is kept from one use to the next, and replaced by a new one if it has died in between.
 
-While nobody uses a session, much may end it: PostgreSQL's idle_session_timeout, a restart of the server or of a
-pooler, a firewall. The next use finds that out, and what was asked is then asked of a new session, not refused.
+Much may end a session that is not in use: PostgreSQL's idle_session_timeout, a restart of the server or of a pooler, a
+firewall. The next use finds out; the same work is then done on a new session instead of being refused.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ T = TypeVar("T")
 class KeptSession:
     """One session of `headrace.node.session`, opened when it is needed.
 
-    Owned by one greenlet. reopened counts the sessions that took the place of one that was lost. A session on which
-    anything went wrong in the middle of an answer, be it a deadline of the caller's, is closed.
+    Owned by one greenlet. reopened counts the sessions that have replaced a lost one. A session is closed if anything
+    goes wrong in the middle of an answer, such as a deadline of the caller's.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class KeptSession:
         self._opened = False
 
     def read(self, work: Callable[[Session], T]) -> T:
-        """What work returns; once more, of a new session, where the kept one has died. Yields.
+        """Call work with the session, and again with a new session if the kept one has died; return its result. Yields.
 
-        work MUST be safe to repeat, after any of its statements. Raises psycopg.Error, and whatever work raises.
+        work MUST be safe to repeat after any of its statements. Raises psycopg.Error, and whatever work raises.
         """
         if self._session is not None:
             try:
@@ -48,16 +48,16 @@ class KeptSession:
         return self._use(self._open(), work)
 
     def write(self, work: Callable[[Session], T]) -> T:
-        """What work returns, of a session that has answered just before. Yields.
+        """Call work with a session that has answered just before; return its result. Yields.
 
-        work is never repeated: it may have been committed though no answer came. Raises as `read`.
+        work is never repeated: it may have been committed although no answer came. Raises as `read`.
         """
         return self._use(self.proven(), work)
 
     def proven(self) -> Session:
         """A session that has answered just before. Yields.
 
-        Whoever uses it, instead of handing work over, MUST `close` it when anything goes wrong. Raises psycopg.Error.
+        The caller MUST call `close` when anything goes wrong while it uses the session. Raises psycopg.Error.
         """
         if self._session is not None:
             try:
@@ -86,7 +86,7 @@ class KeptSession:
             whole = True
             return done
         except psycopg.Error as error:
-            # What PostgreSQL has refused leaves the session as it was.
+            # A statement that PostgreSQL refused leaves the session as it was.
             whole = not died(error) and kept.info.transaction_status == TransactionStatus.IDLE
             raise
         finally:
@@ -95,10 +95,11 @@ class KeptSession:
 
 
 def died(error: psycopg.Error) -> bool:
-    """Whether an error tells that the session is of no more use, and not that a statement was refused.
+    """Whether an error means that the session is of no more use, rather than that a statement was refused.
 
-    (PostgreSQL, appendix A: class 08 is of connections, 57P of an operator and of timeouts of sessions; 25006 is of a
-    session that may only read, as one to a server that is a standby by now. What libpq itself notices has no SQLSTATE.)
+    PostgreSQL, appendix A: class 08 is about connections, 57P about an operator's commands and session timeouts; 25006
+    is about a session that may only read, such as one to a server that has become a standby. Errors that libpq itself
+    notices have no SQLSTATE.
     """
     state = error.sqlstate
     if state is None:

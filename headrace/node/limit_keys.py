@@ -1,7 +1,7 @@
-"""Whom a connection counts for, where connections are limited: its user, and the address that it comes from.
+"""Limit keys: the texts under which connections are counted and limited, one for the user and one for the address.
 
-A holder is text, `user:<name>` or `address:<host>`, the same for routers, which let clients in, and shards, which count
-them. A long or unprintable name is replaced by its digest, so that a holder is short.
+A limit key is `user:<name>` or `address:<host>`. Routers, which admit clients, and shards, which count connections,
+make the same keys. A long or unprintable name is replaced by its digest, so that every key is short.
 """
 
 import hashlib
@@ -12,22 +12,22 @@ _LONGEST_NAME: Final = 128
 
 
 def user_limit_key(user: str) -> str:
-    """The holder of a user's connections."""
+    """The limit key of a user."""
     if len(user) > _LONGEST_NAME or not user.isprintable():
         return f"user#{hashlib.sha256(repr(user).encode()).hexdigest()}"
     return f"user:{user}"
 
 
 def address_limit_key(peer: str) -> str:
-    """The holder of the connections from the address of a peer, which is `host:port`."""
+    """The limit key of a client's address. peer is the address as `host:port`."""
     return f"address:{network(peer.rpartition(':')[0])[:_LONGEST_NAME]}"
 
 
 def network(host: str) -> str:
-    """What a host counts as: its IPv4 address or, since a subscriber has a whole one, the /64 network of its IPv6
-    address.
+    """The network that a host counts for: its IPv4 address itself, or the /64 network of its IPv6 address.
 
-    host may be in brackets; text that is no address counts as itself.
+    A single customer of a provider has a whole /64 network. host may be in brackets; text that is no address is
+    returned as it is.
     """
     try:
         address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
@@ -40,7 +40,10 @@ def network(host: str) -> str:
 
 
 def limits_of(user: str | None, peer: str, user_limit: int, address_limit: int) -> dict[str, int]:
-    """For each holder of a connection that is limited, its limit; 0 is none."""
+    """The limit keys of a connection that are limited, each with its limit.
+
+    user_limit and address_limit are how many connections a user, and an address, may have; 0 means no limit.
+    """
     limits = {}
     if user is not None and user_limit:
         limits[user_limit_key(user)] = user_limit

@@ -34,7 +34,7 @@ Event = dict[str, Any]
 
 
 class LineFormatter(logging.Formatter):
-    """Turns a record into a line: `render` makes the text of an event, and redaction then takes secrets out of it."""
+    """Turns a log record into a line. render makes the line of an event; redaction then takes the secrets out."""
 
     def __init__(self, process: str, redaction: Redaction, render: Callable[[Event], str]) -> None:
         super().__init__()
@@ -64,7 +64,10 @@ class LineFormatter(logging.Formatter):
 
 
 def formatter(settings: Settings, process: str) -> LineFormatter:
-    """The formatter of a process's lines: JSON, or text where a person reads along."""
+    """The formatter of a process's lines, which has the name `process` in them.
+
+    It makes text if settings.log_format is `text`, or is `auto` and standard error is a terminal; else JSON.
+    """
     terminal = sys.stderr.isatty()
     readable = settings.log_format == "text" or (settings.log_format == "auto" and terminal)
     render = _Text(coloured=terminal) if readable else _json
@@ -76,7 +79,7 @@ def _json(event: Event) -> str:
 
 
 class _Text:
-    """An event as a line for people: when, how bad, what, who, then the other keys in their order."""
+    """An event as a line for people: time, level, message and logger, then the other keys by name."""
 
     def __init__(self, *, coloured: bool) -> None:
         self._coloured = coloured
@@ -108,14 +111,14 @@ def _value(value: Any) -> str:
 
 
 def set_up(settings: Settings, process: str) -> None:
-    """Send what this process logs, at the settings' level and above, to standard error; replaces what was set up."""
+    """Have this process log to standard error, at the settings' level and above. Replaces an earlier configuration."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(settings, process))
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
 
 
 def gunicorn_config(settings: Settings, process: str) -> dict[str, Any]:
-    """The same as a value of gunicorn's `logconfig_dict`, for its master, which sets up logging by itself."""
+    """The same configuration for gunicorn's `logconfig_dict`: gunicorn's master sets up logging by itself."""
     return {
         "disable_existing_loggers": False,
         "formatters": {"headrace": {"()": lambda: formatter(settings, process)}},
@@ -125,7 +128,7 @@ def gunicorn_config(settings: Settings, process: str) -> dict[str, Any]:
         "root": {"level": settings.log_level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
-            # Given a logging configuration gunicorn writes an access log, whatever `accesslog` says.
+            # With a logging configuration gunicorn writes an access log, even if `accesslog` is not set.
             "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
         },
     }

@@ -1,12 +1,13 @@
-"""How the processes of a node show their numbers to Prometheus, so that one request gets those of all of them.
+"""How Prometheus gets the metrics of all processes of a node with one request.
 
-Each shard and router worker listens at a unix socket of its own, `<name>.prom` in the runtime directory:
+Each shard and each router worker listens at a unix socket of its own, `<name>.prom` in the runtime directory:
 
     connect ──►
-            ◄── its numbers in Prometheus' text format, then the end
+            ◄── its metrics in Prometheus' text format, then the end
 
-A scrape reaches any one router worker; that one asks all the others and joins what they say. The names are those of
-the shards and `router-<n>`, n counting a node's workers from 0: series do not multiply with restarts.
+A scrape reaches one of the router workers. That worker asks all other processes and joins their answers. A shard's name
+is its id; a worker's is `router-<n>`, with the smallest n from 0 that is free on the node, so that a restart brings no
+new series.
 """
 
 import contextlib
@@ -37,21 +38,21 @@ _MAX_PROCESSES: Final = 1000
 
 
 class Labelled(Collector):
-    """What other collectors have, and what the process itself uses, with the label `process` on each series."""
+    """The metrics of other collectors, and those of the process itself, with the label `process` on each series."""
 
     def __init__(self, process: str, *collectors: Collector) -> None:
         self._process = process
         self._collectors = (*collectors, ProcessMetrics())
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as Prometheus' library wants them."""
+        """The metric families, for Prometheus' client library."""
         for collector in self._collectors:
             for family in collector.collect():
                 family.samples = [_labelled(sample, self._process) for sample in family.samples]
                 yield family
 
     def render(self) -> bytes:
-        """The text of all of them."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self)
 
 
@@ -60,7 +61,7 @@ def _labelled(sample: Sample, process: str) -> Sample:
 
 
 class MetricsSocket:
-    """The socket at path, which listens from now on. render returns the process's numbers.
+    """A process's socket, which listens at path from now on. render returns the process's metrics as text.
 
     Owned by the greenlet or thread that calls serve(). Raises OSError if the path cannot be bound.
     """
@@ -82,7 +83,7 @@ class MetricsSocket:
             except OSError:
                 if self._listening.fileno() < 0:
                     return
-                # As when no more files may be opened.
+                # For example, this process may open no more files.
                 time.sleep(1.0)
                 continue
             with asker, contextlib.suppress(OSError):
@@ -90,7 +91,7 @@ class MetricsSocket:
                 try:
                     text = self._render()
                 except Exception:
-                    # The asker gets nothing and says so; nothing else of the process depends on its numbers.
+                    # The asker gets nothing, and logs that. Nothing else in this process depends on its metrics.
                     logger.exception("could not render the metrics")
                     continue
                 asker.sendall(text)
@@ -102,7 +103,7 @@ class MetricsSocket:
 
 
 def ask(path: Path, deadline_s: float = _PATIENCE_S) -> bytes:
-    """The numbers of the process that listens at path. Yields in a patched process. Raises OSError."""
+    """The metrics, as text, of the process that listens at path. Yields in a patched process. Raises OSError."""
     deadline = time.monotonic() + deadline_s
     pieces = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
@@ -116,7 +117,7 @@ def ask(path: Path, deadline_s: float = _PATIENCE_S) -> bytes:
 
 
 def joined(texts: Iterable[bytes]) -> bytes:
-    """Several processes' texts as one: the series of each metric stand together under one heading, as they must."""
+    """The metrics of several processes as one text. All series of a metric follow one heading, as they must."""
     families: dict[bytes, list[bytes]] = {}
     for text in texts:
         series: list[bytes] = []
@@ -131,9 +132,9 @@ def joined(texts: Iterable[bytes]) -> bytes:
 
 
 def claim_name(runtime_dir: Path, kind: str) -> tuple[str, IO[bytes]]:
-    """The first `<kind>-<n>` that no living process of this node has; it is ours until the file is closed.
+    """The first name `<kind>-<n>` that no living process of this node has, and the file that keeps it for this process.
 
-    Raises OSError if the directory cannot be written.
+    Another process can get the name once the file is closed. Raises OSError if the directory cannot be written.
     """
     runtime_dir.mkdir(parents=True, exist_ok=True)
     for number in range(_MAX_PROCESSES):

@@ -1,4 +1,4 @@
-"""What the directory says of a deployment, in the shape of `headrace status --json` and the operations page."""
+"""A deployment as the directory shows it, in the shape of `headrace status --json` and of the operations page."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from headrace.node.directory_snapshot import DirectorySnapshot
 
 
 def overview(snapshot: DirectorySnapshot) -> dict[str, Any]:
-    """The nodes, shards, hot streams, slow clients and moves of a whole deployment, in values that JSON has."""
+    """The nodes, shards, hot streams, slow clients and moves of a whole deployment, as values that JSON can hold."""
     owned = snapshot.owned()
     shards = [
         {

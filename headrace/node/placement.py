@@ -1,7 +1,7 @@
-"""Where clients belong: which shards a slot prefers, how a hot stream is spread, and which shards have too many.
+"""Where clients belong: which shards a slot prefers, how a hot stream is spread, which shards have too many clients.
 
-Nothing here is stored: everyone who knows the same shards computes the same. In the rendezvous order (highest random
-weight), when a shard goes only its slots move, spread over all the others.
+Nothing here is stored: all processes that know the same shards compute the same. A slot prefers shards in rendezvous
+order (highest random weight): when a shard goes, only its own slots move, and they spread over all other shards.
 """
 
 import hashlib
@@ -15,28 +15,29 @@ BUCKETS: Final = 1024
 """Parts into which the connections of a hot stream fall, by their peers' addresses."""
 
 SLACK: Final = 32
-"""Connections above the mean that never count as too many: with few clients their number says nothing."""
+"""So many connections above the mean never count as too many: among few clients, differences are chance."""
 
 
 def rendezvous(slot: int, shard_ids: Iterable[str]) -> list[str]:
-    """The shard ids in the slot's order of preference, the first being the one that should own it.
+    """The shard ids in the slot's order of preference; the first shard is the one that should own the slot.
 
-    The order depends on the set of ids alone, not on how it was given. The weight of a pair is the first 8
-    bytes of the BLAKE2b of `<slot>/<id>`, so that it is the same in every process and release.
+    The result depends on the set of ids alone, not on the order in which they are given. The weight of a slot and a
+    shard is the first 8 bytes of the BLAKE2b of `<slot>/<id>`: the same in every process and release.
     """
     return sorted(set(shard_ids), key=lambda shard_id: (_weight(slot, shard_id), shard_id), reverse=True)
 
 
 def bucket(peer: str) -> int:
-    """The bucket of a connection whose client has this address, `host:port`."""
+    """The bucket of a connection. peer is the address of its client, `host:port`."""
     return zlib.crc32(peer.encode("utf-8", "replace")) % BUCKETS
 
 
 def spread(shard_ids: Iterable[str]) -> tuple[str, ...]:
-    """For each bucket the shard that takes it: the first in the bucket's order that has not its even share yet.
+    """For each bucket of a hot stream the shard that takes it.
 
-    So no shard takes more than its even share, and few buckets change when a shard comes or goes. shard_ids MUST NOT
-    be empty.
+    A bucket goes to the first shard, in the bucket's order of preference, that has not got its even share of the
+    buckets yet. So no shard takes more than its even share, and few buckets change shards when one comes or goes.
+    shard_ids MUST NOT be empty.
     """
     return _spread(tuple(sorted(set(shard_ids))))
 
@@ -53,9 +54,10 @@ def _spread(shard_ids: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def overloaded(connections: Mapping[str, int], factor: float) -> Collection[str]:
-    """The shards that have more than factor times their fair share of these connections, and SLACK more than it.
+    """The shards that have too many connections: more than factor times the mean, and more than SLACK above it.
 
-    Never all of them: somebody is at most at the mean.
+    connections has the number of connections of each shard. Never all of the shards: at least one is not above the
+    mean.
     """
     if not connections:
         return ()

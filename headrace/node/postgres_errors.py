@@ -1,7 +1,8 @@
-"""What each error of PostgreSQL means: whose fault it is, in a sentence, and what an operator does about it.
+"""What each error of PostgreSQL means, whose fault it is, and what an operator does about it.
 
-One table for all: the router's answers, the commands, the doctor and the migration look here (PostgreSQL, appendix A,
-"PostgreSQL Error Codes"). A code of five characters stands before its class of two.
+The router's answers, the commands, the doctor and the migration all use this table of SQLSTATEs (PostgreSQL, appendix
+A, "PostgreSQL Error Codes"). An entry for a whole code, of five characters, goes before the entry for its class, of
+two.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from headrace.errors import one_line
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """status is the HTTP status of a request that met the error: 400 and 413 for what will be refused again, else 503.
+    """The meaning of an error.
 
-    sentence says what is the matter without a word of the server's own, which may be secret. advice is the operator's.
+    status is the HTTP status for a request that met the error: 400 or 413 if the same request would be refused again,
+    else 503. sentence says what is the matter, without the server's own words, which may be secret. advice says what an
+    operator does about it.
     """
 
     status: int
@@ -72,7 +75,7 @@ _OTHER: Final = Meaning(503, "PostgreSQL refused it", _LOG)
 
 
 def meaning(error: psycopg.Error) -> Meaning:
-    """The meaning of an error. One without SQLSTATE is libpq's: nobody has answered, or there was nobody to ask."""
+    """The meaning of an error. An error without SQLSTATE is libpq's: no server has answered, or the URL names none."""
     state = error.sqlstate
     if state is None:
         return _NO_URL if isinstance(error, psycopg.ProgrammingError) else _AWAY
@@ -80,5 +83,5 @@ def meaning(error: psycopg.Error) -> Meaning:
 
 
 def said(error: psycopg.Error) -> str:
-    """In one line for an operator: what is the matter, and what the server said."""
+    """One line for an operator: what is the matter, and in brackets what the server said."""
     return f"{meaning(error).sentence} ({one_line(error.diag.message_primary or error)})"

@@ -1,4 +1,4 @@
-"""Small files that only their owner may read: passwords, secrets, ports and places that outlive one run."""
+"""Small files that only their owner may read: passwords, secrets, ports and paths that outlive one run."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the file at once, mode 0600: a reader sees the old text or the new one, also after a crash."""
+    """Replace the file, mode 0600, in one step: a reader sees the old text or the new one, also after a crash."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -22,7 +22,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str | None:
-    """What the file holds, without space around it; None if there is no file or nothing in it."""
+    """The file's text without blanks around it; None if there is no file or nothing in it."""
     try:
         return path.read_text().strip() or None
     except FileNotFoundError:

@@ -13,23 +13,24 @@ from urllib.parse import unquote, urlsplit
 from headrace.settings import Settings
 
 SHORTEST_SECRET: Final = 4
-"""A shorter password cannot be told from words of the text."""
+"""A shorter password is not looked for: it cannot be told from words of the text."""
 MOST_CHARS: Final = 16 << 10
-"""Of a message, or another value of a line: of a longer one, its beginning and its end are kept."""
+"""The greatest length of a message, or of another value of a line; of a longer one the two ends are kept."""
 _HIDDEN: Final = "…"
 _SIGNATURE_CHARS: Final = 43
 _PAYLOAD_CHARS: Final = 8
 _DECODINGS: Final = 3
-"""A proxy may have encoded what was encoded already."""
+"""How often a text is percent-decoded: a proxy may have encoded text that was encoded already."""
 _TOKEN_RUN: Final = re.compile(r"(?<![A-Za-z0-9_.-])[A-Za-z0-9_.-]{52,}")
 _WORD: Final = re.compile(r"[^\s'\"\\]+")
 _ENCODED: Final = re.compile("%[0-9A-Fa-f]{2}")
 
 
 def _without_tokens(run: re.Match[str]) -> str:
-    """A run of a token's characters without the tokens in it.
+    """The text, which has only characters that occur in a token, without the tokens in it.
 
-    A token is `<slot>.` and `.`, which may be missing, its claims, a dot and a signature of 256 bits.
+    A token is `<slot>.<claims>.<signature>` or `.<claims>.<signature>`, or lacks all that stands before the claims. A
+    signature has 256 bits.
     """
     pieces = run[0].split(".")
     kept: list[str] = []
@@ -47,9 +48,10 @@ def _without_tokens(run: re.Match[str]) -> str:
 
 
 _RULES: Final[tuple[tuple[re.Pattern[str], re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]] = (
-    # What tells at little cost that the pattern may be in a text of small letters, the pattern, and what replaces it. A
-    # client may choose the text: no pattern may look at the same character again and again for many of its beginnings.
-    # What follows in the path is a token: whoever reads it could read the streams.
+    # Of each rule: a pattern that tells at little cost whether the second pattern may match, the text being in small
+    # letters; the second pattern; and what replaces its matches. A client may choose the text, so no pattern may look
+    # at one character again and again because a match might begin in many places. The rest of the path is a token, with
+    # which one could read the streams.
     (re.compile("/streams/"), re.compile(r"(/streams/)[^\s'\"?\\]+"), rf"\1{_HIDDEN}"),
     # A token by itself.
     (re.compile(r"\.[a-z0-9_-]{43}"), _TOKEN_RUN, _without_tokens),
@@ -72,22 +74,23 @@ _RULES: Final[tuple[tuple[re.Pattern[str], re.Pattern[str], str | Callable[[re.M
 
 
 class Redaction:
-    """Removes tokens and passwords from text, and every one of the secrets that it was made with. Immutable.
+    """Removes tokens, passwords and the given secrets from texts, percent-encoded ones too. Immutable.
 
-    Percent-encoding hides none of them. It takes time in proportion to the text's length, whatever the text.
+    It takes time in proportion to a text's length, whatever the text.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
-        # As they are, and as they stand in JSON and in repr().
+        # The secrets as they are, and as JSON and repr() write them.
         known |= {json.dumps(secret, ensure_ascii=False)[1:-1] for secret in known} | {repr(s)[1:-1] for s in known}
         self._known = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
-        # Nothing that a cut has left a part of is longer, a percent-encoded one neither.
+        # No secret or token, percent-encoded or not, is longer than this: a part that a cut has left is no longer
+        # either.
         self._margin = 3 * max(map(len, known | {"x" * (_SIGNATURE_CHARS + _PAYLOAD_CHARS)}))
 
     @classmethod
     def of(cls, settings: Settings) -> "Redaction":
-        """One that knows the settings' secrets: those of tokens, and the passwords of their URLs."""
+        """The redaction that knows the settings' secrets: those that sign tokens, and the passwords in URLs."""
         found: list[str] = []
         for field in fields(settings):
             value = getattr(settings, field.name)
@@ -97,7 +100,7 @@ class Redaction:
         return cls(found)
 
     def __call__(self, text: str) -> str:
-        """The text without what must not be in a log."""
+        """The text, in which each secret is replaced by "…"."""
         text = self._plain(text)
         decoded = text
         for _ in range(_DECODINGS):
@@ -105,12 +108,12 @@ class Redaction:
                 break
             decoded = unquote(decoded)
             if self._plain(decoded) != decoded:
-                # Whose letters are encoded is not looked for: it would take long for a text of many words.
+                # Each word with an encoded letter goes: to find the one with the secret could take long in a long text.
                 return _WORD.sub(lambda word: _HIDDEN if "%" in word[0] else word[0], text)
         return text
 
     def shortened(self, text: str) -> str:
-        """The text if it is short, else its beginning and its end, without the secrets that the cut has halved."""
+        """The text if it is short, else its beginning and its end, without secrets that the cut has halved."""
         if len(text) <= MOST_CHARS:
             return text
         half = MOST_CHARS // 2

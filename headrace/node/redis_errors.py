@@ -1,7 +1,7 @@
-"""What goes wrong with Redis, and what to do about each kind, in one place for every process and command.
+"""What each kind of failure of Redis means, and what an operator does about it.
 
-Redis and its client tell kinds apart by classes and by words, which differ between versions and inside scripts; so it
-is the words that are looked for here, in the class and the text together.
+Every process and command looks here. Redis and its client tell kinds of failures apart by classes and by words, which
+differ between versions and inside scripts. So this file looks for words, in the class' name and the text together.
 """
 
 import re
@@ -9,15 +9,16 @@ from collections.abc import Iterator
 from typing import Final
 
 WRITES: Final = "refuses writes"
-"""The kinds of failure in which Redis reads and does not write say this."""
+"""The advice about a failure has these words if Redis can be read and refuses to be written to."""
 
 _DEPTH: Final = 4
+"""How many errors of a chain of causes are looked at."""
 _USER: Final = (
     "let its user do what headrace does: `ACL SETUSER NAME ~PREFIX:* resetchannels &PREFIX:* +@all -@dangerous`, "
     "PREFIX being HEADRACE_REDIS_PREFIX, `headrace` unless it is set"
 )
 _PRIMARY: Final = "let HEADRACE_REDIS_URL lead to the primary"
-# The first whose words are found counts.
+# The words of each kind, as a pattern, and the advice. The first kind whose words are found counts.
 _KINDS: Final = (
     (
         r"HELLO must be called|Authentication required|NOAUTH",
@@ -41,7 +42,7 @@ _KINDS: Final = (
     (r"NOREPLICAS", f"it {WRITES} without its replicas: start them, or lower its min-replicas-to-write"),
     (r"LOADING|BusyLoading", "it is starting: wait"),
     (r"MASTERDOWN", f"it is a replica without its primary: {_PRIMARY}"),
-    (r"\bBUSY\b", "somebody's script holds it up: see its log; `SCRIPT KILL` ends the script"),
+    (r"\bBUSY\b", "a script of another program holds it up: see its log; `SCRIPT KILL` ends the script"),
     (r"max number of clients", "raise its maxclients, or close connections of others"),
     (
         r"CROSSSLOT|\bMOVED\b|ClusterDown|cluster",
@@ -54,7 +55,7 @@ _KINDS: Final = (
     (r"unknown command", "it lacks a command that headrace needs: install Redis 6.2 or newer, and rename none"),
     (
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
-        "let it show a certificate that this machine trusts, or name who signed it: rediss://…?ssl_ca_certs=FILE",
+        "let it show a certificate that this machine trusts, or name its authority: rediss://…?ssl_ca_certs=FILE",
     ),
     (
         r"_ssl\.c|\[SSL|\bSSL\b",
@@ -63,7 +64,8 @@ _KINDS: Final = (
     (r"Protocol Error|InvalidResponse", "something else than Redis answers there: correct HEADRACE_REDIS_URL"),
     (
         r"closed by server|reset by peer|Broken pipe",
-        "start it, or correct HEADRACE_REDIS_URL: who hangs up may want TLS, that is rediss://, or be no Redis",
+        "start it, or correct HEADRACE_REDIS_URL: a server that hangs up may want TLS, that is rediss://, or be no "
+        "Redis",
     ),
     (r"Permission denied", "let the user of this process connect to its socket, or correct HEADRACE_REDIS_URL"),
     (
@@ -81,7 +83,7 @@ def advice(error: BaseException) -> str:
 
 
 def _told(error: BaseException | None) -> Iterator[str]:
-    """The error in words, with what it comes from: the client's own are general."""
+    """The error and its causes in words: the errors of the client itself are too general."""
     for _ in range(_DEPTH):
         if error is None:
             return
@@ -90,5 +92,5 @@ def _told(error: BaseException | None) -> Iterator[str]:
 
 
 def sentence(error: BaseException) -> str:
-    """The error with what to do about it."""
+    """A sentence for an operator: the error, and what to do about it."""
     return f"Redis cannot be used ({' '.join(str(error).split())}); {advice(error)}"

@@ -1,11 +1,13 @@
-"""The runtime directory: where the processes of one node have their unix sockets, and what it must allow them.
+"""The runtime directory: where the processes of one node have their unix sockets.
 
 A shard's socket is `<runtime directory>/<shard id>.sock` whatever Redis says: who can write into Redis must not decide
 to whom clients are given.
 
-<process>.sock, <process>.prom           of a shard, or a router worker
+<shard id>.sock                          where a shard accepts clients
+<shard id>.prom, router-<n>.prom         where a process tells its metrics; see headrace/node/metrics_sockets.py
+router-<n>.lock                          locked by the router worker that has the name
 deployment                               the identity of the deployment; see headrace/node/deployment_identity.py
-.<process>.sock.<pid>                    while a socket is made, before it takes the place of a predecessor's
+.<file>.<pid>                            a socket before it is put in place; see headrace/node/socket_file.py
 """
 
 import os
@@ -19,7 +21,7 @@ from headrace.errors import SettingsError
 LONGEST_PATH_BYTES: Final = 107
 """sun_path of unix(7) has 108 bytes, the last of them NUL."""
 _LARGEST_PID: Final = 4_194_304
-"""Of Linux; see proc(5)."""
+"""The largest process id of Linux; see proc(5)."""
 # No path into another directory, and no hidden file, which is a socket that is not in place yet.
 _PLAIN: Final = re.compile(r"[^./\0][^/\0]{0,199}")
 
@@ -35,19 +37,19 @@ def hand_off_socket(directory: Path, shard_id: str) -> Path:
 
 
 def longest_path(directory: Path, process: str) -> Path:
-    """The longest path of a socket that the process, by the name of a shard or router, binds in the directory."""
+    """The longest path of a socket that a process binds in the directory. process is a shard's id, or `router-<n>`."""
     return directory / f".{process}.sock.{_LARGEST_PID}"
 
 
 def fits(directory: Path, process: str) -> bool:
-    """Whether the system can bind all sockets of the process in the directory."""
+    """Whether all sockets of the process can be bound in the directory: their paths are short enough."""
     return len(os.fsencode(longest_path(directory, process))) <= LONGEST_PATH_BYTES
 
 
 def prepare(directory: Path, process: str) -> None:
-    """Make the directory if there is none, mode 0700, and see that the process can have its sockets there.
+    """Make the directory if there is none, mode 0700, and check that the process can have its sockets there.
 
-    Raises SettingsError, which says why not, and what to do.
+    Raises SettingsError, which says why it cannot, and what to do.
     """
     if not fits(directory, process):
         raise SettingsError(

@@ -1,18 +1,20 @@
-"""Sessions of headrace's own: how every process opens one, and under which settings its statements run.
+"""Sessions of headrace's own with PostgreSQL: how every process opens one, and under which settings its statements run.
 
 A session inherits settings from its role, its database, a pooler and the environment. Any of them may be wrong for
-headrace: a statement_timeout of 10 ms, an encoding that cannot tell of every event, a search_path with a schema in
-which strangers make functions of any name. So each statement states what it relies on, in the same message:
+headrace: a statement_timeout of 10 ms, an encoding that lacks characters of an event, a search_path with a schema in
+which strangers can make functions of any name. So the settings that a statement relies on go before it, in the same
+message:
 
     set transaction isolation level read committed; set local search_path = pg_catalog, pg_temp; …; <statement>
 
-The message is one transaction, and its settings end with it. So they hold behind a pooler that gives every transaction
-another server session, and are nobody else's there. Since no name is looked up in a schema that strangers can write to,
-nothing of theirs runs with headrace's rights. The encoding is part of the connection's beginning, which poolers keep.
+The message is one transaction, and the settings end with it. So they also hold behind a pooler that gives every
+transaction another server session, and they reach no other client of the pooler. No name is looked up in a schema that
+strangers can write to, so that no function of theirs runs with headrace's rights. The encoding is part of the
+connection's beginning, which poolers keep.
 
-Not stated, since the answer is the operator's: whether the database may be written to (default_transaction_read_only),
-and how durable a commit is. No statement depends on how dates, intervals, numbers or bytes are written: none is sent or
-asked for in a form that a setting changes.
+Two settings are left to the operator: whether the database may be written to (default_transaction_read_only), and how
+durable a commit is. How dates, intervals, numbers and bytes are written needs no setting: no statement sends or asks
+for them in a form that a setting changes.
 
 Statements over an application's connection run in a transaction whose settings are the application's. They therefore
 call nothing but qualified names; see `headrace.sql_calls`.
@@ -32,10 +34,10 @@ _TRANSACTION_TIMEOUT_SINCE: Final = 170000
 
 
 class Session(psycopg.Connection[Any]):
-    """A session in autocommit, whose statements run under the settings above. Owned by who opened it.
+    """A session in autocommit, whose statements run under the settings above. Owned by its opener.
 
-    A statement that must not be in a transaction (VACUUM) goes through `psycopg.Cursor(session)`; several in one
-    transaction go into a `block`.
+    A statement that must not be in a transaction (VACUUM) is executed with `psycopg.Cursor(session)`. Several
+    statements in one transaction are executed in a `block`.
     """
 
     stated: bytes = b""
@@ -50,11 +52,12 @@ def connect(
     limit_s: float = 0.0,
     lasting: bool = False,
 ) -> Session:
-    """Open a session whose name says which part of which process holds it. Yields.
+    """Open a session. Yields.
 
-    The server is given up after timeout_s. limit_s bounds each statement by the server's clock; 0 is for no bound. A
-    lasting one is not ended for being idle: it MUST lead to PostgreSQL itself, since its setting stays. Raises
-    psycopg.OperationalError, and psycopg.ProgrammingError for what is no URL.
+    application is the session's name in PostgreSQL, which says what part of what process holds it. A server that does
+    not answer is given up after timeout_s. limit_s bounds each statement by the server's clock; 0 is for no bound. A
+    lasting session is not ended for being idle: its URL MUST lead to PostgreSQL itself, not to a pooler, since this
+    setting stays. Raises psycopg.OperationalError; psycopg.ProgrammingError for text that is no URL.
     """
     session = Session.connect(
         url,
@@ -82,8 +85,8 @@ def connect(
 def block(connection: psycopg.Connection[Any], *settings: str, limit_s: float = 0.0) -> Iterator[None]:
     """One transaction of several statements, under the settings above and further `set local` statements. Yields.
 
-    The connection MUST begin transactions as READ COMMITTED, as sessions of `connect` do. limit_s as there. Raises
-    psycopg.Error.
+    The connection MUST begin transactions as READ COMMITTED, as sessions of `connect` do. limit_s bounds each
+    statement, as for `connect`. Raises psycopg.Error.
     """
     idle = "set local idle_in_transaction_session_timeout = 0"
     with connection.transaction():
@@ -93,9 +96,9 @@ def block(connection: psycopg.Connection[Any], *settings: str, limit_s: float = 
 
 
 class _Cursor(psycopg.ClientCursor[Any]):
-    """Sends the settings before each statement that is a transaction of its own, and passes over their results.
+    """Sends the settings before each statement that is a transaction of its own, and skips the settings' results.
 
-    The parameters are put in here, since several statements are one message only without any.
+    The client puts the parameters into the text, since a message of several statements can have none.
     """
 
     def execute(
@@ -113,11 +116,11 @@ class _Cursor(psycopg.ClientCursor[Any]):
 def _settings(connection: psycopg.Connection[Any], limit_s: float) -> list[str]:
     """The settings, for one transaction. Each is safe in any transaction, also after its first statement."""
     return [
-        # With the temporary schema last, which would otherwise be searched first for tables and types.
+        # The temporary schema stands last; if it were not named, it would be searched first for tables and types.
         "set local search_path = pg_catalog, pg_temp",
         f"set local statement_timeout = {round(limit_s * 1000)}",
         "set local lock_timeout = 0",
-        # A NULL in an array is the word otherwise.
+        # Otherwise NULL in an array's text would be the word.
         "set local array_nulls = on",
         *(
             ["set local transaction_timeout = 0"]

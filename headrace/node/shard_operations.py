@@ -1,8 +1,8 @@
-"""What operators do with shards: drain, undrain, move and rebalance, each until it is done.
+"""What operators do with shards: drain, undrain, move and rebalance.
 
-An operation only writes into the directory what is wanted. The shards read it, move their connections, and say in
-their entries which epoch they have carried out; the operation waits for that. Whatever dies half-way, the next reading
-goes on from what is written.
+An operation writes the wish into the directory, and waits until it is fulfilled. The shards read the directory, move
+their connections, and write into their entries which epoch they have carried out. If the operation or a shard dies in
+the middle, the shards go on from what the directory says.
 """
 
 import math
@@ -20,9 +20,9 @@ from headrace.stream import SLOTS, slot
 
 POLL_S: Final = 0.2
 SAY_S: Final = 1.0
-"""How often progress is worth a line."""
+"""The least time between two lines of progress."""
 PATIENCE_S: Final = 10.0
-"""How long an operation that is under way goes on without Redis; what is wanted is written there already."""
+"""For how long an operation that has written its wish waits for a Redis that is away."""
 Say = Callable[[str], None]
 
 
@@ -30,7 +30,8 @@ Say = Callable[[str], None]
 class Plan:
     """New owners for slots of one node, as of an epoch of the directory.
 
-    before and after have, for each of its shards, how many slots it owns; connections, how many it has now.
+    owners has the new owner of each slot that gets another. before and after have, for each shard of the node, how many
+    slots it owns; connections has how many connections it has now.
     """
 
     node: str
@@ -47,10 +48,11 @@ class Plan:
 
 
 class ShardOperations:
-    """Operations on one deployment. say is given a line of progress whenever there is news.
+    """Operations on the shards of one deployment. say is given a line of progress whenever there is news.
 
-    Owned by its caller. Every operation raises UsageError for what does not exist, UnavailableError where it was not
-    done within deadline_s, and DirectoryUnavailableError without Redis: at once, or while it waits after PATIENCE_S.
+    Owned by its caller. Every operation raises UsageError for a shard or node that does not exist, UnavailableError if
+    it is not done within deadline_s, and DirectoryUnavailableError without Redis: at once before the wish is written,
+    after PATIENCE_S later.
     """
 
     def __init__(self, directory: Directory, say: Say, *, deadline_s: float = 60.0) -> None:
@@ -59,7 +61,7 @@ class ShardOperations:
         self._deadline_s = deadline_s
 
     def drain(self, shard_id: str) -> None:
-        """Have all connections of a shard moved to others of its node, and no new ones sent to it."""
+        """Have a shard's connections move to other shards of its node, and no new clients be given to it."""
         node = self.drain_plan(shard_id).node
         self._directory.drain(shard_id)
         self._directory.claim(node, settle_s=0)
@@ -71,7 +73,8 @@ class ShardOperations:
     def undrain(self, shard_id: str) -> bool:
         """Let a drained shard serve again, with its share of the slots.
 
-        Of one that is gone the mark alone is taken away, and False is returned. Its node must not be drained.
+        Returns False if the shard is gone: then only its mark in the directory is removed. Raises UsageError if the
+        whole node of the shard is drained.
         """
         snapshot = self._directory.read()
         if shard_id in snapshot.drained and not any(entry.id == shard_id for entry in snapshot.shards):
@@ -92,23 +95,23 @@ class ShardOperations:
         return True
 
     def drain_node(self, node: str, over_s: float) -> None:
-        """Have the clients of a whole node go to others within about over_s seconds, and none come."""
+        """Have the clients of a whole node go to other nodes within about over_s seconds, and no new clients come."""
         snapshot = self._directory.read()
         self._node(snapshot, node)
         if not any(_willing(snapshot, other) for other in {entry.node for entry in snapshot.shards} - {node}):
             raise UsageError("no other node has a shard that is up; start one first")
         self._directory.drain_node(node, over_s)
         self._wait(
-            # Without an entry the shards of the node are cut off, and have their clients still.
+            # A node without entries is not done: its shards are cut off from Redis, and still have their clients.
             lambda now: {entry.state for entry in now.shards if entry.node == node} == {"drained"},
             lambda now: f"node {node}: {sum(e.connections for e in now.shards if e.node == node)} connections left",
             deadline_s=self._deadline_s + over_s,
         )
 
     def undrain_node(self, node: str) -> list[str] | None:
-        """Let a drained node serve again. Returns those of its shards that stay drained, since they are so by name.
+        """Let a drained node serve again. Returns the ids of those of its shards that an operator drains one by one.
 
-        Of a node that is gone the mark alone is taken away, and None is returned.
+        Returns None if the node is gone: then only its mark in the directory is removed.
         """
         snapshot = self._directory.read()
         if node in snapshot.drained_nodes and not any(entry.node == node for entry in snapshot.shards):
@@ -129,7 +132,10 @@ class ShardOperations:
         return [entry.id for entry in now.shards if entry.node == node and entry.id in now.drained]
 
     def move(self, what: str, shard_id: str) -> int:
-        """Give a slot, or the slot of a stream, to a shard with all connections; returns the slot."""
+        """Give a slot, or the slot of a stream, with all its connections to a shard; returns the slot.
+
+        what is the slot's number, or the stream's name.
+        """
         snapshot = self._directory.read()
         entry = self._shard(snapshot, shard_id)
         if shard_id in snapshot.drained:
@@ -140,7 +146,7 @@ class ShardOperations:
         return number
 
     def join(self, shard_ids: list[str], require_them: Callable[[], None] = lambda: None) -> None:
-        """Wait until these shards are registered. require_them is called meanwhile; it raises if they will not come."""
+        """Wait until these shards are registered. require_them is called again and again; it raises to give up."""
 
         def joined(now: DirectorySnapshot) -> bool:
             if set(shard_ids) <= {entry.id for entry in now.shards if entry.state == "up"}:
@@ -154,11 +160,11 @@ class ShardOperations:
         )
 
     def plans(self) -> list[Plan]:
-        """What `rebalance` would do: on each node every slot to its first choice of the shards that are up."""
+        """What `rebalance` would do: give every slot of each node to the shard that it prefers of those that are up."""
         return list(_plans(self._directory.read()))
 
     def drain_plan(self, shard_id: str) -> Plan:
-        """What `drain` would do: each slot of the shard to its first choice of the others."""
+        """What `drain` would do: give each slot of the shard to the shard that it prefers of the others."""
         snapshot = self._directory.read()
         node = self._shard(snapshot, shard_id).node
         others = [other for other in _willing(snapshot, node) if other != shard_id]
@@ -167,13 +173,13 @@ class ShardOperations:
         return _plan(snapshot, node, others, keep=True)
 
     def undrain_plan(self, shard_id: str) -> Plan:
-        """What `undrain` would do: on the shard's node every slot to its first choice of those that are up, and it."""
+        """What `undrain` would do: give each slot of the node to the shard that it prefers, this one included."""
         snapshot = self._directory.read()
         node = self._shard(snapshot, shard_id).node
         return _plan(snapshot, node, [*_willing(snapshot, node), shard_id])
 
     def rebalance(self, plans: Sequence[Plan] | None = None) -> None:
-        """Carry out the plans that `plans` gave; those of this moment when None."""
+        """Carry out plans that `plans` returned, or new ones if None."""
         self._carry_out(self.plans() if plans is None else plans)
 
     def _carry_out(self, plans: Sequence[Plan]) -> None:
@@ -183,7 +189,7 @@ class ShardOperations:
             self._settle(plan.node)
 
     def _settle(self, node: str) -> None:
-        """Wait until every shard of the node has carried out the directory as it is now."""
+        """Wait until every shard of the node has carried out the directory's present epoch."""
         wanted = self._directory.read().epoch
 
         def waiting(now: DirectorySnapshot) -> list[ShardEntry]:
@@ -238,7 +244,7 @@ class ShardOperations:
 
 
 def _progress(entries: Sequence[ShardEntry]) -> str:
-    """Who moves where, as far as shards tell; "" for nobody."""
+    """How many connections move from where to where, as far as the shards tell; "" for none."""
     moves = [f"{target} {count} from {entry.id}" for entry in entries for target, count in entry.moves()]
     moving = sum(entry.moving for entry in entries)
     return f"{moving} connections are to move (to {', '.join(moves)})" if moving else ""
@@ -260,7 +266,7 @@ def _plans(snapshot: DirectorySnapshot) -> Iterator[Plan]:
 
 
 def _plan(snapshot: DirectorySnapshot, node: str, willing: Sequence[str], *, keep: bool = False) -> Plan:
-    """Each slot of a node to its first choice among the willing; with keep, one that such a shard has stays there."""
+    """Give each slot of a node to the willing shard that it prefers; with keep, only if no willing shard has it."""
     current = snapshot.slots.get(node, {})
     then = {
         number: current[number] if keep and current.get(number) in willing else rendezvous(number, willing)[0]

@@ -1,19 +1,20 @@
-"""Passing a client's socket to a shard, from a router or another shard, and knowing afterwards who may write to it.
+"""Passing a client's socket to a shard, from a router or another shard, such that only one of them writes to it.
 
-One exchange: our message with the descriptor, then the shard's answer. What is known, and what follows:
+In one exchange the giver sends a message with the socket's descriptor, and the shard answers. What the giver then
+knows, and does:
 
-    answer ok                   the shard has the client        we never touch the socket again
-    answer refused              nothing was written             another shard may be tried
-    refused for its version     nothing was written             the same shard is offered an older form
-    cannot connect              nothing was sent                another shard may be tried
-    end of the channel          nothing was written             another shard may be tried
-    message not taken in time   nothing was sent                another shard may be tried
-    no answer in time           the shard may write some day    shutdown() the client, close the channel
-    an answer that is none      the same                        the same
+    answer ok                   the shard has the client        it never touches the socket again
+    answer refused              nothing was written             it may try another shard
+    refused for its version     nothing was written             it offers the same shard an older form
+    cannot connect              nothing was sent                it may try another shard
+    end of the channel          nothing was written             it may try another shard
+    message not taken in time   nothing was sent                it may try another shard
+    no answer in time           the shard may write later       it shuts the client down, and closes the channel
+    an unreadable answer        the same                        the same
 
-A channel carries one exchange at a time and is kept for the next only after an answer, so an answer can never
-be taken for another exchange's. A channel leads to one process as long as it lives, and a process speaks the same
-versions as long as it lives: which form of a message it takes is remembered with the channel.
+A channel has one exchange at a time, and is kept for a further one only after an answer. So the answer of one exchange
+cannot be mistaken for another's. A channel leads to one process, which speaks the same versions as long as it lives:
+the form of a message that the process accepts is remembered with the channel.
 """
 
 import enum
@@ -31,25 +32,26 @@ from headrace.node import socket_file
 from headrace.node.handoff import REFUSED_UNREADABLE, REFUSED_VERSION, decode_answer
 
 MAX_CHANNELS: Final = 16
-"""Exchanges with one shard at a time. More would overflow its backlog when thousands of clients come at once, and
-each that is under way when a shard stops costs a client its connection; those that wait can still go elsewhere."""
+"""How many exchanges with one shard may be under way at a time. More would overflow the shard's backlog when thousands
+of clients come at once. And each exchange that is under way when a shard stops costs a client its connection, while
+clients that wait for their exchange can still be given to another shard."""
 MAX_WAITS: Final = 5
-"""Deadlines that a client waits for a place while the shard is busy with others."""
+"""For how many deadlines a client waits for its exchange while the shard answers others."""
 _MAX_ANSWER_BYTES: Final = 4096
 
 
 class Client(Protocol):
-    """A client's socket, as far as it matters here."""
+    """A client's socket: what is needed of it here."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """The socket's descriptor."""
 
     def shutdown(self, how: int, /) -> None:
-        """End the connection, whoever else holds a copy."""
+        """End the connection, even if another process holds a copy of the descriptor."""
 
 
 class Outcome(enum.Enum):
-    """How an exchange ended; see the table above."""
+    """How an exchange ended. The table at the head of this file has them in another order."""
 
     ACCEPTED = "accepted"
     REFUSED = "refused"
@@ -60,24 +62,24 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """The outcome, and the reason in a few words where there is one."""
+    """The outcome of passing a client, and the reason in a few words where there is one."""
 
     outcome: Outcome
     reason: str = ""
 
     @property
     def client_gone(self) -> bool:
-        """Whether the client is no longer ours, so that we MUST NOT answer it."""
+        """Whether the giver no longer has the client, and MUST NOT answer it."""
         return self.outcome in (Outcome.ACCEPTED, Outcome.SILENT)
 
     @property
     def misunderstood(self) -> bool:
-        """Whether the shard does not speak the form of the message, so that an older one may be offered."""
+        """Whether the shard does not speak the form of the message, so that an older form may be offered."""
         return self.outcome is Outcome.REFUSED and self.reason in (REFUSED_VERSION, REFUSED_UNREADABLE)
 
 
 class _Channel:
-    """One open channel; form is the first of a message's forms that its process may speak."""
+    """One open channel. form is the index of the newest form of a message that its process may speak."""
 
     def __init__(self, socket_: socket.socket) -> None:
         self.socket = socket_
@@ -87,8 +89,8 @@ class _Channel:
         self.socket.close()
 
 
-class _Lane:
-    """The channels to one shard: those that are idle, and places for MAX_CHANNELS exchanges at a time."""
+class _ShardChannels:
+    """The channels to one shard: the idle ones, and a semaphore for MAX_CHANNELS exchanges at a time."""
 
     def __init__(self) -> None:
         self.idle: list[_Channel] = []
@@ -98,7 +100,7 @@ class _Lane:
         self.silent_at = -math.inf
 
     def enter(self, patience_s: float) -> bool:
-        """Take a place, waiting as long as the shard answers others; False if it has gone silent. Yields."""
+        """Wait for the turn, as long as the shard answers others; False if it has gone silent. Yields."""
         came = time.monotonic()
         for _ in range(MAX_WAITS):
             if self.places.acquire(timeout=patience_s):
@@ -125,45 +127,47 @@ class _Lane:
 class Channels:
     """The open channels to shards' hand-off sockets.
 
-    Shared by the greenlets of one process: a channel in use belongs to its greenlet alone, an idle one
-    to nobody. deadline_s bounds each exchange, and the wait for a place while the shard answers nobody.
+    Shared by the greenlets of one process. A channel in use belongs to one greenlet alone. deadline_s bounds each
+    exchange, and the wait for its beginning while the shard gives no answer to others.
     """
 
     def __init__(self, *, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._lanes: dict[str, _Lane] = {}
+        self._shards: dict[str, _ShardChannels] = {}
 
     def give(self, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int] = ()) -> Passed:
         """Offer the client to the shard that listens at path. Yields, in a process that gevent has patched.
 
-        forms are those of one message (`headrace.node.handoff.forms`); the first that the shard speaks is taken.
-        extra are descriptors that go along. A kept channel that turns out to be closed is replaced by a new one once.
-        If this greenlet is killed with the message sent, the client is shut down.
+        forms are the forms of one message (`headrace.node.handoff.forms`); the first that the shard speaks is used.
+        extra are further descriptors that the message brings. If a kept channel turns out to be closed, one new channel
+        is opened. If the calling greenlet is killed after the message was sent, the client is shut down.
         """
-        lane = self._lanes.setdefault(path, _Lane())
-        if not lane.enter(self._deadline_s):
+        shard = self._shards.setdefault(path, _ShardChannels())
+        if not shard.enter(self._deadline_s):
             return Passed(Outcome.STALLED, "went silent, or had too many clients waiting")
         try:
-            return self._give(lane, path, forms, client, extra)
+            return self._give(shard, path, forms, client, extra)
         finally:
-            lane.places.release()
+            shard.places.release()
 
-    def _give(self, lane: _Lane, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int]) -> Passed:
+    def _give(
+        self, shard: _ShardChannels, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int]
+    ) -> Passed:
         descriptors = [client.fileno(), *extra]
         deadline = time.monotonic() + self._deadline_s
-        if lane.idle:
-            passed = self._offer(lane.idle.pop(), lane, forms, client, descriptors, deadline)
+        if shard.idle:
+            passed = self._offer(shard.idle.pop(), shard, forms, client, descriptors, deadline)
             if passed.outcome is not Outcome.UNREACHABLE:
                 return passed
             # The shard was replaced: its other channels are dead as well.
-            lane.close_idle()
+            shard.close_idle()
         channel = _connect(path)
         if isinstance(channel, Passed):
             return channel
-        return self._offer(channel, lane, forms, client, descriptors, deadline)
+        return self._offer(channel, shard, forms, client, descriptors, deadline)
 
     def reachable(self, path: str) -> bool:
-        """Whether something listens at path. Does not yield."""
+        """Whether a process that is trusted listens at path. Does not yield."""
         channel = _connect(path)
         if isinstance(channel, Passed):
             return False
@@ -171,11 +175,11 @@ class Channels:
         return True
 
     def retain(self, paths: Collection[str]) -> None:
-        """Close the channels to all other paths, those in use when their exchange ends."""
-        for path in [path for path in self._lanes if path not in paths]:
-            lane = self._lanes.pop(path)
-            lane.retired = True
-            lane.close_idle()
+        """Close the channels to all other paths; a channel in use is closed when its exchange ends."""
+        for path in [path for path in self._shards if path not in paths]:
+            shard = self._shards.pop(path)
+            shard.retired = True
+            shard.close_idle()
 
     def close(self) -> None:
         """Close the idle channels."""
@@ -184,21 +188,21 @@ class Channels:
     def _offer(
         self,
         channel: _Channel,
-        lane: _Lane,
+        shard: _ShardChannels,
         forms: Sequence[bytes],
         client: Client,
         descriptors: Sequence[int],
         deadline: float,
     ) -> Passed:
-        """One exchange for each form, until one is not refused as a form. Keeps or closes the channel. Yields."""
+        """One exchange for each form, until the shard speaks one. Keeps or closes the channel. Yields."""
         passed = Passed(Outcome.REFUSED, REFUSED_VERSION)
         for form in range(channel.form, len(forms)):
-            passed = self._exchange(channel, lane, forms[form], client, descriptors, deadline)
+            passed = self._exchange(channel, shard, forms[form], client, descriptors, deadline)
             if not passed.misunderstood:
                 channel.form = form
                 break
         if passed.outcome in (Outcome.ACCEPTED, Outcome.REFUSED):
-            lane.keep(channel)
+            shard.keep(channel)
         else:
             channel.close()
         return passed
@@ -206,7 +210,7 @@ class Channels:
     def _exchange(
         self,
         channel: _Channel,
-        lane: _Lane,
+        shard: _ShardChannels,
         message: bytes,
         client: Client,
         descriptors: Sequence[int],
@@ -222,7 +226,7 @@ class Channels:
             answer = decode_answer(data) if data else None
         except TimeoutError:
             channel.close()
-            lane.silent_at = time.monotonic()
+            shard.silent_at = time.monotonic()
             if not sent:
                 return Passed(Outcome.STALLED, f"did not take the message within {self._deadline_s:g} s")
             _shut_down(client)
@@ -247,10 +251,10 @@ def _connect(path: str) -> _Channel | Passed:
     try:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
-        # As when this process may open no more files: it still has the client, and another channel may be idle soon.
+        # For example, this process may open no more files. It still has the client, and a channel may be idle soon.
         return Passed(Outcome.UNREACHABLE, str(error))
     try:
-        # Connecting locally is immediate; only a full backlog would wait, that is, a shard that accepts nothing.
+        # To connect locally takes no time, unless the backlog is full, since the shard accepts no channels.
         channel.setblocking(False)
         channel.connect(path)
         socket_file.require_trusted(channel, path)
@@ -264,11 +268,11 @@ def _connect(path: str) -> _Channel | Passed:
 
 
 def _left(deadline: float) -> float:
-    # Never 0, which would mean non-blocking.
+    # Never 0, which would make the socket non-blocking.
     return max(0.001, deadline - time.monotonic())
 
 
 def _shut_down(client: Client) -> None:
-    # It is the connection that ends, whoever else has a descriptor of it.
+    # This ends the connection itself, for every process that has a descriptor of it.
     with suppress(OSError):
         client.shutdown(socket.SHUT_RDWR)

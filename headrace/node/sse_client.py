@@ -17,10 +17,11 @@ from headrace.event import CURSOR_TYPE
 from headrace.node import http_client, tls_errors
 
 SILENCE_S = 60.0
-"""Heartbeats come far more often: after this the connection is dead, whatever TCP thinks."""
+"""A connection on which nothing came for so long is dead, even if TCP reports no error: heartbeats come more often."""
 CHUNK_BYTES = 65536
 BROKEN: Final = (OSError, http.client.HTTPException)
-"""What a connection ends with: resets, time-outs and TLS; garbage, and a body that ends before its end."""
+"""The errors that a broken connection raises: OSError for resets, time-outs and TLS; HTTPException for an answer that
+is no HTTP, or that is cut off."""
 WAIT_S: Final = 2.0
 LONGEST_WAIT_S: Final = 30.0
 LONGEST_RETRY_AFTER_S: Final = 3600.0
@@ -29,7 +30,7 @@ _PASSING: Final = frozenset({408, 425, 429})
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A dispatched event; id is the last `id:` received by then, which is what a client sends back."""
+    """A dispatched event. id is the last `id:` received by then, which a client sends back as its cursor."""
 
     id: str
     type: str
@@ -37,9 +38,10 @@ class Message:
 
 
 class Parser:
-    """Turns the bytes of an event stream, cut anywhere, into messages.
+    """Turns the bytes of an event stream, which may be cut anywhere, into messages.
 
-    last_id is the cursor, also after frames of an `id:` line alone; retry_ms the last `retry:`, None before one.
+    last_id is the cursor, also after a frame of an `id:` line alone. retry_ms is the last `retry:`, None before the
+    first. comments counts the comments, such as heartbeats.
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,7 @@ class Parser:
         self._data: list[str] = []
 
     def feed(self, data: bytes) -> list[Message]:
-        """Parse more bytes; the messages that are complete with them."""
+        """Parse more bytes; returns the messages that they complete."""
         text = self._decoder.decode(data)
         if self._first and text:
             text = text.removeprefix("\ufeff")
@@ -106,9 +108,9 @@ def follow(
 ) -> Iterator[Message]:
     """Yield the messages of a stream URL for ever, over any number of connections.
 
-    since is where to begin: an id or cursor, `now` or `all`; None means `now`. After that each connection goes on
-    where the last one ended. tell is given a sentence when a connection is lost or refused, and when there is one
-    again. Raises TokenError where the server refuses the URL for good; everything else is tried again, with jitter.
+    since is where to begin: an id or cursor, `now` or `all`; None means `now`. Each further connection goes on where
+    the one before it ended. tell is given a sentence when a connection is lost or refused, and when there is one again.
+    Raises TokenError if the server refuses the URL for good; after any other failure it tries again, with jitter.
     """
     cursor = since
     wait_s = WAIT_S
@@ -154,12 +156,15 @@ def follow(
 
 
 def is_proxys_word(response: http.client.HTTPResponse) -> bool:
-    """Whether this is what the files in deploy/ let a proxy say while no server answers: a stream has no length."""
+    """Whether a proxy answered in place of a server, as the files in deploy/ have it do while no server answers.
+
+    Such an answer has a Content-Length, which a stream never has.
+    """
     return response.headers.get("Content-Length") is not None
 
 
 def check_reachable(url: str, timeout_s: float = 5.0) -> None:
-    """Raise UnavailableError, saying what to do, if no server answers at the URL's host."""
+    """Raise UnavailableError, which says what to do, if no server answers at the URL's host."""
     try:
         http_client.open_as_client(url, timeout=timeout_s).close()
     except urllib.error.HTTPError as error:
@@ -171,7 +176,7 @@ def check_reachable(url: str, timeout_s: float = 5.0) -> None:
 
 
 def _sentence(error: urllib.error.HTTPError) -> str:
-    """What the body of a refusal says, as far as it can be read."""
+    """The text in the body of a refusal, as far as it can be read; else the reason of its status line."""
     try:
         return error.read(500).decode("utf-8", "replace").strip() or error.reason
     except BROKEN:
@@ -183,7 +188,7 @@ def _reason(error: Exception) -> str:
 
 
 def _retry_after_s(headers: Headers) -> float:
-    """Retry-After in seconds (RFC 9110, 10.2.3): it is a number or a date; 0 without one."""
+    """Retry-After in seconds (RFC 9110, 10.2.3), which may be a number or a date; 0 without one."""
     text = headers.get("Retry-After", "")
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST_RETRY_AFTER_S)

@@ -1,4 +1,7 @@
-"""What to say of a TLS connection that could not be made: "nothing answers there" would mislead."""
+"""What the errors of a TLS connection mean, and what to do about them.
+
+Without this, a command would say "nothing answers there" of a server whose certificate it does not trust.
+"""
 
 import ssl
 import urllib.error
@@ -6,14 +9,14 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """What is wrong, as the rest of a sentence about a URL, and what to do."""
+    """What is wrong (`found`, the rest of a sentence that begins with the URL), and what to do about it."""
 
     found: str
     advice: str
 
 
 def fault(error: BaseException) -> Fault | None:
-    """The fault that an error of urllib or of a socket is about; None if TLS is no part of it."""
+    """The fault that an error of urllib, or of a socket, is about; None if the error is not about TLS."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return Fault(

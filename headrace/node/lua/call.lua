@@ -1,27 +1,31 @@
--- How the directory is called: the command in ARGV[1]; in ARGV[2] random hex, the generation to begin if there is none;
--- in ARGV[3] the prefix of the keys, in ARGV[4] the number of the database, in ARGV[5] the deployment in whose name this
--- is, "" where the caller does not know. In ARGV[6] and behind:
+-- How the directory is called. ARGV[1] is the command; ARGV[2] is random hex, the generation to begin if there is none;
+-- ARGV[3] is the prefix of the keys; ARGV[4] is the number of the database; ARGV[5] is the identity of the deployment
+-- in whose name the call is, "" where the caller does not know it. The arguments of each command are ARGV[6] and
+-- following:
 --
---   register  id expiry_ms (field value)...   returns {1 if the directory changed, else 0; whose directory it was}
---   leave     id pid                          returns 1 if the entry was this process's, else 0
+--   register  id expiry_ms (field value)...   returns {1 if the directory changed, else 0; whose directory was taken
+--                                                      over, else ""}
+--   leave     id pid                          returns 1 if the entry was that process's, else 0
 --   bury      id pid                          the same for a process that was found dead
 --   orphans   node settle_ms balance          returns {{slot...}, {id of each shard of the node that is up...},
---                                                      {id of each newcomer among these; none unless balance is 1...}}
+--                                                      {id of each newcomer among these..., none unless balance is 1}}
 --   claim     node (slot id)...               returns how many slots were given
---   drain     id                              marks the shard drained
+--   drain     id                              marks the shard as drained by an operator
 --   undrain   id                              takes the mark away
 --   assign    node (slot id)...               returns how many slots have a new owner
---   drain_node    node over_s                 marks all of the node drained
+--   drain_node    node over_s                 marks the whole node as drained by an operator
 --   undrain_node  node                        takes the mark away
---   report    json                            counts of a shard, see report(); returns 0 if `held` must be sent whole,
---                                             else 1
---   admit     request_id (who limit)...       lets a client in, counted from now on; returns the first who that has
---                                             as many as its limit already, else ""
---   release   request_id who...               it was not taken after all
---   turn      what hold_ms                    returns 1 if it is the caller's turn, and nobody else's for hold_ms
+--   report    json                            what a shard counts, see report(); returns 0 if `held` must be sent
+--                                             whole, else 1
+--   admit     request_id (limit_key limit)... admits a client, which counts from now on; or returns the first limit key
+--                                             that has as many connections as its limit already, else ""
+--   release   request_id limit_key...         no shard has accepted the client after all: it counts no more
+--   turn      what hold_ms                    returns 1 if it is the caller's turn, then nobody else's for hold_ms;
+--                                             else 0
 --   end_session   id life_ms                  remembers for so long that a session of the operations page was ended
---   session_ended id                          returns 1 if it was, else 0
---   occupant                                  returns the other deployment, shards of which live here, "" for none
+--   session_ended id                          returns 1 if the session was ended, else 0
+--   occupant                                  returns the identity of another deployment that has living shards here,
+--                                             or ""
 --   read      epoch                           returns {generation, count, {{id, field, value...}...},
 --                                                      {{node, slot, id...}...}, {drained id...},
 --                                                      {drained node, over_s...}, {{node, hot stream, count...}...},
@@ -45,7 +49,7 @@ local function occupant()
 end
 
 local function read()
-  -- What cannot be written expires though its shards live; from then on the directory is no more to be believed.
+  -- In a Redis that refuses writes the entries of living shards expire: the directory cannot be believed.
   local written = redis.pcall("SET", key("written"), "1", "PX", ADMITTED_MS)
   if written.err then
     return written
@@ -99,7 +103,7 @@ local commands = {
   occupant = occupant,
   read = read,
 }
--- These two find out by themselves whether the other deployment still has a shard.
+-- `register` and `occupant` find out by themselves whether the other deployment still has a living shard.
 if command ~= "register" and command ~= "occupant" and other_deployment() ~= "" then
   return refusal()
 end

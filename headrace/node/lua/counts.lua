@@ -1,8 +1,9 @@
--- What shards count: the crowds of streams that may be hot, and the connections of each user and address.
+-- What shards count: how many connections the streams lead that may be hot, and how many each limit key has.
 
 local MOST_HOT = 64
 
--- Find out which streams are hot on a node: those that lead `high` connections or more, until it is fewer than `low`.
+-- Find out which streams are hot on a node. A stream becomes hot with `high` connections that it leads there, and stays
+-- hot until it leads fewer than `low`.
 local function weigh(node, crowds, high, low)
   local at = key("hot", node)
   local hot = redis.call("HKEYS", at)
@@ -32,16 +33,17 @@ local function weigh(node, crowds, high, low)
   end
 end
 
--- {"id", "pid", "node", "expiry_ms", "serial": rising, "crowds": {stream: count} or null, "high", "low", "whole": whether
---  `held` is all of it, "held": {who: count, 0 for none}, "arrived": [[who, request id]...], whose connections are in `held`}
+-- ARGV[6] is JSON: the process that reports, and the fields of its ShardReport (headrace/node/shard_report.py):
+-- {"id", "pid", "node", "expiry_ms", "serial": number, "crowds": {stream: count} or null, "high": number,
+--  "low": number, "whole": boolean, "held": {limit key: count}, "arrived": [[limit key, request id]...]}
 local function report()
   local told = cjson.decode(ARGV[6])
   local at = key("held", told.id)
-  -- A process and its successor have one id between them, and keys of one name.
+  -- A process and its successor have the same id, and so the same keys.
   if redis.call("HGET", key("shard", told.id), "pid") ~= told.pid then
     return 0
   end
-  -- One that was given up may still be on its way when the next has arrived, and what it tells is true no more.
+  -- A report that the process has given up may arrive after the next one; its counts are out of date.
   local serial = told.serial or 0
   local pid, last = string.match(redis.call("HGET", at, "") or "", "^(%S+) (%d+)$")
   if pid == told.pid and serial > 0 and serial <= tonumber(last) then
@@ -54,11 +56,11 @@ local function report()
   if known == 1 then
     redis.call("HSET", at, "", string.format("%s %d", told.pid, serial))
     redis.call("PEXPIRE", at, told.expiry_ms)
-    for who, count in pairs(told.held) do
+    for limit_key, count in pairs(told.held) do
       if count > 0 then
-        redis.call("HSET", at, who, count)
+        redis.call("HSET", at, limit_key, count)
       else
-        redis.call("HDEL", at, who)
+        redis.call("HDEL", at, limit_key)
       end
     end
     for _, pair in ipairs(told.arrived) do
@@ -79,22 +81,22 @@ end
 local function admit()
   local request_id, now = ARGV[6], now_ms()
   for i = 7, #ARGV, 2 do
-    local who, limit = ARGV[i], tonumber(ARGV[i + 1])
-    local at = key("admitted", who)
+    local limit_key, limit = ARGV[i], tonumber(ARGV[i + 1])
+    local at = key("admitted", limit_key)
     redis.call("ZREMRANGEBYSCORE", at, "-inf", now)
-    -- A clock that was set back would let what was written before count for longer than it should.
+    -- A client that was admitted before Redis' clock was set back would count for too long.
     redis.call("ZREMRANGEBYSCORE", at, "(" .. (now + ADMITTED_MS), "+inf")
     local count = redis.call("ZCARD", at)
     each_shard(function(id)
-      count = count + tonumber(redis.call("HGET", key("held", id), who) or 0)
+      count = count + tonumber(redis.call("HGET", key("held", id), limit_key) or 0)
     end)
     if count >= limit then
-      return who
+      return limit_key
     end
   end
   for i = 7, #ARGV, 2 do
     local at = key("admitted", ARGV[i])
-    -- The id may be the client's own: one that gives the same id again is no less of a client.
+    -- The request id may be the client's own choice: another client with the same id counts as well.
     local member = redis.call("ZSCORE", at, request_id) and request_id .. " " .. seed or request_id
     redis.call("ZADD", at, now + ADMITTED_MS, member)
     redis.call("PEXPIRE", at, ADMITTED_MS)

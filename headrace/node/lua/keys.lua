@@ -1,45 +1,49 @@
--- The directory of shards in Redis: who serves what on which node. Its five files are one script; this is the first.
+-- The directory of shards in Redis: which shard serves which slots on which node. The five files of this folder are one
+-- script; this is the first.
 --
 -- Every key, with its shape; each begins with the prefix, `headrace` unless it is set:
 --
---   :deployment       string  the identity of the deployment whose directory this is, set by its first shard. As long as
---                             a shard of it lives, every call in the name of another deployment is refused
+--   :deployment       string  the identity of the deployment whose directory this is, set by its first shard. As long
+--                             as a shard of that deployment lives, every call in the name of another is refused
 --   :epoch            hash    generation   random hex, made by the first writer that finds none
---                             count        changes of the directory in this generation
---   :shards           hash    id of each registered shard -> its node; one whose entry has expired is dead and is removed
---                             at the next claim
---   :shard:<id>       hash    the fields of ShardEntry, in headrace/node/shard_entry.py, but its id; all text.
---                             Expires: each register() is one heartbeat
---   :crowds:<id>      hash    stream -> connections that it leads on this shard: the hot streams of its node, and those
---                             that may become hot; at most 128. Written anew by each report; expires like the entry
---   :held:<id>        hash    who -> connections that it has on this shard, who being `user:<name>` or `address:<host>`;
---                             and "" -> "<pid> <serial>" of the last report. Changed by each report; expires like the
---                             entry
---   :admitted:<who>   zset    request id -> until when (ms) it counts, of clients that a router has let in and no shard
---                             has counted yet; at most as many as the limit. Expires 10 s after the last
---   :slots:<node>     hash    slot number -> id of the shard that owns it on that node. Expires a day after the node's
---                             last claim, since nodes may have a new name each time
---   :hot:<node>       hash    hot stream -> connections that it leads on that node, at most 64. Expires with the slots
---   :newcomers:<node> set     ids of shards that have appeared on the node and not owned a slot since. Expires with the
+--                             count        how many changes the directory has had in this generation
+--   :shards           hash    id of each registered shard -> its node. A shard whose entry has expired is dead; its id
+--                             is removed at the next claim
+--   :shard:<id>       hash    the shard's entry: the fields of ShardEntry (headrace/node/shard_entry.py) without the
+--                             id, all of them text. Expires unless register() writes it again in time
+--   :crowds:<id>      hash    stream -> how many connections the stream leads on this shard, for the hot streams of the
+--                             shard's node and for streams that may become hot; at most 128. Each report writes it
+--                             anew; expires like the entry
+--   :held:<id>        hash    limit key -> how many connections it has on this shard; a limit key is `user:<name>` or
+--                             `address:<host>`. And "" -> "<pid> <serial>" of the last report. Each report changes it;
+--                             expires like the entry
+--   :admitted:<key>   zset    for a limit key: request id -> until when (ms) the client counts that a router has
+--                             admitted and no shard has counted yet; at most as many as the limit. Expires 10 s after
+--                             the last
+--   :slots:<node>     hash    slot number -> id of the shard that owns the slot on that node. Expires a day after the
+--                             node's last claim, since nodes may have a new name each time
+--   :hot:<node>       hash    hot stream -> how many connections it leads on that node, at most 64. Expires with the
 --                             slots
---   :drained          set     ids of the shards that an operator wants without clients
---   :drained:nodes    hash    node that an operator wants without clients -> over how many seconds they leave
+--   :newcomers:<node> set     ids of shards that have appeared on the node and have owned no slot since. Expires with
+--                             the slots
+--   :drained          set     ids of the shards that an operator drains
+--   :drained:nodes    hash    node that an operator drains -> over how many seconds its clients are to leave
 --   :node:<node>      hash    joined_ms    when a shard of this node last appeared, left, died or changed
---                             complete     the epoch ("<generation> <count>") in which every slot was last found to have
---                                          a live owner; unless the epoch has moved since, there is nothing to claim
---                             stopped      shards of this node that have left,
---                             died         were found dead by another,
---                             silent       whose entry has expired, since they said nothing for so long, and
---                             replaced     whose entry another process of their id has overwritten, ever
+--                             complete     the epoch ("<generation> <count>") in which every slot was last found to
+--                                          have a live owner; in that epoch there is nothing to claim
+--                             stopped, died, silent, replaced
+--                                          how many shards' processes of this node have ever ended in which way: it
+--                                          left; another shard found it dead; its entry expired, since it said nothing
+--                                          for so long; another process of its id overwrote its entry
 --                             Expires with the slots
---   :turn:<what>      string  "1" while somebody has had the turn to do it. Expires when it is the next one's
+--   :turn:<what>      string  "1" after a process has had the turn to do it. Expires when the next process may
 --   :ended:<id>       string  "1" for a session of the operations page that was ended. Expires when the session would
---   :written          string  "1", written by each reading to see whether Redis takes writes. Expires
---   :changes:<db>     channel "<generation> <count>" after each change, a hint to read again. Channels are the same in
---                             all databases of a server, so its number is in the name
+--   :written          string  "1", written by each read() to see whether Redis takes writes. Expires
+--   :changes:<db>     channel "<generation> <count>" after each change: a hint to read again. Channels are the same in
+--                             all databases of a server, so the database's number is in the name
 --   :changes          channel the same, for processes of versions before 0.3
 --
--- :epoch never expires: without it, Redis was emptied. A slot table changes only together with the epoch.
+-- :epoch never expires: where it is missing, Redis was emptied. A node's slots change only together with the epoch.
 
 local NODE_EXPIRY_MS = 86400000
 local ADMITTED_MS = 10000
@@ -75,7 +79,7 @@ local function drained(id)
   return redis.call("SISMEMBER", key("drained"), id) == 1
 end
 
--- A shard's process has ended, in one of the four ways.
+-- Count that a shard's process of the node has ended in one of the four ways.
 local function ended(node, how)
   redis.call("HINCRBY", key("node", node), how, 1)
 end
@@ -93,13 +97,13 @@ local function each_shard(action)
   end
 end
 
--- The other deployment whose directory this is, "" for none.
+-- The identity of the other deployment that this directory belongs to, "" where it is the caller's or nobody's.
 local function other_deployment()
-  local holder = redis.call("GET", key("deployment")) or ""
-  return deployment ~= "" and holder ~= deployment and holder or ""
+  local owner = redis.call("GET", key("deployment")) or ""
+  return deployment ~= "" and owner ~= deployment and owner or ""
 end
 
--- Whether a registered process lives, but for the one with this id and pid.
+-- Whether a registered process lives, other than the process with this id and pid.
 local function anybody_lives(but_id, but_pid)
   local lives = false
   each_shard(function(id)
@@ -109,13 +113,13 @@ local function anybody_lives(but_id, but_pid)
   return lives
 end
 
--- Why a call in the name of this deployment is refused, as an error that the caller knows by its first word.
+-- The error for a call in the name of this deployment, which the caller knows by its first word.
 local function refusal()
   return redis.error_reply("FOREIGN " .. other_deployment())
 end
 
--- Take over what a deployment without a living shard has left, with nothing that was in it. What is named after shards
--- has expired with them, or is about to.
+-- Empty the directory of a deployment that has no living shard, so that the caller's deployment can begin anew in it.
+-- Keys that are named after shards have expired with the shards' entries, or are about to.
 local function take_over()
   local nodes = redis.call("HKEYS", key("drained:nodes"))
   each_shard(function(_, node)

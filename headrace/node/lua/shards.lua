@@ -1,4 +1,4 @@
--- The shards of the directory: who lives, who has ended, and whom an operator wants without clients.
+-- The shards of the directory: which of them live, which have ended, and which an operator drains.
 
 -- Forget the shards whose entries have expired.
 local function prune()
@@ -11,7 +11,7 @@ local function prune()
   end)
 end
 
--- Returns {1 if the directory changed, else 0; the deployment that has left its directory to this one, "" for none}.
+-- Returns {1 if the directory changed, else 0; the identity of the deployment whose directory was taken over, or ""}.
 local function register()
   local id, expiry_ms = ARGV[6], ARGV[7]
   local at = key("shard", id)
@@ -32,10 +32,11 @@ local function register()
   local before = redis.call("HMGET", at, "node", "pid", "path", "state")
   local known = before[1] == given.node and before[2] == given.pid and before[3] == given.path
   local same = known and before[4] == given.state
-  -- Without its id or an epoch beside a living entry the directory is damaged; registering mends it.
+  -- A living entry whose id is not in :shards, or without an epoch beside it, is in a damaged directory. Registering
+  -- mends it.
   local listed = redis.call("HSET", key("shards"), id, given.node) == 0
   local begun = redis.call("EXISTS", key("epoch")) == 1
-  -- Whole: no field stays of another process that knows more of them.
+  -- The hash is replaced as a whole, so that no field stays that only another process of this id knows.
   redis.call("DEL", at)
   redis.call("HSET", at, unpack(ARGV, 8))
   redis.call("PEXPIRE", at, expiry_ms)
@@ -47,8 +48,8 @@ local function register()
   elseif not before[1] and listed then
     ended(given.node, "silent")
   end
-  -- A directory that was emptied learns what operators want from those who knew. One that was not knows better than
-  -- a shard that was cut off from it.
+  -- A directory that was emptied learns from the shards which of them, and which nodes, operators drain. A directory
+  -- that was not emptied is right where a shard that was cut off from it wishes otherwise.
   local emptied = string.match(given.settled or "", "^%S+") ~= redis.call("HGET", key("epoch"), "generation")
   if not before[1] and emptied and given.wish == "shard" then
     redis.call("SADD", key("drained"), id)
@@ -62,7 +63,8 @@ local function register()
   return { 1, former }
 end
 
--- Remove what a process has written, unless it is another's by now; returns its node, or nil.
+-- Remove the keys that a process has written, unless another process of its id has written them since; returns the
+-- process's node, or nil if nothing was removed.
 local function removed(id, pid)
   local entry = redis.call("HMGET", key("shard", id), "pid", "node")
   if entry[1] ~= pid then
@@ -82,7 +84,7 @@ local function leave()
   return node and 1 or 0
 end
 
--- Unlike a shard that leaves, one that was found dead is not waited for: its slots can be claimed at once.
+-- No time passes before the slots of a dead shard can be claimed, unlike those of a shard that leaves.
 local function bury()
   local node = removed(ARGV[6], ARGV[7])
   if node then

@@ -1,4 +1,4 @@
--- The slots of each node: which have no live owner, and who gets them.
+-- The slots of each node: which of them have no live owner, and which shards get them.
 
 local SLOTS = 1024
 
@@ -16,7 +16,7 @@ local function orphans()
   end
   local settled_ms = state[1] and now_ms() - tonumber(state[1]) or settle_ms
   if settled_ms < 0 then
-    -- The clock was set back; waiting for it to get there again could take for ever.
+    -- Redis' clock was set back. The time since a shard joined begins anew, or it might not pass for years.
     redis.call("HSET", key("node", node), "joined_ms", now_ms())
   end
   if settled_ms < settle_ms then
@@ -92,7 +92,7 @@ local function assign()
     local at_node = redis.call("HGET", key("shard", id), "node") == node
     if at_node and not drained(id) and redis.call("HGET", at, slot) ~= id then
       redis.call("HSET", at, slot, id)
-      -- Whoever was given a slot by an operator and loses it again is not to be given it back.
+      -- A shard that has owned a slot is no newcomer: if an operator takes the slot away again, it stays away.
       redis.call("SREM", key("newcomers", node), id)
       given = given + 1
     end
