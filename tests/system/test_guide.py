@@ -15,7 +15,7 @@ import headrace
 from headrace.settings import Settings
 from tests.fixtures.guide import BLOCKS, PAGES, ROOT, RUN, Block, block
 from tests.fixtures.terminal import Terminal, transcript
-from tests.fixtures.up import Up, searchable_directory
+from tests.fixtures.up import ENVIRON, Up, searchable_directory
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 STARTED_ELSEWHERE = {
@@ -173,9 +173,8 @@ def test_what_is_started_elsewhere_is_the_same(command: str) -> None:
     assert any(command in (typed for typed, _ in transcript(b.text)) for b in RUN if b.language == "console")
     assert (ROOT / test).exists()
     if runs:
-        done = subprocess.run(
-            ["make", "--dry-run", command.removeprefix("make ")], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        argv = ["make", "--dry-run", command.removeprefix("make ")]
+        done = subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1].strip() == runs
 
 
