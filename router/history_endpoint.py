@@ -4,7 +4,7 @@
     limit    how many events to look at, 1 to 1000; 100 without it
     stream   which one of the token's streams; needed where it has several
 
-Who may see what is as for the stream itself: the same token, audiences, predicates, revocations and origins.
+The same rules decide as for the stream itself: its token, audiences, predicates, revocations and origins.
 """
 
 from dataclasses import dataclass

@@ -79,8 +79,9 @@ class OperatorAuth:
     def try_token(self, token: str, host: str, now: float) -> Response | None:
         """Why a token does not open the page, as the answer; None if it does.
 
-        The right one always does: many come from one address, that of a proxy, and whoever guesses there must not keep
-        operators out. What keeps those who guess out is the token, of which settings refuse one that can be guessed.
+        The right token always opens the page: many people come from one address, that of a proxy, and a guesser among
+        them must not keep operators out. The token itself keeps guessers out: the settings refuse a token that can be
+        guessed.
         """
         if self.is_token(token):
             return None

@@ -1,4 +1,4 @@
-"""Whose the schema is, what it lacks, who may use it, and who is at the locks that headrace has to take."""
+"""The rights in the schema: its owner, what it lacks, the roles that may use it, and strangers at headrace's locks."""
 
 import time
 from typing import Any, Final
@@ -48,7 +48,10 @@ def parts(connection: Connection) -> Finding:
 
 
 def publishers(connection: Connection) -> Finding:
-    """Who may publish here, which is a role of the whole server's; and who may write to the tables, and should not."""
+    """The roles that may publish here, and a role that may write to the tables, which it should not.
+
+    A role is the whole server's, not the database's.
+    """
     row = connection.execute(_RIGHTS).fetchone()
     if row is not None:
         role, rights, table = row
@@ -64,7 +67,7 @@ def publishers(connection: Connection) -> Finding:
 
 
 def strangers(connection: Connection) -> Finding:
-    """Who has taken a lock that decides how publishing transactions notify, and has no business there."""
+    """Sessions of strangers that hold a lock by which publishing transactions decide how they notify."""
     before = set(locks.strangers(connection))
     if before:
         time.sleep(LOOKS_APART_S)

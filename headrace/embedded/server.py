@@ -7,8 +7,8 @@ Of a server called `name`, started in a directory, these files outlive it (all m
     <name>.location    the home of the data if it had to be elsewhere (see location.py)
     <name>.log         what the server says, appended; moved to <name>.log.1 at a start when it is long
 
-A start is `launch`, which may take seconds when the data are made, and then `probe` until it is true: a supervisor
-does something else meanwhile. `start` is both for those who wait.
+A start is `launch`, which may take seconds when the data are made, and then `probe` until it is true. A supervisor
+does something else between the probes; a caller that wants to wait calls `start`, which does both.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
 """The lines that `headrace up` prints: its own, and those of each process behind the process's name.
 
-Whoever reads them may be slow, stop reading, or go away. So a thread writes them, from a queue with an end: what does
-not fit is dropped, and the number of lost lines is printed in their place. Nothing else ever waits for the reader.
+The reader of these lines may be slow, stop reading, or go away. So a thread writes them, from a queue of a limited
+length: lines that do not fit are dropped, and their number is printed in their place. Nothing else ever waits for the
+reader.
 
 Where logs are JSON, each process's lines are printed as they are, since they name it, and ours in the same form.
 """

@@ -30,8 +30,8 @@ class Control:
     """The listening end, in the supervisor.
 
     Owned by the supervisor's loop. Operations run one after the other: two at a time could work against each other.
-    Who waits for its turn is told what it waits for. Who has gone by then, its command given up or ended, is not
-    served: it may have been told to try again.
+    A command that waits for its turn is told what it waits for. A command that was given up or has ended by then is
+    not carried out, since its user may have been told to try again.
     """
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, shards: Shards) -> None:

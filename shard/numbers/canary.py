@@ -5,6 +5,9 @@
 
 Each shard has a stream of its own for this, in a slot that it serves, and a connection only for as long as it takes. So
 what the metrics say of it is what clients of this shard see, whatever the single parts believe of themselves.
+
+The canary does not use `headrace.node.outage`: it goes on at its own interval while something is wrong, since each try
+is a measurement, and a result is one of five and not only success or failure.
 """
 
 import http.client

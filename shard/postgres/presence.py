@@ -16,12 +16,12 @@ before PostgreSQL hears of it. A reload, and a client that comes back after `ret
 another shard. The giver of a moved connection lingers while the taker tells that it has it. A shard that ends tells
 nothing: its session stays for the expiry, in which its clients have come to others.
 
-Who removes what a killed shard held. Each shard's session has a number that grows with every report, and a shard with
-members reports every fifth of the expiry, be it nothing. Every shard looks at all numbers at that pace; one that has
-stood still for three fifths is given up, by its name and that number, so once, whoever comes first. No wall clock is
-asked, and after a time in which nobody could report, the observation begins anew. A shard that was only stopped finds
-its session gone when it wakes, and tells everything again under a new name; so does one whose reports a fail-over
-lost.
+How the members of a killed shard are removed. Each shard's session has a number that grows with every report, and a
+shard with members reports every fifth of the expiry, even if it has nothing to report. Every shard looks at all numbers
+at that pace. A session whose number has stood still for three fifths of the expiry is given up, by its name and that
+number, so it is given up once, by the first shard that does it. No wall clock is asked, and after a time in which no
+shard could report, the observation begins anew. A shard that was only stopped finds its session gone when it wakes, and
+tells everything again under a new name; so does one whose reports a fail-over lost.
 
 What can hold reports up. A transaction that has published to a companion stream at once and stays open keeps that
 stream locked. A report waits for it for a few seconds, and keeps other reports from all its streams meanwhile. Then the

@@ -1,10 +1,10 @@
-"""Who is here, what PostgreSQL was told of it, and which other sessions have fallen silent: decisions without I/O.
+"""The users that are here, what PostgreSQL was told of them, and the sessions that fell silent: decisions without I/O.
 
-A pair is a stream and a user. Wanted is what PostgreSQL ought to have of us: every pair with a connection, and those
-whose last connection has ended less than the grace ago. Told is what it has or may have. A report carries what
-differs; as its outcome is unknown until it is confirmed, a pair counts as told from the moment it is sent, and as
-unsettled again when the report has failed. Reports are numbered, so that one that was repeated cannot come in late and
-undo it.
+A *pair* is a stream and a user. The *wanted* pairs are those that PostgreSQL ought to have of this shard: every pair
+with a connection, and every pair whose last connection has ended less than the grace ago. The *told* pairs are those
+that PostgreSQL has or may have. A report carries the difference. Its outcome is unknown until it is confirmed, so a
+pair counts as told from the moment at which the report is sent, and as unreported again when the report has failed.
+Reports are numbered, so that a repeated report cannot come in late and undo a newer one.
 """
 
 import uuid
@@ -57,7 +57,7 @@ class PresenceMembers:
         self._connections: dict[Pair, int] = {}
         self._lingering: dict[Pair, float] = {}
         self._told: set[Pair] = set()
-        self._unsettled: dict[Pair, None] = {}
+        self._unreported: dict[Pair, None] = {}
 
     def __repr__(self) -> str:
         here, told = len(self._connections), len(self._told)
@@ -82,7 +82,7 @@ class PresenceMembers:
         if not before:
             self._lingering.pop(pair, None)
             # Also of one who lingered: that it is gone may have been told, with an unknown outcome.
-            self._unsettled[pair] = None
+            self._unreported[pair] = None
 
     def disappear(self, pair: Pair, now: float) -> None:
         """One connection less; after the last the pair lingers for the grace."""
@@ -101,14 +101,14 @@ class PresenceMembers:
 
     def due_s(self, now: float, without: Container[str] = ()) -> float | None:
         """How soon a report has something to tell of other streams than these, None while nothing is in sight."""
-        if any(stream not in without for stream, _ in self._unsettled):
+        if any(stream not in without for stream, _ in self._unreported):
             return 0.0
         for since in self._lingering.values():
             return max(0.0, since + self._grace_s - now)
         return None
 
     def report(self, now: float, without: Container[str] = (), only: str | None = None) -> PresenceReport | None:
-        """The next report: what is unsettled, at most MAX_PAIRS of it, or only that we live. MUST be followed by what
+        """The next report: what is unreported, at most MAX_PAIRS of it, or only that we live. MUST be followed by what
         became of it. None if PostgreSQL has nothing of us and need not hear from us.
 
         It tells of no stream in without, and if only is given, of no other.
@@ -121,9 +121,9 @@ class PresenceMembers:
             self._forget(pair)
         here: list[Pair] = []
         gone: list[Pair] = []
-        told = (pair for pair in self._unsettled if pair[0] not in without and only in (None, pair[0]))
+        told = (pair for pair in self._unreported if pair[0] not in without and only in (None, pair[0]))
         for pair in list(islice(told, MAX_PAIRS)):
-            del self._unsettled[pair]
+            del self._unreported[pair]
             if self._wanted(pair):
                 here.append(pair)
                 self._told.add(pair)
@@ -148,22 +148,22 @@ class PresenceMembers:
         Meanwhile the others cannot tell of whom they have taken over from here: every grace begins anew.
         """
         if report is not None:
-            self._unsettled.update(dict.fromkeys(report.here))
+            self._unreported.update(dict.fromkeys(report.here))
             for pair in report.gone:
                 if pair not in self._connections:
-                    self._unsettled.pop(pair, None)
+                    self._unreported.pop(pair, None)
                     self._lingering[pair] = now
         self._lingering = dict.fromkeys(self._lingering, now)
 
     def refused(self, report: PresenceReport) -> None:
         """PostgreSQL has not taken the report, for certain, and can be reached: it is told again."""
-        self._unsettled.update(dict.fromkeys((*report.here, *report.gone)))
+        self._unreported.update(dict.fromkeys((*report.here, *report.gone)))
 
     def lost(self) -> None:
         """PostgreSQL does not know our session (any more): tell everything again, as another."""
         self._begin_session()
         self._told.clear()
-        self._unsettled = dict.fromkeys([*self._connections, *self._lingering])
+        self._unreported = dict.fromkeys([*self._connections, *self._lingering])
 
     # -- inside
 
@@ -173,9 +173,9 @@ class PresenceMembers:
     def _forget(self, pair: Pair) -> None:
         """The pair is wanted no longer: PostgreSQL hears of it if it may know the pair."""
         if pair in self._told:
-            self._unsettled[pair] = None
+            self._unreported[pair] = None
         else:
-            self._unsettled.pop(pair, None)
+            self._unreported.pop(pair, None)
 
     def _begin_session(self) -> None:
         self._session = uuid.uuid4()
