@@ -35,13 +35,18 @@ class Running:
         node = self._node
         if node and (
             scenario.fresh
-            or (node.shards, node.router_workers, node.settings)
-            != (scenario.shards, scenario.router_workers, scenario.settings)
+            or (node.shards, node.router_workers, node.settings, node.counts_statements)
+            != (scenario.shards, scenario.router_workers, scenario.settings, scenario.counts_statements)
         ):
             self.stop()
             node = None
         if node is None:
-            node = self._node = Node(scenario.shards, scenario.router_workers, settings=scenario.settings)
+            node = self._node = Node(
+                scenario.shards,
+                scenario.router_workers,
+                settings=scenario.settings,
+                counts_statements=scenario.counts_statements,
+            )
             node.start()
         return node
 
@@ -55,18 +60,18 @@ class Running:
 @click.command(epilog="Example: python -m loadtests.bench --scenario fanout --scenario latency --json figures.json")
 @click.argument("more", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--scenario", "chosen", multiple=True, help=f"Any of {', '.join(SCENARIOS)}.  [default: all]")
-@click.option("--repeat", default=3, show_default=True, type=click.IntRange(1), help="Times that each is measured.")
+@click.option("--repeat", type=click.IntRange(1), help="Times that each is measured.  [default: 3; 5 for pairs]")
 @click.option("--n", default=5000, show_default=True, type=click.IntRange(10, 6500), help="Connections.")
-@click.option("--seconds", default=8.0, show_default=True, type=click.FloatRange(0.5), help="Of publishing, each time.")
+@click.option("--seconds", type=click.FloatRange(0.5), help="Of publishing, each time.  [default: 8; 10 for pairs]")
 @click.option("--json", "as_json", type=click.Path(path_type=Path), help="Write the figures to this file as well.")
 @click.option("--plots", type=click.Path(path_type=Path, file_okay=False), help="Draw what was measured, into here.")
 @click.option("--tools", type=click.Path(path_type=Path), help="Directory of ssebench.c and rawfan.c.")
 def main(
     more: tuple[str, ...],
     chosen: tuple[str, ...],
-    repeat: int,
+    repeat: int | None,
     n: int,
-    seconds: float,
+    seconds: float | None,
     as_json: Path | None,
     plots: Path | None,
     tools: Path | None,
@@ -78,14 +83,18 @@ def main(
     about: dict[str, str] = {}
     found: list[Row] = []
     repetitions: dict[str, list[list[Figure]]] = {}
+    times: dict[str, int] = {}
+    lengths: dict[str, float] = {}
     running = Running()
     with tempfile.TemporaryDirectory(prefix="headrace-bench-tools-") as directory:
         built = Tools.build(tools, Path(directory))
         try:
             for name in names:
-                for number in range(repeat):
-                    click.echo(f"{name} {number + 1} of {repeat}", err=True)
-                    figures = _measured(SCENARIOS[name], running, built, n, seconds, f"{name}-{number}", about)
+                scenario = SCENARIOS[name]
+                times[name], lengths[name] = repeat or scenario.repeat, seconds or scenario.seconds
+                for number in range(times[name]):
+                    click.echo(f"{name} {number + 1} of {times[name]}", err=True)
+                    figures = _measured(scenario, running, built, n, lengths[name], f"{name}-{number}", about)
                     repetitions.setdefault(name, []).append(figures)
                     for figure in figures:
                         beside = f" of {figure.floor:,.1f}: {figure.ratio:.2f}" if figure.floor else ""
@@ -95,12 +104,13 @@ def main(
             raise click.ClickException(str(error)) from error
         finally:
             running.stop()
-    click.echo(f"{n} connections, {seconds:g} s, {repeat} times; " + ", ".join(f"{k} {v}" for k, v in about.items()))
+    each = ", ".join(f"{name} {times[name]} times {lengths[name]:g} s" for name in times)
+    click.echo(f"{n} connections; {each}; " + ", ".join(f"{k} {v}" for k, v in about.items()))
     click.echo(table(found))
     value = {
         "about": about,
         "connections": n,
-        "seconds": seconds,
+        "seconds": lengths,
         "rows": [asdict(row) for row in found],
         "repetitions": {name: [[asdict(f) for f in each] for each in all_] for name, all_ in repetitions.items()},
     }

@@ -1,7 +1,7 @@
 """Everything that a scenario uses: the node, the floor, clients for either, and the way to keep a shard busy."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -61,6 +61,14 @@ class Bench:
             clients.ready()
             pilot.begin()
             yield clients, pilot
+
+    def paced(self, rate: float, publish: Callable[..., object]) -> dict[str, Any]:
+        """Publish single events to one client, as `BenchPublisher.paced` does; returns what the client measured."""
+        with self.here(n=1) as clients:
+            clients.ready()
+            time.sleep(0.5)
+            self.publisher.paced(self.stream, self.seconds, rate, publish)
+            return clients.result()
 
     def saturated(self, window: int, n: int = 0) -> tuple[dict[str, Any], int, float]:
         """Publish behind the pilot; returns the clients' result, how many events, and how busy the shard was (%)."""

@@ -5,7 +5,7 @@ import select
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -27,7 +27,7 @@ class Clients:
         self.ready_s = 0.0
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def __enter__(self) -> "Clients":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -45,7 +45,7 @@ class Clients:
         assert self._process.stderr is not None
         return bool(select.select([self._process.stderr], [], [], timeout_s)[0])
 
-    def ready(self) -> "Clients":
+    def ready(self) -> Self:
         """Wait until all are connected; raises FailedError if one is not."""
         assert self._process.stderr is not None
         for line in self._process.stderr:

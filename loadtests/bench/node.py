@@ -13,17 +13,20 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
 
 import headrace
+from headrace.embedded.postgres import USER
 from headrace.node.child_process import spawn
 from headrace.settings import environ_with_file
 from loadtests.bench import cores
 from loadtests.bench.clients import FailedError
 
 READY_S: Final = 90.0
+PUBLISHER: Final = "bench_publisher"
 _READY: Final = re.compile(r"^headrace ready http://([\d.]+):(\d+)\n", re.MULTILINE)
 _STATEMENT: Final = re.compile(r"LOG:  (?:statement|execute [^:]*):")
 _ROOT: Final = Path(__file__).parents[2]
@@ -33,15 +36,22 @@ class Node:
     """A running node. Owned by the bench.
 
     One shard alone gets a core to itself, and everything else runs on the other one, with the clients. Of several
-    shards none is pinned, and PostgreSQL writes each statement to its log, to be counted. root is the directory of the
-    headrace that runs; settings are variables of its environment.
+    shards none is pinned. root is the directory of the headrace that runs; settings are variables of its environment.
+    If counts_statements, PostgreSQL writes each statement of headrace's processes to its log, to be counted.
     """
 
     def __init__(
-        self, shards: int, router_workers: int, root: Path = _ROOT, settings: Mapping[str, str] | None = None
+        self,
+        shards: int,
+        router_workers: int,
+        root: Path = _ROOT,
+        settings: Mapping[str, str] | None = None,
+        *,
+        counts_statements: bool = False,
     ) -> None:
         self.root = root
         self.settings = settings or {}
+        self.counts_statements = counts_statements
         self.shards = shards
         self.router_workers = router_workers
         self.directory = Path(tempfile.mkdtemp(prefix="headrace-bench-"))
@@ -55,7 +65,7 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         environ |= self.settings
         environ["PYTHONPATH"] = os.pathsep.join([str(self.root), *filter(None, [environ.get("PYTHONPATH")])])
-        if self.shards > 1:
+        if self.counts_statements:
             environ["PGOPTIONS"] = "-c log_statement=all"
         argv = [sys.executable, "-P", "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]
         argv += ["--shards", str(self.shards), "--router-workers", str(self.router_workers)]
@@ -97,6 +107,24 @@ class Node:
         """The URL of its PostgreSQL."""
         return self._environ["HEADRACE_DATABASE_URL"]
 
+    @property
+    def superuser_url(self) -> str:
+        """The URL of its PostgreSQL for the superuser, whom `headrace up` uses only to make the database."""
+        return self._url_of(USER, (self.directory / ".headrace" / "postgres.password").read_text().strip())
+
+    def publisher_url(self) -> str:
+        """The URL for a role that may only publish, as an application's role may. The first call makes the role."""
+        with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+            connection.execute(
+                f"do $$ begin create role {PUBLISHER} login password '{PUBLISHER}' in role headrace_publisher;"
+                " exception when duplicate_object then null; end $$"
+            )
+        return self._url_of(PUBLISHER, PUBLISHER)
+
+    def _url_of(self, user: str, password: str) -> str:
+        url = urlsplit(self.database_url)
+        return url._replace(netloc=f"{user}:{password}@{url.hostname}:{url.port}").geturl()
+
     def path(self, stream: str, since: str = "") -> str:
         """The signed path of a stream, by default from its head on."""
         return headrace.sign(
@@ -136,7 +164,10 @@ class Node:
         ]
 
     def questions(self) -> tuple[int, int]:
-        """How many statements PostgreSQL has run so far, and how many of them read pages of the log."""
+        """How many statements PostgreSQL has run so far, and how many of them read pages of the log.
+
+        The node MUST count statements, else both are 0.
+        """
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
         return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
 

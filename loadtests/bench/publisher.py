@@ -3,7 +3,7 @@
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -47,13 +47,18 @@ class BenchPublisher:
             pilot.reach(pilot.seen + 1)
         return published - first
 
-    def paced(self, stream: str, seconds: float, rate: float) -> int:
-        """Publish single events at a rate, each a little off its moment, so as not to keep step with the server."""
+    def paced(
+        self, stream: str, seconds: float, rate: float, publish: Callable[..., object] = headrace.publish_now
+    ) -> int:
+        """Publish single events at a rate, each a little off its moment, so as not to keep step with the server.
+
+        publish is `headrace.publish_now` or `headrace.publish`. Returns how many events.
+        """
         count = max(1, round(seconds * rate))
         began = time.monotonic()
         for number in range(count):
             time.sleep(max(0.0, began + (number + random.uniform(0, 0.5)) / rate - time.monotonic()))
-            headrace.publish_now(self.connection, stream, payload())
+            publish(self.connection, stream, payload())
         return count
 
     def flood(self, streams: Sequence[str], seconds: float, batch: int) -> int:
@@ -72,6 +77,14 @@ class BenchPublisher:
     def head(self, stream: str) -> int:
         """The stream's newest id."""
         return headrace.head(self.connection, stream)
+
+    def heads(self, streams: Sequence[str]) -> int:
+        """The sum of the newest ids of these streams."""
+        row = self.connection.execute(
+            "select sum(headrace.head(name)) from unnest(%s::text[]) name", [list(streams)]
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def close(self) -> None:
         """Disconnect."""

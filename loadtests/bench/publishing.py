@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def _names(bench: Bench) -> list[str]:
 def _published_live(bench: Bench, pgbench: writers.Writers) -> Live:
     """Publish while each stream has a client."""
     names = _names(bench)
-    before = _heads(bench, names)
+    before = bench.publisher.heads(names)
     publishing = writers.publishing(_prefix(bench))
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
         paths = Path(directory) / "paths"
@@ -111,7 +111,7 @@ def _published_live(bench: Bench, pgbench: writers.Writers) -> Live:
             with _calm(bench):
                 rate = pgbench.per_second(publishing, bench.seconds)
             received, watched = clients.result(), watching.result()
-    published = _heads(bench, names) - before
+    published = bench.publisher.heads(names) - before
     if received["events_total"] != published:
         raise FailedError(f"of {published} events {received['events_total']} were delivered")
     return Live(rate, watched["lat_p50_us"] / 1e3, watched["lat_p99_us"] / 1e3, received["events_total"])
@@ -129,15 +129,6 @@ def _calm(bench: Bench) -> Iterator[None]:
         paced = pool.submit(publisher.paced, _calm_stream(bench), bench.seconds, 20.0)
         yield
         paced.result()
-
-
-def _heads(bench: Bench, names: Sequence[str]) -> int:
-    """The sum of the heads of these streams."""
-    row = bench.publisher.connection.execute(
-        "select sum(headrace.head(name)) from unnest(%s::text[]) name", [list(names)]
-    ).fetchone()
-    assert row is not None
-    return int(row[0])
 
 
 @contextmanager

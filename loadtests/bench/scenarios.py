@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+import headrace
 from loadtests.bench import cores
 from loadtests.bench.bench import Bench, busy
 from loadtests.bench.clients import Clients, FailedError
@@ -84,11 +85,7 @@ def many(bench: Bench) -> list[Figure]:
 def latency(bench: Bench) -> list[Figure]:
     """One subscriber and no other load: the time from before publishing to receipt, with a durable commit between."""
     floor = bench.floor(rate=20.0, n=1)
-    with bench.here(n=1) as clients:
-        clients.ready()
-        time.sleep(0.5)
-        bench.publisher.paced(bench.stream, bench.seconds, 20.0)
-        result = clients.result()
+    result = bench.paced(20.0, headrace.publish_now)
     return [
         Figure(f"publish to receipt, {q}", "ms", result[f"lat_{q}_us"] / 1e3, floor[f"lat_{q}_us"] / 1e3, at=percent)
         for q, percent in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))

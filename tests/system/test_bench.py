@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,10 @@ from loadtests.bench.tools import BESIDE_CHECKOUT
 ROOT = Path(__file__).parents[2]
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
 TOOLS = Path(os.environ.get("BENCH_TOOLS") or BESIDE_CHECKOUT)
+needs_tools = pytest.mark.skipif(
+    not (TOOLS / "ssebench.c").is_file() or (not os.environ.get("CI") and not Path("/usr/include/liburing.h").exists()),
+    reason=f"the bench's tools are not in {TOOLS}, or liburing-dev is not installed",
+)
 
 
 def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -20,30 +25,19 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(argv, cwd=ROOT, env=ENVIRON, capture_output=True, text=True, timeout=480, check=False)
 
 
-@pytest.mark.skipif(
-    not os.environ.get("CI") and not Path("/usr/include/liburing.h").exists(), reason="liburing-dev is not installed"
-)
-@pytest.mark.skipif(not (TOOLS / "ssebench.c").is_file(), reason=f"the bench's tools are not in {TOOLS}")
-def test_a_small_run_measures_both(tmp_path: Path) -> None:
-    """200 connections for 1 s: a table, and figures of headrace and of what it is beside, above zero."""
-    figures = tmp_path / "figures.json"
-    done = bench(
-        "--n",
-        "200",
-        "--seconds",
-        "2",
-        "--repeat",
-        "1",
-        "--json",
-        str(figures),
-        "--scenario",
-        "fanout",
-        "latency",
-        "metrics",
-    )
+def small(figures: Path, *scenarios: str) -> dict[tuple[str, str], Any]:
+    """Run scenarios once, with 200 connections for 2 s; returns the rows by scenario and figure."""
+    options = ["--n", "200", "--seconds", "2", "--repeat", "1", "--json", str(figures)]
+    done = bench(*options, "--scenario", *scenarios)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "| fanout " in done.stdout
-    found = {(row["scenario"], row["name"]): row for row in json.loads(figures.read_text())["rows"]}
+    assert all(f"| {scenario} " in done.stdout for scenario in scenarios)
+    return {(row["scenario"], row["name"]): row for row in json.loads(figures.read_text())["rows"]}
+
+
+@needs_tools
+def test_a_small_run_measures_both(tmp_path: Path) -> None:
+    """200 connections for 2 s: a table, and figures of headrace and of what it is beside, above zero."""
+    found = small(tmp_path / "figures.json", "fanout", "latency", "metrics")
     deliveries = found["fanout", "deliveries"]
     assert deliveries["headrace"]["median"] > 0
     assert deliveries["floor"]["median"] > 0
@@ -51,6 +45,34 @@ def test_a_small_run_measures_both(tmp_path: Path) -> None:
     beside = found["metrics", "deliveries; beside without metrics"]
     assert beside["headrace"]["median"] > 0
     assert beside["floor"]["median"] > 0
+
+
+@needs_tools
+def test_publishing_is_measured_beside_plain_transactions(tmp_path: Path) -> None:
+    """A pair has commits and latencies of both halves, and all events were received, or else it fails."""
+    found = small(tmp_path / "figures.json", "hot_stream", "table_changes")
+    for scenario in ("hot_stream", "table_changes"):
+        for name in ("commits", "a transaction, p50", "a transaction, p99"):
+            row = found[scenario, f"{name}; beside plain"]
+            assert row["headrace"]["median"] > 0
+            assert row["floor"]["median"] > 0
+        assert found[scenario, "backlog after the last commit"]["headrace"]["median"] >= 0
+        # The warm-up's events are among them, and its commits are not in the rate.
+        commits = 2 * found[scenario, "commits; beside plain"]["headrace"]["median"]
+        assert found[scenario, "events, each received once"]["headrace"]["median"] > commits
+
+
+@pytest.mark.slow
+@needs_tools
+def test_publishing_to_many_streams_and_the_way_to_a_receipt_are_measured(tmp_path: Path) -> None:
+    """1,000 streams have a subscriber each; latencies are measured while idle, and at a fixed rate of transactions."""
+    found = small(tmp_path / "figures.json", "thousand_streams", "publish_latency")
+    assert found["thousand_streams", "commits; beside plain"]["ratio"]["median"] > 0
+    for name in ("idle", "meanwhile, one stream", "meanwhile, 1,000 streams"):
+        p50, p99 = (found["publish_latency", f"{name}, {q}"]["headrace"]["median"] for q in ("p50", "p99"))
+        assert 0 < p50 <= p99
+    for name in ("one stream", "1,000 streams"):
+        assert 0 < found["publish_latency", f"commits, of 2,000 wanted, to {name}"]["headrace"]["median"] < 3000
 
 
 def test_missing_tools_are_explained(tmp_path: Path) -> None:
