@@ -17,7 +17,7 @@ help:
 	@echo "make schema  headrace/sql/schema.sql, the whole schema for readers, after a change of a migration"
 	@echo "make lock    the exact versions of everything, anew; ARGS=--upgrade renews them"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
-	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"--scenario fanout\""
+	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"fanout hot_stream\""
 
 .venv: .venv/stamp
 
