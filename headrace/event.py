@@ -47,15 +47,19 @@ Piece = Sequence[Buffer]
 class Frame:
     """One committed event, encoded once for all its receivers.
 
-    id is the event's id in its stream; label is the audience label that a client needs to see it, None for everybody.
-    chunk is the whole frame for a connection of one stream, with its chunk header; the frame without that header is the
-    middle of the same bytes. Immutable; shared by the ring and by every write that is under way.
+    id is the event's id in its stream, and seq its sequence number, by which cursors name it while it is pending; None
+    for an event that had its id from the beginning. label is the audience label that a client needs to see it, None for
+    everybody. chunk is the whole frame for a connection of one stream, with its chunk header; the frame without that
+    header is the middle of the same bytes. Immutable; shared by the ring and by every write that is under way.
     """
 
-    __slots__ = ("_start", "chunk", "id", "label")
+    __slots__ = ("_start", "chunk", "id", "label", "seq")
 
-    def __init__(self, id_: int, data: str, type_: str = DEFAULT_TYPE, label: str | None = None) -> None:
+    def __init__(
+        self, id_: int, data: str, type_: str = DEFAULT_TYPE, label: str | None = None, seq: int | None = None
+    ) -> None:
         self.id = id_
+        self.seq = seq
         self.label = label
         frame = f"id: {id_}\n{_fields(type_, data)}".encode()
         self.chunk = chunk(frame)
@@ -73,7 +77,8 @@ class Frame:
         return self.chunk if chunked else memoryview(self.chunk)[self._start : -len(_CHUNK_END)]
 
     def with_id(self, text: str, chunked: bool) -> Piece:
-        """The frame with another `id:` line, as for a connection of several streams; all other bytes are shared."""
+        """The frame with another `id:` line, as for a connection of several streams, or a cursor that names pending
+        events; all other bytes are shared."""
         line = b"id: %b\n" % text.encode("ascii")
         rest = self.chunk.index(b"\n", self._start) + 1
         if not chunked:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headrace import cursor
+from headrace.cursor import Position
 from headrace.errors import CursorError
 from headrace.node.sse_client import Message
 from loadtests.payload import Payload
@@ -142,7 +143,7 @@ class Checker:
 
 
 def _positions(id_: str, streams: int) -> tuple[int, ...]:
-    positions = cursor.parse(id_, streams)
-    if "now" in positions or "all" in positions:
+    positions = [start.id for start in cursor.parse(id_, streams) if isinstance(start, Position)]
+    if len(positions) < streams:
         raise CursorError(f"cursor {id_!r} has no ids")
-    return tuple(int(position) for position in positions)
+    return tuple(positions)

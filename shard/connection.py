@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Final
 
 from headrace import cursor
+from headrace.cursor import Position
 from headrace.event import Piece
 from headrace.shard.ring import Ring
 from headrace.shard.socket_calls import SocketCalls
@@ -49,17 +50,20 @@ class Subscription:
     """One stream of one connection.
 
     Owned by the dispatcher greenlet. start is `now` or `all` as long as the position that this means is not known, else
-    None. hidden tells that the position is ahead of the last id that the client was told.
+    None. pending are the events above the position that the client has already, nearly always None; it changes only
+    with the position, and never while the subscription is live. hidden tells that the position is ahead of the last id
+    that the client was told.
     """
 
-    __slots__ = ("_position", "connection", "hidden", "index", "start", "state", "stream")
+    __slots__ = ("_position", "connection", "hidden", "index", "pending", "start", "state", "stream")
 
     def __init__(self, connection: "Connection", stream: "Stream", index: int, start: cursor.Start) -> None:
         self.connection = connection
         self.stream = stream
         self.index = index
-        self.start: cursor.Start | None = start if isinstance(start, str) else None
-        self._position = start if isinstance(start, int) else 0
+        self.start = start if isinstance(start, str) else None
+        known = start if isinstance(start, Position) else Position(0)
+        self._position, self.pending = known.id, known.pending
         self.state = SubscriptionState.OPENING
         self.hidden = False
 
@@ -80,8 +84,13 @@ class Subscription:
             raise AssertionError(f"{self!r} is where the head is")
         self._position = position
 
+    @property
+    def part(self) -> Position:
+        """The position with the pending events, as it stands in the cursor."""
+        return Position(self.position, self.pending)
+
     def __repr__(self) -> str:
-        return f"<Subscription {self.stream.name!r} {self.state.value} at {self.position}>"
+        return f"<Subscription {self.stream.name!r} {self.state.value} at {self.part}>"
 
 
 class Stream:
@@ -91,7 +100,8 @@ class Stream:
 
     The live subscriptions, which have everything up to head, are in sole and in shared. sole has those of connections
     that follow this stream alone, by descriptor: first those without chunks, then those with chunks, since within each
-    group every connection is sent the same bytes. shared has those of connections that follow several streams.
+    group every connection is sent the same bytes. shared has those that are sent `id:` lines of their own: of
+    connections that follow several streams, and of clients that have pending events.
 
     opening are subscriptions whose start needs a read that is yet to be asked for; awaiting_read are those whose read
     is outstanding. log are those that need a page of the log. leads counts the connections that have this as their
@@ -138,7 +148,7 @@ class Stream:
     def begin_live(self, subscription: Subscription) -> None:
         """A subscription has everything up to the head, and gets every later event. Its position MUST be the head."""
         connection = subscription.connection
-        if len(connection.subscriptions) == 1:
+        if len(connection.subscriptions) == 1 and subscription.pending is None:
             self.sole[connection.chunked][connection.fd] = subscription
         else:
             self.shared[subscription] = None
@@ -216,7 +226,7 @@ class Connection:
 
     def cursor(self) -> str:
         """The cursor as the client would send it back."""
-        return cursor.render([subscription.position for subscription in self.subscriptions])
+        return cursor.render([s.position if s.pending is None else s.part for s in self.subscriptions])
 
     def write(self, socket_calls: SocketCalls, pieces: Sequence[Piece], now: float) -> int:
         """Give the kernel as many pieces as it takes, in order; never waits.

@@ -10,6 +10,24 @@ Rules, none of which anything below may break:
 3. A socket that did not take everything is never written to before it is writable and its cut piece is finished.
 4. Nothing here waits, and nothing here yields.
 
+Pending events. A client may begin at a cursor that names events which its page shows, and which had no id when the page
+was made (`headrace/cursor.py`). Its subscription keeps their sequence numbers in `pending`, and `_advance` leaves each
+of these events out when it comes with its id:
+
+- An event that is left out is passed as a hidden one is: the position moves past it, and the cursor is owed
+  (`hidden`). No predicate is asked about it.
+- pending changes in the same step as the position, and belongs to it. Where a socket takes only some of the pieces, the
+  subscription stands behind the last piece taken, with what was pending there; an event that was left out behind that
+  piece is left out again in the next try. The same holds where a verdict is outstanding.
+- So every cursor, in an `id:` line, in a sentinel, in a goodbye, or in a hand-off, is the position and what is pending
+  there, and a client that comes back with it goes on as if it had never been away.
+- A subscription with pending events is never in `Stream.sole`, whose connections are all sent the same bytes. It is
+  live in `Stream.shared` until nothing is pending.
+- A gap that is told and a reset drop what is pending: the client loads its page anew. Events that retention has removed
+  and that the client would not have been shown leave it as it is: perhaps a pending event is kept.
+- Where ids jump, the log goes on in another incarnation, which may give the sequence numbers of lost events to others.
+  So what is pending is dropped there. At worst an event arrives that the page shows already; none is lost.
+
 Bytes are written, and connections ended, in `shard/writer.py`; whether a client may see an event is decided in
 `shard/visibility.py`.
 """
@@ -23,6 +41,7 @@ from itertools import accumulate
 from typing import Final
 
 from headrace import event
+from headrace.cursor import Pending
 from headrace.event import Frame, Piece
 from headrace.shard import wire_format
 from headrace.shard.connection import Connection, Stream, Subscription, SubscriptionState
@@ -253,42 +272,56 @@ class Delivery:
         self.counters.bytes += taken
 
     def _advance(self, subscription: Subscription, frames: Sequence[Frame]) -> None:
-        """Write the frames that the subscription may see, of those that follow its position, and place it anew."""
+        """Write the frames that the subscription may see, of those that follow its position, and place it anew.
+
+        Frames that are pending are left out.
+        """
         connection = subscription.connection
         if connection.blocked_at is not None or connection.dead:
             return
         alone = len(connection.subscriptions) == 1
         out: list[Piece] = []
         ids: list[int] = []
+        rests: dict[int, Pending] = {}
         examined = before = subscription.position
+        pending = held = subscription.pending
         waiting = False
-        if alone and all(frame.label is None for frame in frames):
+        if alone and pending is None and all(frame.label is None for frame in frames):
             out = [(frame.encoded(connection.chunked),) for frame in frames]
             ids = [frame.id for frame in frames]
             examined, frames = (ids[-1] if ids else before), ()
         for frame in frames:
+            # Within one incarnation each id follows the one before it.
+            rest = pending if pending is None or frame.id == examined + 1 else None
+            if rest is not None and frame.seq is not None and frame.seq in rest:
+                examined, pending = frame.id, rest.without(frame.seq)
+                continue
             visible = frame.label is None or self._visibility.visible(subscription, frame.label)
             if visible is None:
                 waiting = True
                 break
-            examined = frame.id
+            examined, pending = frame.id, rest
             if visible:
-                subscription.position = frame.id
-                if alone:
-                    out.append((frame.encoded(connection.chunked),))
-                else:
+                subscription.position, subscription.pending = frame.id, pending
+                if pending is not None:
+                    rests[frame.id] = pending
+                if not alone:
                     out.append(frame.with_id(f"{connection.cursor()}/{subscription.index}", connection.chunked))
+                elif pending is not None:
+                    out.append(frame.with_id(connection.cursor(), connection.chunked))
+                else:
+                    out.append((frame.encoded(connection.chunked),))
                 ids.append(frame.id)
-        subscription.position = before
+        subscription.position, subscription.pending = before, held
         done = self.writer.write(connection, out)
         if connection.dead:
             return
         self.counters.deliveries += done
         if done == len(out):
-            subscription.position = examined
+            subscription.position, subscription.pending = examined, pending
             subscription.hidden = examined > (ids[-1] if ids else before) or (subscription.hidden and not ids)
         elif done:
-            subscription.position = ids[done - 1]
+            subscription.position, subscription.pending = ids[done - 1], rests.get(ids[done - 1])
         if waiting and done == len(out):
             subscription.state = SubscriptionState.VERDICT
         else:
@@ -316,13 +349,17 @@ class Delivery:
         self._tell(subscription, event.gap_frame(name, missed_from, missed_to), missed_to)
 
     def _tell(self, subscription: Subscription, sentinel: bytes, position: int) -> None:
-        """Write a sentinel and the cursor that follows from it as one piece, so that neither is lost alone."""
+        """Write a sentinel and the cursor that follows from it as one piece, so that neither is lost alone.
+
+        Nothing is pending behind it.
+        """
         connection = subscription.connection
         if connection.blocked_at is not None or connection.dead:
             return  # Its position stays, and it is told when it advances again.
-        before, subscription.position = subscription.position, position
+        before, held = subscription.position, subscription.pending
+        subscription.position, subscription.pending = position, None
         cursor = connection.cursor() if connection.has_cursor else None
         # Without a cursor beside it, the position that follows from the sentinel is told when the connection has one.
         connection.anchored = connection.anchored and cursor is not None
         if not self.writer.write(connection, [wire_format.told(sentinel, cursor, connection.chunked)]):
-            subscription.position = before
+            subscription.position, subscription.pending = before, held

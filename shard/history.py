@@ -14,8 +14,9 @@ the oldest one that is being written; a client that has that many itself is refu
     {"stream": "room:1", "events": [{"id": 4, "type": "message", "data": "…"}], "next": 4, "head": 9, "more": true,
      "gap": {"missed_from": 1, "missed_to": 3}, "reset": {"head": 9}}
 
-next is the id after which the following page begins, past events that are hidden from the client. gap and reset are
-there only if the client must be told of one.
+next is where the following page begins: an id, past events that are hidden from the client; or a cursor as text, such
+as "4-81", while events are pending that the client has already. These are left out of the page that they come in. gap
+and reset are there only if the client must be told of one.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ import psycopg
 from gevent import socket as gsocket
 from gevent.queue import SimpleQueue
 
-from headrace.cursor import Start
+from headrace.cursor import Pending, Position
 from headrace.errors import one_line
 from headrace.node.handoff import Handoff
 from headrace.node.kept_session import KeptSession
@@ -167,7 +168,7 @@ class History:
 
     def _read(self, connection: psycopg.Connection[Any], handoff: Handoff) -> tuple[Page, list[Event]]:
         ((stream, start),) = handoff.streams
-        after = start if isinstance(start, int) else 0
+        after = start.id if isinstance(start, Position) else 0
         return sql_functions.read_events(connection, stream, after, handoff.page or 1, MAX_PAGE_BYTES, self._unsendable)
 
     def _answer(self, request: PageRequest, found: tuple[Page, list[Event]] | PageAnswer) -> None:
@@ -206,10 +207,17 @@ class History:
                 verdicts[label] = self._decide(handoff.context, stream, label)
             return verdicts[label]
 
+        position = start if isinstance(start, Position) else None
+        value = _standing(position, page, events, visible)
+        if position is not None and position.pending is not None and "reset" not in value:
+            at = Position(max(position.id, page.trimmed_to), None if "gap" in value else position.pending)
+            events, pending = _without_pending(at, events)
+            if pending is not None:
+                value["next"] = str(Position(value["next"], pending))
         seen = [
             {"id": event.id, "type": event.type, "data": event.data} for event in events if visible(event.visible_to)
         ]
-        return PageAnswer(200, {"stream": stream, "events": seen, **_position(start, page, events, visible)})
+        return PageAnswer(200, {"stream": stream, "events": seen, **value})
 
     def _close(self, place: Place, client: gsocket.socket) -> None:
         self._places.free(place)
@@ -235,12 +243,31 @@ def _socket(fd: int) -> gsocket.socket:
     return gsocket.socket(fileno=fd)
 
 
-def _position(start: Start, page: Page, events: Sequence[Event], visible: Callable[[str], bool]) -> dict[str, Any]:
+def _standing(
+    position: Position | None, page: Page, events: Sequence[Event], visible: Callable[[str], bool]
+) -> dict[str, Any]:
     """Where the page leads, and the gap or reset that the client must be told of. May yield."""
-    if isinstance(start, int) and page.foreign(start):
+    if position is not None and page.foreign(position.id):
         return {"next": page.head, "head": page.head, "more": False, "reset": {"head": page.head}}
     follows = events[-1].id if events else page.head
     value: dict[str, Any] = {"next": follows, "head": page.head, "more": follows < page.head}
-    if isinstance(start, int) and start < page.trimmed_to and any(map(visible, page.missed_by(start))):
-        value["gap"] = {"missed_from": start + 1, "missed_to": page.trimmed_to}
+    if position is None or position.id >= page.trimmed_to:
+        return value
+    if any(map(visible, page.missed_by(position.id))):
+        value["gap"] = {"missed_from": position.id + 1, "missed_to": page.trimmed_to}
     return value
+
+
+def _without_pending(position: Position, events: Sequence[Event]) -> tuple[list[Event], Pending | None]:
+    """The events that the client does not have yet, and what is pending behind them; as in `shard/delivery.py`."""
+    new = []
+    before, pending = position.id, position.pending
+    for event in events:
+        if pending is not None and event.id != before + 1:
+            pending = None  # ids jump
+        before = event.id
+        if pending is not None and event.seq is not None and event.seq in pending:
+            pending = pending.without(event.seq)
+        else:
+            new.append(event)
+    return new, pending

@@ -14,6 +14,10 @@ fro. It leaves with the next assignment, which the process gives again after its
 nothing has changed. A guest, which came here because another shard refused it, is not misrouted, and stays until the
 assignment of its stream changes.
 
+A shard of an older release does not know pending events, and refuses a connection that has some. Nearly always nothing
+is pending a moment later, so the connection is treated as a misrouted one: it stays, and leaves with the next
+assignment.
+
 A shard of an older release may not know how the connection's body is sent, in chunks, and refuses it for that. Another
 try would end in the same way. So the connection stays, since any shard serves it as well as another. But where this
 shard is to be empty, as when an older release takes its place, the client is told goodbye and comes back with its last
@@ -130,8 +134,9 @@ class Moves:
             self._adopt(connection)
             if message.misunderstood and self._assigned.everybody:
                 self._writer.goodbye(connection, "drain")
-            elif self._elsewhere(connection) != message.path:
-                # A new assignment came while the connection was on its way, and did not see it.
+            elif self._elsewhere(connection) != message.path or (message.misunderstood and parcel.handoff.has_pending):
+                # A new assignment came while the connection was on its way, and did not see it; or the other shard does
+                # not know pending events.
                 self.arrived(connection)
         self._note_carried_out()
 
@@ -144,7 +149,7 @@ class Moves:
         self._sockets.unregister(connection.fd)
         owed = any(subscription.hidden for subscription in connection.subscriptions)
         handoff = Handoff(
-            streams=tuple((s.stream.name, s.position) for s in connection.subscriptions),
+            streams=tuple((s.stream.name, s.part) for s in connection.subscriptions),
             context=connection.context,
             request_id=connection.request_id,
             peer=connection.peer,

@@ -7,6 +7,9 @@ exchange at a time. The taker answers before it writes the first byte to the cli
     giver ── {"v": 3, "streams": [["room:1", 17]], "context": […], "request_id": "…", "peer": "…", …} + fd ──► taker
     giver ◄── {"ok": true}  or  {"refused": "full"} ── taker
 
+Each stream comes with where its client begins: `"now"`, `"all"`, an id, or, where events are pending, the text of its
+part of the cursor, such as `"17-81-3"`.
+
 `"moved": [unsent bytes, cursor owed]` comes with a connection that moves between shards. Its unsent bytes are the rest
 of a piece that the giver has begun to write; they lie in a memfd, the second descriptor, since the message has no room.
 
@@ -18,9 +21,9 @@ of a piece that the giver has begun to write; they lie in a memfd, the second de
 `"deployment"` is the identity of the giver's deployment, "" where the giver does not know it.
 
 A taker ignores fields that it does not know. So a message with a field that a taker must not ignore has a version of
-its own: 1 is a subscription without chunks, 2 a page, 3 either of them with `chunked` and `deployment`. A taker refuses
-a version that it does not speak, before it writes anything. The giver then offers the same client in the form of an
-older version, if there is one that means the same or asks for less (`forms`).
+its own: 1 is a subscription without chunks, 2 a page, 3 either of them with `chunked`, `deployment` and pending events.
+A taker refuses a version that it does not speak, before it writes anything. The giver then offers the same client in
+the form of an older version, if there is one that means the same or asks for less (`forms`).
 
 A refusal, or an end of file without an answer, proves that nothing was written to the client: the giver may try another
 taker. After silence the giver MUST call shutdown() on the client's socket before it forgets the client: the taker may
@@ -34,8 +37,9 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.cursor import MAX_ID, Start
-from headrace.errors import HandoffError, HandoffVersionError, StreamNameError
+from headrace import cursor
+from headrace.cursor import MAX_ID, Position, Start
+from headrace.errors import CursorError, HandoffError, HandoffVersionError, StreamNameError
 from headrace.event import Piece
 from headrace.stream import check_name
 from headrace.tokens import Context
@@ -85,6 +89,11 @@ class Handoff:
     chunked: bool = False
     deployment: str = ""
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether the client has events that have no id yet."""
+        return any(isinstance(start, Position) and start.pending is not None for _, start in self.streams)
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -109,19 +118,23 @@ def forms(handoff: Handoff) -> tuple[bytes, ...]:
     """The forms of a message as bytes, the newest first. Each is for a taker that refuses the version before it.
 
     A new client may be offered without chunks, since nothing has been written to it. A connection whose response has
-    begun in chunks has no older form: an older taker would write between the chunks. Raises HandoffError as `encode`.
+    begun in chunks has no older form: an older taker would write between the chunks. Nor has a client with pending
+    events: an older taker would send it these events, which it has. Raises HandoffError as `encode`.
     """
-    if handoff.moved is not None and handoff.chunked:
+    if (handoff.moved is not None and handoff.chunked) or handoff.has_pending:
         return (encode(handoff),)
     return encode(handoff), encode(handoff, PLAIN_VERSION if handoff.page is None else PAGE_VERSION)
 
 
 def encode(handoff: Handoff, version: int = VERSION) -> bytes:
-    """The message's bytes in the form of a version. Raises HandoffError if they would not fit in one unix message."""
+    """The message's bytes in the form of a version, which MUST be one of `forms`.
+
+    Raises HandoffError if they would not fit in one unix message.
+    """
     context = handoff.context
     message = {
         "v": version,
-        "streams": handoff.streams,
+        "streams": [(name, _started(start)) for name, start in handoff.streams],
         "context": [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
         "request_id": handoff.request_id,
         "peer": handoff.peer,
@@ -172,7 +185,7 @@ def decode(data: bytes) -> Handoff:
             chunked=version == VERSION and message.get("chunked") is True,
             deployment=_text(message.get("deployment", "")) if version == VERSION else "",
         )
-    except (LookupError, TypeError, ValueError, StreamNameError) as error:
+    except (LookupError, TypeError, ValueError, StreamNameError, CursorError) as error:
         raise HandoffError(f"hand-off message without its fields: {error!r}") from error
     names = [name for name, _ in read.streams]
     if read.page is not None and (len(names) != 1 or read.page < 1 or read.moved is not None):
@@ -269,8 +282,15 @@ def _moved(value: Any) -> Moved | None:
     return Moved(_number(unsent), owed)
 
 
+def _started(start: Start) -> int | str:
+    """A start as it stands in the message; `_start` reads it."""
+    return start.id if isinstance(start, Position) and start.pending is None else str(start)
+
+
 def _start(value: Any) -> Start:
-    return value if value in ("now", "all") else _number(value)
+    if value in ("now", "all"):
+        return value  # type: ignore[no-any-return]
+    return cursor.parse_part(value) if isinstance(value, str) else Position(_number(value))
 
 
 def _number(value: Any) -> int:

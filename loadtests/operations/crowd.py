@@ -116,7 +116,7 @@ class Crowd:
                 if b"\nevent: headrace:" in b"\n" + block and b"event: headrace:cursor\n" not in block:
                     self.problems["sentinel"] += 1
                 continue
-            id_ = int(head.rpartition(b"id: ")[2])
+            id_ = int(head.rpartition(b"id: ")[2].partition(b"-")[0])
             if id_ != client.last + 1:
                 self.problems["hole" if id_ > client.last else "repeat"] += 1
             client.last = max(client.last, id_)

@@ -85,8 +85,8 @@ BREAKS: Final[dict[str, Break]] = {
     ),
     "resume-off-by-one": Break(
         "shard/connection.py",
-        "self._position = start if isinstance(start, int) else 0",
-        "self._position = max(0, start - 1) if isinstance(start, int) else 0",
+        "self._position, self.pending = known.id, known.pending",
+        "self._position, self.pending = max(0, known.id - 1), known.pending",
     ),
     "gap-not-told": Break(
         "shard/delivery.py",

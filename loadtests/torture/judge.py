@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace import cursor
+from headrace.cursor import Position
 from headrace.errors import CursorError
 
 MAX_SHOWN_IDS: Final = 12
@@ -205,7 +206,7 @@ class _Walk:
         self._at = session.asked_at
         if session.sent is not None:
             starts = cursor.parse(session.sent, len(self._positions))
-            self._positions = [start if isinstance(start, int) else None for start in starts]
+            self._positions = [start.id if isinstance(start, Position) else None for start in starts]
         else:
             self._positions = [None] * len(self._positions)
 
@@ -215,7 +216,8 @@ class _Walk:
             return
         text, _, number = frame.id.partition("/")
         try:
-            ids = [id_ for id_ in cursor.parse(frame.id, len(self._positions)) if isinstance(id_, int)]
+            starts = cursor.parse(frame.id, len(self._positions))
+            ids = [start.id for start in starts if isinstance(start, Position)]
         except CursorError as error:
             self._report("malformed", None, (), str(error))
             return

@@ -18,6 +18,7 @@ import time
 from typing import Final
 
 from headrace import cursor, tokens
+from headrace.cursor import Position
 from headrace.errors import CursorError
 from headrace.event import CURSOR_TYPE
 from loadtests.chunks import Body
@@ -27,9 +28,11 @@ from loadtests.torture.system import System
 
 _SO_ATTACH_FILTER: Final = 26
 _LINE: Final = re.compile(r"(retry: [0-9]+|: [^\n]*)\n")
+_IDS: Final = r"[0-9]+(?:-[0-9]+)*(?:\.[0-9]+(?:-[0-9]+)*)*"
 _BLOCK: Final = re.compile(
-    r"id: (?P<cursor>[0-9]+(?:\.[0-9]+)*)"
-    r"|(?:id: (?P<id>[0-9]+(?:\.[0-9]+)*(?:/[0-9]+)?)\n)?(?:event: (?P<type>[^\n]+)\n)?"
+    rf"id: (?P<cursor>{_IDS})"
+    rf"|(?:id: (?P<id>{_IDS}(?:/[0-9]+)?)\n)?"
+    r"(?:event: (?P<type>[^\n]+)\n)?"
     r"(?P<data>data: [^\n]*(?:\ndata: [^\n]*)*)"
 )
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
@@ -78,7 +81,10 @@ class TortureSubscriber:
     @property
     def cursor(self) -> tuple[int, ...] | None:
         """The client's position in each stream; None until the server has told it."""
-        return tuple(map(int, self.last_id.partition("/")[0].split("."))) if self.last_id else None
+        if not self.last_id:
+            return None
+        starts = cursor.parse(self.last_id, len(self._client.streams))
+        return tuple(start.id for start in starts if isinstance(start, Position))
 
     def run(self) -> None:
         """Connect again and again until the end."""

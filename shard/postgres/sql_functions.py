@@ -23,7 +23,7 @@ from headrace.stream import PRESENCE_PREFIX, presence_stream
 logger = logging.getLogger(__name__)
 
 READ_AFTER: Final = """
-    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, type, data, visible_to,
+    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, null::bigint, type, data, visible_to,
            (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s, %s)"""
 
@@ -48,9 +48,14 @@ LOCK_LIFE: Final = "set local idle_in_transaction_session_timeout = '2s'"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as it was published; visible_to is the audience that may see it, None for everybody."""
+    """One event as it was published.
+
+    seq is its sequence number, None if it had its id from the beginning. visible_to is the audience that may see it,
+    None for everybody.
+    """
 
     id: int
+    seq: int | None
     type: str
     data: str
     visible_to: str | None
@@ -90,7 +95,7 @@ def read_after(
     for row in rows:
         found[row[0] - 1].append(row)
     pages = tuple(_page(stream, start, rows, skips) for stream, start, rows in zip(streams, after, found, strict=True))
-    return pages, [row[11] / 1e6 for row in rows if row[11] is not None]
+    return pages, [row[-1] / 1e6 for row in rows if row[-1] is not None]
 
 
 def read_events(
@@ -109,8 +114,8 @@ def read_events(
     skips = unsendable or Unsendable()
     rows = _rows(connection, ([stream], [after], max_events, max_bytes, max_bytes))
     events = [
-        Event(id_, *skips.checked(stream, id_, type_, data, label))
-        for *_, id_, type_, data, label, _ in rows
+        Event(id_, seq, *skips.checked(stream, id_, type_, data, label))
+        for *_, id_, seq, type_, data, label, _ in rows
         if id_ is not None
     ]
     return _standing(rows[0], []), events
@@ -219,8 +224,8 @@ class _Lenient(Loader):
 
 def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]], skips: Unsendable) -> Page:
     frames = [
-        skips.frame(stream, id_, type_, data, visible_to)
-        for *_, id_, type_, data, visible_to, _ in rows
+        skips.frame(stream, id_, seq, type_, data, visible_to)
+        for *_, id_, seq, type_, data, visible_to, _ in rows
         if id_ is not None
     ]
     page = _standing(rows[0], frames)

@@ -37,11 +37,17 @@ class Unsendable:
         return type_ or DEFAULT_TYPE, data, label
 
     def frame(
-        self, stream: str, id_: int, type_: str | bytes | None, data: str | bytes, label: str | bytes | None
+        self,
+        stream: str,
+        id_: int,
+        seq: int | None,
+        type_: str | bytes | None,
+        data: str | bytes,
+        label: str | bytes | None,
     ) -> Frame:
         """The frame of an event, or the frame that tells clients that they missed it."""
         sent_type, sent_data, sent_label = self.checked(stream, id_, type_, data, label)
-        return Frame(id_, sent_data, sent_type, sent_label)
+        return Frame(id_, sent_data, sent_type, sent_label, seq)
 
     def _skipped(self, stream: str, id_: int, label: str | bytes | None, why: str) -> tuple[str, str, str | None]:
         if (stream, id_) not in self._known:

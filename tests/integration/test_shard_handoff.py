@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from headrace.cursor import Position
 from headrace.node import handoff
 from headrace.node.handoff import MAX_MESSAGE_BYTES, Handoff
 from headrace.tokens import Context
@@ -238,7 +239,7 @@ def test_many_channels_come_and_go(calm_shard: Shard) -> None:
 def test_a_hand_off_as_large_as_allowed_is_taken(calm_shard: Shard, stream: str) -> None:
     """64 streams with long names fit, and each begins where it was asked to."""
     names = [f"{stream}:{number}:{'x' * 450}" for number in range(64)]
-    data = handoff.encode(Handoff(tuple((name, 0) for name in names), Context("ada"), "r", "p"))
+    data = handoff.encode(Handoff(tuple((name, Position(0)) for name in names), Context("ada"), "r", "p"))
     with calm_shard.channel() as channel:
         client, refused = offer(calm_shard, channel, data)
     assert not refused

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headrace import cursor
 from headrace.event import Frame
 from headrace.node.handoff import Handoff
 from headrace.settings import Settings
@@ -113,7 +114,7 @@ class Bench:
         fd = far.detach()
         client = Client(near)
         self.clients.append((fd, client))
-        self.dispatcher.handle(Connect(fd, Handoff((("s", since),), Context(), "r", "p")))
+        self.dispatcher.handle(Connect(fd, Handoff((("s", cursor.parse(str(since), 1)[0]),), Context(), "r", "p")))
         then(fd)
         self.handle()
         return client

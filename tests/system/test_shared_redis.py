@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import redis
 
+from headrace.cursor import Position
 from headrace.node import handoff
 from headrace.node.directory import Directory
 from headrace.node.handoff import Handoff, Moved
@@ -147,7 +148,7 @@ def test_no_client_of_another_deployment_is_taken(start_shard: StartShard, datab
     theirs = "00000000-0000-4000-8000-000000000000"
 
     def message(deployment: str, **more: Any) -> Handoff:
-        return Handoff((("s", 0),), Context(), "r", "127.0.0.1:9", deployment=deployment, **more)
+        return Handoff((("s", Position(0)),), Context(), "r", "127.0.0.1:9", deployment=deployment, **more)
 
     with contextlib.closing(shard.channel()) as channel:
         assert offer(channel, shard, message(theirs)) == handoff.REFUSED_FOREIGN

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from headrace.cursor import Pending, Position
 from headrace.errors import CursorError, TokenError, TokenExpiredError
 from headrace.router.auth import Admission, Terms, admit
 from headrace.router.errors import ForbiddenError
@@ -25,7 +26,7 @@ def admitted(path_: str, *, now: float = 1001, max_streams: int = 64, life_s: fl
 def test_a_token_admits_to_its_streams() -> None:
     """Streams come in the token's order with their starts, and the slot is the first stream's."""
     admission = admitted(path("room:1", "Zimmer ß", user="ada", audiences=["staff"]), query="since=4.0")
-    assert admission.streams == (("room:1", 4), ("Zimmer ß", 0))
+    assert admission.streams == (("room:1", Position(4)), ("Zimmer ß", Position(0)))
     assert admission.slot == slot("room:1")
     assert admission.context.user == "ada"
     assert admission.context.audiences == {"staff"}
@@ -36,25 +37,30 @@ def test_a_token_admits_to_its_streams() -> None:
     [
         (None, "", "now"),
         (None, "since=all", "all"),
-        (None, "since=7", 7),
+        (None, "since=7", Position(7)),
         (None, "since=", "now"),
         (None, "since=%20", "now"),
-        ("9", "since=7", 9),
-        (" 9 ", "since=7", 9),
-        ("", "since=7", 7),
-        ("  ", "since=7", 7),
-        ("9/0", "since=7", 9),
-        (None, "since=9223372036854775807", 2**63 - 1),
+        ("9", "since=7", Position(9)),
+        (" 9 ", "since=7", Position(9)),
+        ("", "since=7", Position(7)),
+        ("  ", "since=7", Position(7)),
+        ("9/0", "since=7", Position(9)),
+        (None, "since=9223372036854775807", Position(2**63 - 1)),
         # Clients that cannot send the header add it to the query at each reconnect.
-        (None, "since=7&lastEventId=9", 9),
-        (None, "lastEventId=9&since=7", 9),
-        (None, "since=all&lastEventID=9", 9),
-        (None, "Last-Event-ID=9", 9),
-        (None, "since=7&lastEventId=9&lastEventId=11", 11),
-        (None, "since=7&lastEventId=", 7),
-        (None, "since=7&lastEventId=9%2F0", 9),
-        ("12", "since=7&lastEventId=9", 12),
-        (" ", "since=7&lastEventId=9", 9),
+        (None, "since=7&lastEventId=9", Position(9)),
+        (None, "lastEventId=9&since=7", Position(9)),
+        (None, "since=all&lastEventID=9", Position(9)),
+        (None, "Last-Event-ID=9", Position(9)),
+        (None, "since=7&lastEventId=9&lastEventId=11", Position(11)),
+        (None, "since=7&lastEventId=", Position(7)),
+        (None, "since=7&lastEventId=9%2F0", Position(9)),
+        ("12", "since=7&lastEventId=9", Position(12)),
+        (" ", "since=7&lastEventId=9", Position(9)),
+        # Pending events, as a page's watermark and an `id:` line name them.
+        (None, "since=7-81-3", Position(7, Pending({81, 84}))),
+        ("9-84", "since=7-81-3", Position(9, Pending({84}))),
+        ("9-84/0", "since=7-81-3", Position(9, Pending({84}))),
+        (None, "since=7-81-3&lastEventId=9-84", Position(9, Pending({84}))),
     ],
 )
 def test_where_a_client_begins(header: str | None, query: str, start: object) -> None:

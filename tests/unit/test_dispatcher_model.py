@@ -6,6 +6,7 @@ which they answer, how much each socket takes, and which notifications are lost.
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from headrace.cursor import Pending, Position, Start, parse
 from headrace.event import Frame
 from headrace.node.handoff import Handoff, decode, encode
 from headrace.node.placement import BUCKETS
@@ -54,12 +56,37 @@ ROOM = st.sampled_from([0, 1, 7, 40, 200, 100_000])
 
 
 class Log:
-    """The model: what is committed, in order, and what retention has removed."""
+    """The model: what is committed, in order, and what retention has removed.
+
+    unnumbered are the events that are committed and have no id yet: their sequence numbers and labels.
+    """
 
     def __init__(self) -> None:
         self.noted = True
         self.labels: dict[str, list[str | None]] = {name: [] for name in STREAMS}
+        self.seqs: dict[str, dict[int, int]] = {name: {} for name in STREAMS}
+        self.unnumbered: dict[str, list[tuple[int, str | None]]] = {name: [] for name in STREAMS}
         self.trimmed = dict.fromkeys(STREAMS, 0)
+        self.seq = 80
+
+    def publish(self, stream: str, labels: Sequence[str | None]) -> None:
+        """Events that get their ids later."""
+        for label in labels:
+            self.seq += 1
+            self.unnumbered[stream].append((self.seq, label))
+
+    def number(self, stream: str, seqs: Iterable[int]) -> None:
+        """Give ids to these events, in this order."""
+        waiting = dict(self.unnumbered[stream])
+        for seq in seqs:
+            self.labels[stream].append(waiting.pop(seq))
+            self.seqs[stream][self.head(stream)] = seq
+        self.unnumbered[stream] = list(waiting.items())
+
+    def watermark(self, stream: str) -> Position:
+        """The head, and the events without an id."""
+        seqs = [seq for seq, _ in self.unnumbered[stream]]
+        return Position(self.head(stream), Pending(seqs) if seqs else None)
 
     def head(self, stream: str) -> int:
         return len(self.labels[stream])
@@ -68,22 +95,31 @@ class Log:
         head, trimmed = self.head(stream), self.trimmed[stream]
         first = head if after is None else max(after, trimmed)
         ids = range(first + 1, min(head, first + PAGE) + 1)
-        frames = [Frame(i, f"{stream}{i}", label=self.labels[stream][i - 1]) for i in ids]
+        frames = [Frame(i, f"{stream}{i}", label=self.labels[stream][i - 1], seq=self.seqs[stream].get(i)) for i in ids]
         newest = {label or "": i for i, label in enumerate(self.labels[stream][:trimmed], 1)}
         return Page(head, trimmed, (), frames, tuple(newest.items()) if self.noted else ())
 
-    def visible(self, stream: str, after: int, upto: int) -> list[int]:
-        hidden = ("asked-no",)
-        return [i for i in range(after + 1, upto + 1) if self.labels[stream][i - 1] not in hidden]
+    def visible(self, stream: str, after: int, upto: int, had: AbstractSet[int] = frozenset()) -> list[int]:
+        """The events that a client is shown which has had those with the sequence numbers in had."""
+        hidden, seqs = ("asked-no",), self.seqs[stream]
+        return [
+            i for i in range(after + 1, upto + 1) if self.labels[stream][i - 1] not in hidden and seqs.get(i) not in had
+        ]
 
 
 class Client:
-    """What one client got, judged frame by frame against the log."""
+    """What one client got, judged frame by frame against the log.
 
-    def __init__(self, streams: Sequence[str], positions: list[int | None], chunked: bool = False) -> None:
+    had are the pending events that it came with, of each stream; a gap that it is told ends that.
+    """
+
+    def __init__(self, streams: Sequence[str], starts: Sequence[Start], chunked: bool = False) -> None:
         self.streams = streams
         self.chunked = chunked
-        self.positions = positions
+        self.positions = [start.id if isinstance(start, Position) else None for start in starts]
+        self.came_with = [
+            start.pending.seqs if isinstance(start, Position) and start.pending else frozenset() for start in starts
+        ]
         self.bytes = b""
         self.room = 100_000
         self.closed = False
@@ -95,6 +131,13 @@ class Client:
         """How many events it has got whole."""
         return sum(b"data: " in part and b"event: " not in part for part in self.bytes.split(b"\n\n")[:-1])
 
+    @property
+    def last_id(self) -> str:
+        """The last cursor that it has got whole, "" for none."""
+        body = self.bytes.partition(b"\r\n\r\n")[2]
+        whole = (unchunked(body) if self.chunked else body).rpartition(b"\n\n")[0]
+        return "".join(re.findall(r"^id: (.*)$", whole.decode(), re.MULTILINE)[-1:])
+
     def judge(self, log: Log) -> None:
         head, end, body = self.bytes.partition(b"\r\n\r\n")
         if not end:
@@ -104,23 +147,24 @@ class Client:
         if self.chunked:
             body = unchunked(body)
         positions = list(self.positions)
+        self.had = list(self.came_with)
         for frame in body.decode().split("\n\n")[:-1]:
             fields = dict(line.split(": ", 1) for line in frame.split("\n"))
             if "event" in fields:
                 positions = self._sentinel(fields, positions, log)
             elif "data" in fields:
-                cursor, _, index = fields["id"].partition("/")
-                ids = [int(part) for part in cursor.split(".")]
-                number = int(index or 0)
+                ids = self._ids(log, fields["id"])
+                number = int(fields["id"].partition("/")[2] or 0)
                 stream = self.streams[number]
                 assert fields["data"] == f"{stream}{ids[number]}"
                 self._advance(log, stream, positions[number], ids[number] - 1)
                 assert ids[number] > (positions[number] or 0), "repeated or disordered"
+                assert log.seqs[stream].get(ids[number]) not in self.had[number], "the client has this event"
                 positions[number] = ids[number]
                 self._check_others(log, positions, ids, number)
                 positions = ids
             elif "id" in fields:
-                ids = [int(part) for part in fields["id"].split(".")]
+                ids = self._ids(log, fields["id"])
                 self._check_others(log, positions, ids, -1)
                 positions = ids
         self.reached = positions
@@ -129,7 +173,7 @@ class Client:
         told = json.loads(fields["data"])
         if fields["event"] == "headrace:cursor":
             assert told == {"cursor": fields["id"]}
-            ids = [int(part) for part in fields["id"].split(".")]
+            ids = self._ids(log, fields["id"])
             self._check_others(log, positions, ids, -1)
             return list(ids)
         assert "id" not in fields
@@ -146,7 +190,21 @@ class Client:
                 "told of a gap, missed nothing"
             )
         positions[number] = told["missed_to"]
+        self.had[number] = frozenset()
         return positions
+
+    def _ids(self, log: Log, text: str) -> list[int]:
+        """The ids of a cursor, which MUST name exactly those pending events that have no id up to its own."""
+        ids = []
+        for stream, start, had in zip(self.streams, parse(text, len(self.streams)), self.had, strict=True):
+            assert isinstance(start, Position)
+            passed = {seq: id_ for id_, seq in log.seqs[stream].items() if id_ <= start.id}
+            named = start.pending.seqs if start.pending else frozenset()
+            assert had - passed.keys() <= named <= had, f"{text} of a client that came with {had}"
+            # One that was removed before it was read, which nobody can know.
+            assert all(passed.get(seq, 0) <= log.trimmed[stream] for seq in named), f"{text} names what has passed"
+            ids.append(start.id)
+        return ids
 
     def _check_others(self, log: Log, before: Sequence[int | None], after: list[int], but: int) -> None:
         for number, stream in enumerate(self.streams):
@@ -156,12 +214,13 @@ class Client:
 
     def _advance(self, log: Log, stream: str, before: int | None, after: int) -> None:
         if before is not None:
-            assert log.visible(stream, before, after) == [], f"lost on {stream} between {before} and {after}"
+            had = self.had[self.streams.index(stream)]
+            assert log.visible(stream, before, after, had) == [], f"lost on {stream} between {before} and {after}"
 
     def whole(self, log: Log) -> None:
         self.judge(log)
         for number, stream in enumerate(self.streams):
-            missing = log.visible(stream, self.reached[number], log.head(stream))
+            missing = log.visible(stream, self.reached[number], log.head(stream), self.had[number])
             assert missing == [], f"never delivered on {stream}: {missing}"
 
 
@@ -314,7 +373,7 @@ class DispatcherMachine(RuleBasedStateMachine):
 
     @rule(
         streams=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]),
-        back=st.sampled_from(["now", "all", 0, 1, 4, 50]),
+        back=st.sampled_from(["now", "all", "watermark", "watermark", 0, 1, 4, 50]),
         guest=st.booleans(),
         stale=st.booleans(),
         chunked=st.booleans(),
@@ -329,11 +388,43 @@ class DispatcherMachine(RuleBasedStateMachine):
         chunked: bool = True,
         room: int = 100_000,
     ) -> None:
-        """A client with a token of now, or with an old one, which may have been revoked since."""
+        """A client with a token of now, or with an old one, which may have been revoked since.
+
+        It begins so many events before the head, or at the watermark of a page that was made now.
+        """
+        self._connect(streams, [self._start(name, back) for name in streams], guest, stale, chunked, room)
+
+    def _start(self, stream: str, back: str | int) -> Start:
+        if back == "watermark":
+            return self.log.watermark(stream)
+        if isinstance(back, int):
+            return Position(max(0, self.log.head(stream) - back))
+        (start,) = parse(back, 1)
+        return start
+
+    @precondition(lambda self: self.clients)
+    @rule(data=st.data(), chunked=st.booleans())
+    def come_back(self, data: st.DataObject, chunked: bool) -> None:
+        """A client's connection ends, and it comes back with the last id that it has received."""
+        fd = data.draw(st.sampled_from(sorted(self.clients)))
+        last_id = self.clients[fd].last_id
+        connection = self.dispatcher.registry.connection(fd)
+        if last_id and connection is not None:
+            self.dispatcher.writer.close(connection, "peer gone")
+            streams = self.clients[fd].streams
+            self._connect(streams, parse(last_id, len(streams)), chunked=chunked)
+
+    def _connect(
+        self,
+        streams: Sequence[str],
+        starts: Sequence[Start],
+        guest: bool = False,
+        stale: bool = False,
+        chunked: bool = True,
+        room: int = 100_000,
+    ) -> None:
         fd = len(self.clients) + 10
-        starts = [back if isinstance(back, str) else max(0, self.log.head(name) - back) for name in streams]
-        positions = [start if isinstance(start, int) else None for start in starts]
-        self.clients[fd] = Client(streams, positions, chunked)
+        self.clients[fd] = Client(streams, starts, chunked)
         self.clients[fd].room = room
         context = Context(f"u{fd % 2}", frozenset({"mine"}), 0 if stale else self.issued)
         self.clients[fd].context = context
@@ -341,6 +432,19 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.clients[fd].allowed = 0
         asked = tuple(zip(streams, starts, strict=True))
         self.tell(Connect(fd, Handoff(asked, context, str(fd), f"peer:{fd}", guest=guest, chunked=chunked)))
+
+    @rule(stream=st.sampled_from(STREAMS), labels=st.lists(st.sampled_from(LABELS), min_size=1, max_size=4))
+    def publish(self, stream: str, labels: list[str | None]) -> None:
+        """Events are committed, and wait for their ids."""
+        self.log.publish(stream, labels)
+
+    @rule(stream=st.sampled_from(STREAMS), data=st.data(), rings=st.booleans())
+    def number(self, stream: str, data: st.DataObject, rings: bool) -> None:
+        """Some of the events without an id get one, in any order."""
+        seqs = data.draw(st.permutations([seq for seq, _ in self.log.unnumbered[stream]]))
+        self.log.number(stream, seqs[: data.draw(st.integers(0, len(seqs)))])
+        if rings and slot(stream) in self.confirmed:
+            self.tell(Wake(stream, self.log.head(stream)))
 
     @precondition(lambda self: self.clients)
     @rule(stream=st.sampled_from(STREAMS), count=st.integers(1, 4), rooms=st.lists(ROOM, min_size=3, max_size=3))
@@ -468,7 +572,7 @@ class DispatcherMachine(RuleBasedStateMachine):
     def parcel_arrives(self, taken: bool, older: bool = False) -> None:
         """Another shard, which is this one in another role, takes the parcel; or it is given back.
 
-        An older shard does not understand a connection whose body is in chunks.
+        An older shard does not understand a connection whose body is in chunks, or that has pending events.
         """
         parcel = self.parcels.pop(0)
         assert parcel.fd not in self.ready
@@ -477,7 +581,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             again = decode(encode(parcel.handoff))
             self.tell(Connect(parcel.fd, again, parcel.unsent))
         else:
-            misunderstood = older and parcel.handoff.chunked
+            misunderstood = older and (parcel.handoff.chunked or parcel.handoff.has_pending)
             if misunderstood and self.dispatcher.moves._assigned.everybody:
                 self.clients[parcel.fd].allowed = self.clients[parcel.fd].events
             self.tell(MoveEnded("/other.sock", parcel, "refused", misunderstood))
@@ -511,6 +615,8 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert subscription.state is SubscriptionState.LIVE
                 assert subscription.position == stream.head
                 assert subscription.connection.blocked_at is None
+                alone = len(subscription.connection.subscriptions) == 1
+                assert (subscription in stream.shared) == (not alone or subscription.pending is not None)
 
     @invariant()
     def states_are_those_of_each_connection(self) -> None:
@@ -533,6 +639,8 @@ class DispatcherMachine(RuleBasedStateMachine):
             return
         self.assign(set())
         self.revocations_are_known(True)
+        for name in STREAMS:
+            self.log.number(name, [seq for seq, _ in self.log.unnumbered[name]])
         for _ in range(50):
             for fd, client in self.clients.items():
                 client.room = 1_000_000

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from headrace.cursor import Pending, Position
 from headrace.errors import HandoffError
 from headrace.node import handoff
-from headrace.node.handoff import Handoff, HandoffAnswer
+from headrace.node.handoff import Handoff, HandoffAnswer, Moved
 from headrace.tokens import Context
 
 MESSAGE = Handoff(
-    (("room:1", 17), ("ж", "now"), ("c", "all")),
+    (("room:1", Position(17)), ("ж", "now"), ("c", "all")),
     Context("ada", frozenset({"staff"}), 5, 6, frozenset({"room:1", "c"})),
     "r-1",
     "127.0.0.1:9",
@@ -33,6 +34,14 @@ def test_round_trip() -> None:
     assert handoff.decode(handoff.encode(MESSAGE)) == MESSAGE
 
 
+def test_pending_events_travel() -> None:
+    """A client comes with the pending events that it has, of each stream."""
+    some, none = Position(17, Pending({81, 84, 2**63 - 1})), Position(4)
+    message = Handoff((("room:1", some), ("ж", none), ("c", "all")), Context(), "r", "p", moved=Moved(3, True))
+    assert handoff.decode(handoff.encode(message)) == message
+    assert json.loads(handoff.encode(message))["streams"][1:] == [["ж", 4], ["c", "all"]]
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"x", b"[]", b"{}", b'{"v":1}', b'{"v":2}', b'{"v":1,"streams":[["a"]],"context":[1]}', b"\xff"]
 )
@@ -48,6 +57,8 @@ def test_garbage(data: bytes) -> None:
         ("streams", []),
         ("streams", [["a", -1]]),
         ("streams", [["a", "later"]]),
+        ("streams", [["a", "3-0"]]),
+        ("streams", [["a", "3.4"]]),
         ("streams", [["a", 1], ["a", 2]]),
         ("streams", [["", 1]]),
         ("streams", [["a", 1.5]]),
@@ -91,7 +102,7 @@ def test_a_page_is_asked_for_in_a_version_of_its_own() -> None:
 def test_too_large() -> None:
     """A message that no unix socket would carry is refused by its sender."""
     with pytest.raises(HandoffError, match="fewer streams"):
-        handoff.encode(Handoff(tuple((f"{i}{'x' * 500}", 1) for i in range(400)), Context(), "r", "p"))
+        handoff.encode(Handoff(tuple((f"{i}{'x' * 500}", Position(1)) for i in range(400)), Context(), "r", "p"))
 
 
 def test_answers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.cursor import Pending, Position
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.node import handoff
 from headrace.node.handoff import Handoff, HandoffAnswer, Moved
@@ -14,14 +15,19 @@ from tests.fixtures.releases import RELEASES, Release
 
 ISSUED_MS = 1700000000000
 NEW = Handoff(
-    (("room:1", 17), ("ж", "now"), ("c", "all")),
+    (("room:1", Position(17)), ("ж", "now"), ("c", "all")),
     Context("ada", frozenset({"staff", "ops"}), ISSUED_MS, ISSUED_MS + 360000),
     "r-1",
     "192.0.2.7:51234",
     (("Access-Control-Allow-Origin", "https://a.example"), ("Vary", "Origin")),
 )
 MOVED = Handoff(
-    (("room:1", 3), ("c", 0)), Context(None, frozenset(), ISSUED_MS), "r-2", "192.0.2.7:51235", (), Moved(812, True)
+    (("room:1", Position(3)), ("c", Position(0))),
+    Context(None, frozenset(), ISSUED_MS),
+    "r-2",
+    "192.0.2.7:51235",
+    (),
+    Moved(812, True),
 )
 SENT = [
     # 0.1.0, a router's and a shard's
@@ -74,7 +80,7 @@ def test_releases_understand_what_is_sent(release: Release, message: Handoff) ->
     newest, older = (form.decode() for form in handoff.forms(message))
     assert release.evaluate(REFUSED, newest) in ("HandoffError", "HandoffVersionError")
     assert release.evaluate(FOUND, older) == [
-        [list(stream) for stream in message.streams],
+        [[name, start.id if isinstance(start, Position) else start] for name, start in message.streams],
         [context.user, sorted(context.audiences), context.issued_ms, context.expires_ms],
         message.request_id,
         message.peer,
@@ -89,7 +95,20 @@ def test_a_response_begun_in_chunks_has_no_older_form() -> None:
     assert len(handoff.forms(MOVED)) == 2
 
 
-@pytest.mark.parametrize("message", [NEW, MOVED, Handoff((("a", 3),), Context(), "r", "p", page=7)])
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.version)
+@pytest.mark.parametrize("moved", [None, Moved(812, True)])
+def test_a_client_with_pending_events_has_no_older_form(release: Release, moved: Moved | None) -> None:
+    """An older shard, which would send it the events that it has, refuses the only form, and is offered no other."""
+    streams = (("room:1", Position(17, Pending({81, 84}))), ("c", Position(4)))
+    message = Handoff(streams, Context("ada"), "r-3", "192.0.2.7:51236", moved=moved)
+    (form,) = handoff.forms(message)
+    assert form == handoff.encode(message)
+    assert release.evaluate(REFUSED, form.decode()) in ("HandoffError", "HandoffVersionError")
+    without = replace(message, streams=(("room:1", Position(17)), ("c", Position(4))))
+    assert len(handoff.forms(without)) == 2
+
+
+@pytest.mark.parametrize("message", [NEW, MOVED, Handoff((("a", Position(3)),), Context(), "r", "p", page=7)])
 def test_versions_differ_in_what_must_not_be_overlooked(message: Handoff) -> None:
     """Chunks and the deployment travel in the newest form alone; all else is the same in both."""
     whole = replace(message, chunked=message.page is None, deployment="7c0f")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from headrace.cursor import Pending, Position
 from headrace.errors import CursorError, TokenError, TokenExpiredError
 from headrace.router.auth import Terms
 from headrace.router.errors import ForbiddenError, WrongPageError
@@ -28,7 +29,12 @@ def test_a_page_of_the_only_stream() -> None:
 def test_the_arguments_choose() -> None:
     """after is an id, limit a count, stream one of several."""
     page = asked("a", "Zimmer ß", query="after=17&limit=1000&stream=Zimmer%20%C3%9F")
-    assert (page.stream, page.after, page.limit) == ("Zimmer ß", 17, 1000)
+    assert (page.stream, page.after, page.limit) == ("Zimmer ß", Position(17), 1000)
+
+
+def test_after_may_name_pending_events() -> None:
+    """A page may begin where another page's snapshot ends."""
+    assert asked("a", query="after=17-81-3").after == Position(17, Pending({81, 84}))
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "1.5", "x", "%D9%A1", "99999"])
@@ -38,7 +44,7 @@ def test_a_limit_is_a_small_number(limit: str) -> None:
         asked("a", query=f"limit={limit}")
 
 
-@pytest.mark.parametrize("after", ["now", "x", "-1", "1.2", "9223372036854775808", "1/5"])
+@pytest.mark.parametrize("after", ["now", "x", "-1", "1.2", "9223372036854775808", "1/5", "1-0", "1-", "1-2.3"])
 def test_after_is_an_id(after: str) -> None:
     """Anything but one id is the client's mistake."""
     with pytest.raises((WrongPageError, CursorError)):

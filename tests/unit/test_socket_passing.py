@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headrace.cursor import Position
 from headrace.node import handoff
 from headrace.node.handoff import Handoff, HandoffAnswer, Moved
 from headrace.node.socket_passing import Channels, Outcome
@@ -16,7 +17,7 @@ from tests.fixtures.descriptors import no_free_descriptor
 from tests.fixtures.scripted_shard import Script, ScriptedShard
 from tests.fixtures.waiting import DEADLINE_S
 
-MESSAGE = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1"))
+MESSAGE = handoff.forms(Handoff((("room:1", Position(3)),), Context(), "r", "h:1"))
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_an_older_shard_is_offered_an_older_form(
 ) -> None:
     """A refusal for the version leads to the older form on the same channel, and is not asked for again there."""
     shard.script = scripted_shard.speaks_no_chunks
-    chunked = Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True)
+    chunked = Handoff((("room:1", Position(3)),), Context(), "r", "h:1", chunked=True)
     for _ in range(2):
         assert channels.give(str(shard.path), handoff.forms(chunked), pair[0]).outcome is Outcome.ACCEPTED
     assert [message.chunked for message in shard.messages] == [True, False, False]
@@ -101,7 +102,7 @@ def test_what_a_shard_speaks_is_forgotten_with_its_channel(
 ) -> None:
     """A successor at the same path is offered the newest form again."""
     shard.script = scripted_shard.speaks_no_chunks
-    forms = handoff.forms(Handoff((("room:1", 3),), Context(), "r", "h:1", chunked=True))
+    forms = handoff.forms(Handoff((("room:1", Position(3)),), Context(), "r", "h:1", chunked=True))
     assert channels.give(str(shard.path), forms, pair[0]).outcome is Outcome.ACCEPTED
     shard.stop()
     shard.script = scripted_shard.accepts

@@ -13,7 +13,7 @@ COUNTING = {
     "shard/postgres/listener.py": "notifications +=",
     "shard/writer.py": "self.counters.",
     "shard/postgres/readers.py": "self.reads[read.kind]",
-    "shard/postgres/sql_functions.py": "[row[11]",
+    "shard/postgres/sql_functions.py": "[row[-1]",
 }
 
 
