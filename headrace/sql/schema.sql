@@ -2,10 +2,10 @@
 -- made by `headrace migrate`, never by this file. `make schema` writes it, with the definitions that PostgreSQL has of
 -- tables and functions; tests hold it to the migrations.
 --
---     1 The record of the migrations    5 Publishing           9 Changes of tables
---     2 Streams and events              6 Announcing          10 Revocation
---     3 The deployment                  7 Reading             11 Presence
---     4 Numbering                       8 Retention           12 Publishing over HTTP
+--     1 The record of the migrations    5 Numbering            9 Revocation
+--     2 Streams and events              6 Reading             10 Presence
+--     3 The deployment                  7 Retention           11 Publishing over HTTP
+--     4 Publishing                      8 Changes of tables   12 For older versions
 --
 -- One role, headrace_publisher, may call the functions that are granted to it at the end of this file. Nobody but the
 -- owner of the schema has any right on a table. Functions that touch tables are SECURITY DEFINER, and each function
@@ -39,7 +39,7 @@ comment on column headrace.migration.oldest is
 
 insert into headrace.migration (version, oldest) values
     (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (11, 0), (12, 0), (13, 0), (14, 0),
-    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0);
+    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0);
 
 
 -- 2 Streams and events ------------------------------------------------------------------------------------------------
@@ -95,8 +95,10 @@ create table headrace.event (
     id bigint not null,
     created_at timestamp with time zone not null,
     type text,
-    data text not null,
+    data text,
     visible_to text,
+    xid xid8,
+    seq bigint,
     primary key (stream_id, id)
 ) with (
     autovacuum_vacuum_scale_factor = 0.02,
@@ -104,13 +106,15 @@ create table headrace.event (
     autovacuum_vacuum_cost_delay = 0
 );
 comment on table headrace.event is
-    'The kept events. Retention removes a prefix of a stream''s ids, never one from the middle.';
+    'The kept events, in their places. Retention removes a prefix of a stream''s ids, never one from the middle.';
 comment on column headrace.event.stream_id is 'The stream, as in headrace.stream.';
 comment on column headrace.event.id is 'Position in the stream.';
 comment on column headrace.event.created_at is 'The clock when the id was given out; only retention relies on it.';
-comment on column headrace.event.type is 'The event type; null means "message".';
-comment on column headrace.event.data is 'The payload.';
-comment on column headrace.event.visible_to is 'Audience label that a connection must have; null means everybody.';
+comment on column headrace.event.type is 'As in headrace.payload, where seq is null.';
+comment on column headrace.event.data is 'As in headrace.payload, where seq is null; else null.';
+comment on column headrace.event.visible_to is 'As in headrace.payload, where seq is null.';
+comment on column headrace.event.xid is 'With seq, the row of headrace.payload; null where the payload is in this row.';
+comment on column headrace.event.seq is 'See xid.';
 create index event_created_at on headrace.event using btree (created_at) include (stream_id, id);
 
 create table headrace.trimmed (
@@ -162,7 +166,10 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 begin
     update headrace.slot_floor f set floor = old.last_id where f.slot = old.slot and f.floor < old.last_id;
-    delete from headrace.event e where e.stream_id = old.stream_id;
+    with gone as (
+        delete from headrace.event e where e.stream_id = old.stream_id returning e.xid, e.seq
+    )
+    delete from headrace.payload p using gone g where p.xid = g.xid and p.seq = g.seq;
     delete from headrace.trimmed t where t.stream_id = old.stream_id;
     delete from headrace.removed r where r.stream_id = old.stream_id;
     delete from headrace.jump j where j.stream_id = old.stream_id;
@@ -170,7 +177,7 @@ begin
 end $$;
 comment on function headrace.stream_removed() is
 'Row trigger of headrace.stream: remembers the head of a removed stream in headrace.slot_floor, and removes its events,
-marks and jumps.';
+their payloads, its marks and jumps. Events without an id are not removed: for them the stream is made again.';
 create trigger stream_removed after delete on headrace.stream
     for each row
     execute function headrace.stream_removed();
@@ -189,12 +196,13 @@ begin
     end if;
     update headrace.slot_floor f set floor = greatest(f.floor, s.last_id)
         from (select slot, max(last_id) as last_id from headrace.stream group by slot) s where s.slot = f.slot;
+    delete from headrace.payload p using headrace.event e where p.xid = e.xid and p.seq = e.seq;
     truncate headrace.event, headrace.trimmed, headrace.removed, headrace.jump;
     return null;
 end $$;
 comment on function headrace.streams_truncated() is
 'Statement trigger of headrace.stream: what stream_removed does, for TRUNCATE. Raises 25001 in a transaction that is
-not READ COMMITTED.';
+not READ COMMITTED. Payloads are deleted one by one: publishers use the table, and take locks in the other order.';
 create trigger streams_truncated before truncate on headrace.stream
     for each statement
     execute function headrace.streams_truncated();
@@ -324,14 +332,17 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
     now_on constant bigint := headrace.server_timeline();
+    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
     known headrace.deployment;
     copied boolean;
+    rewritten boolean;
     begun bigint;
     wrote xid;
 begin
     select d.* into strict known from headrace.deployment d for update;
-    select d.file is distinct from pg_relation_filepath('headrace.deployment') or d.writer is distinct from d.xmin
-        into strict copied from headrace.deployment d;
+    select d.file is distinct from pg_relation_filepath('headrace.deployment') or d.writer is distinct from d.xmin,
+            d.writer is distinct from d.xmin
+        into strict copied, rewritten from headrace.deployment d;
     if not forced and known.timeline = now_on then
         if not copied then
             return known.incarnation;  -- another transaction has begun the incarnation a moment ago
@@ -343,6 +354,10 @@ begin
     if begun is null then
         begun := greatest(extract(epoch from clock_timestamp()) * 1000000, known.start + 1048576);
         known.start := begun;
+        perform setval(numbers, greatest(begun, coalesce(pg_sequence_last_value(numbers), 0)));
+    end if;
+    if rewritten and known.writer is not null then
+        perform headrace.adopt_turns();
     end if;
     update headrace.deployment d
         set id = case when copied or new_identity then gen_random_uuid() else d.id end,
@@ -360,15 +375,584 @@ new_identity: true if this database is another deployment from now on, beside it
 forced: false begins an incarnation only if the row of headrace.deployment was not written by this database.
 Returns the number of the incarnation. For the owner of the schema.';
 
+create function headrace.adopt_turns()
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    own constant xid8 := pg_current_xact_id();
+    streams text[];
+    old_xids xid8[];
+    old_seqs bigint[];
+begin
+    select array_agg(w.stream order by w.turn, w.seq), array_agg(w.xid order by w.turn, w.seq),
+            array_agg(w.seq order by w.turn, w.seq)
+        into streams, old_xids, old_seqs
+        from (
+            select t.stream, t.xid, t.turn, p.seq from headrace.turn t
+                cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
+                left join headrace.behind b on b.stream = t.stream
+                join headrace.payload p on p.xid = t.xid and p.stream = t.stream
+                    and case when t.alone then p.seq = t.from_seq else p.seq >= t.from_seq end
+                where t.xid <> own and (
+                    t.xid >= pg_snapshot_xmax(coalesce(b.seen, k.seen))
+                    or t.xid in (select pg_snapshot_xip(coalesce(b.seen, k.seen)))
+                )
+        ) w;
+    delete from headrace.turn t where t.xid <> own;
+    delete from headrace.behind;
+    -- All turns that exist from now on wait.
+    insert into headrace.tick (n, seen) select coalesce(max(k.n), 0) + 1, '1:1:' from headrace.tick k;
+    if streams is null then
+        return;
+    end if;
+    with moved as (
+        insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+            select own, p.stream, p.type, p.data, p.visible_to, false
+                from unnest(old_xids, old_seqs) with ordinality as w (xid, seq, place)
+                join headrace.payload p on p.xid = w.xid and p.seq = w.seq order by w.place
+            returning stream, seq
+    )
+    insert into headrace.turn (stream, xid, from_seq, alone)
+        select m.stream, own, min(m.seq), count(*) = 1 from moved m group by m.stream
+        on conflict (stream, xid) do update
+            set from_seq = least(headrace.turn.from_seq, excluded.from_seq), alone = false;
+    delete from headrace.payload p using unnest(old_xids, old_seqs) as w (xid, seq)
+        where p.xid = w.xid and p.seq = w.seq;
+end $$;
+comment on function headrace.adopt_turns() is
+'Leaves the turns that wait, in a log that was restored from a dump or replicated row by row, as turns of this
+transaction: the transactions that left them belong to another server.
 
--- 4 Numbering ---------------------------------------------------------------------------------------------------------
+Which of them wait is told by headrace.tick and headrace.behind as they were copied. For headrace.begin_block.';
+
+
+-- 4 Publishing --------------------------------------------------------------------------------------------------------
 --
--- The order of locks, which keeps numberings from deadlocking with each other: first the streams that do not exist yet
--- are made, in the order of their names; then the rows of all are locked, in the order of their names (collation "C").
--- A transaction in the first phase waits for makers only, in that order, and holds no row that others could be waiting
--- for in the second; one in the second phase waits for rows that are committed, in that order. UPDATE promises no
--- order, so the rows are locked before it by a SELECT that does. Under READ COMMITTED that SELECT returns what the rows
--- are once it has them, and the UPDATE, which begins then, changes exactly those.
+--     publish ──► payload ──┐ the first row of the transaction has the mark `rings`
+--     publish ──► payload   │
+--     COMMIT  ──► trigger ◄─┘ a shard in office?   yes: leaves a turn for each stream
+--                                                  no:  numbers what waits in the streams, then this transaction's events
+--
+-- Publishing is one insert, and committing another: no publisher takes a lock that a second one could hold, apart from
+-- those that number at commit. What is inserted is written once; an event's place in its stream, in headrace.event,
+-- refers to it.
+--
+-- Savepoints need no care: a savepoint that is rolled back takes along its rows, the pending trigger, and the setting
+-- that says that a row with the mark exists. headrace.ringing (a setting, local to the transaction) holds the id of the
+-- transaction that has a row with the mark. It is set before the row is inserted, because under SET CONSTRAINTS ALL
+-- IMMEDIATE the trigger fires within that INSERT.
+--
+-- headrace.publish_now has to return an id. So it locks its stream at once, numbers what waits in it, and then its own
+-- event, whose payload is in headrace.event itself.
+
+create table headrace.limits (
+    single boolean not null default true,
+    max_payload_bytes bigint not null,
+    primary key (single),
+    check (((max_payload_bytes >= 1000) and (max_payload_bytes <= 67108864))),
+    check (single)
+);
+comment on table headrace.limits is
+    'What publishers may not exceed; one row, written by headrace.set_max_payload_bytes.';
+comment on column headrace.limits.single is 'Always true: there is one row.';
+comment on column headrace.limits.max_payload_bytes is 'How many bytes of UTF-8 the data of an event may have.';
+
+insert into headrace.limits (max_payload_bytes) values (1048576);
+create function headrace.max_payload_bytes()
+returns bigint
+language sql
+stable parallel safe security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select coalesce((select l.max_payload_bytes from headrace.limits l), 1048576)
+$$;
+comment on function headrace.max_payload_bytes() is
+    'How many bytes of UTF-8 the data of an event may have: 1,048,576 unless headrace.set_max_payload_bytes has changed it.';
+
+create function headrace.set_max_payload_bytes(bytes bigint)
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+begin
+    if bytes is null or bytes not between 1000 and 67108864 then
+        raise exception 'the limit of an event''s data must be from 1,000 bytes to 67,108,864 (64 MiB), not %', bytes
+            using errcode = '22023', hint = 'give a number of bytes; pg_size_bytes(''2 MB'') is one';
+    end if;
+    insert into headrace.limits as l (max_payload_bytes) values (bytes)
+        on conflict (single) do update set max_payload_bytes = excluded.max_payload_bytes;
+end $$;
+comment on function headrace.set_max_payload_bytes(bigint) is
+'Sets how many bytes of UTF-8 the data of an event may have, for every statement that begins after the commit.
+
+For the owner of the schema. An event costs each shard with a client of its stream several times its size.
+
+bytes: from 1,000 to 67,108,864 (64 MiB). Raises 22023 for another number.';
+
+
+create table headrace.payload (
+    xid xid8 not null,
+    seq bigint not null generated always as identity,
+    stream text collate "C" not null,
+    type text,
+    data text not null,
+    visible_to text,
+    rings boolean not null,
+    primary key (xid, seq)
+) with (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_insert_scale_factor = 0.05,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on table headrace.payload is
+    'What was published: written once, by the publishing transaction; headrace.event says where in its stream it is.';
+comment on column headrace.payload.xid is 'The publishing transaction.';
+comment on column headrace.payload.seq is
+    'Order of publishing within the transaction; no two events of a deployment have the same.';
+comment on column headrace.payload.stream is 'Name of the stream.';
+comment on column headrace.payload.type is 'The event type; null means "message".';
+comment on column headrace.payload.data is 'The payload.';
+comment on column headrace.payload.visible_to is 'Audience label that a connection must have; null means everybody.';
+comment on column headrace.payload.rings is
+    'True for the row whose trigger leaves the turns, or numbers, for this and all later rows of the transaction.';
+
+create function headrace.fault(stream text, data text, type text, visible_to text)
+returns text
+language sql
+stable
+as $$
+    select case
+        when stream is null
+            then 'the stream name is null; name a stream'
+        when octet_length(stream) not between 1 and 512
+            then 'a stream name must have 1 to 512 bytes, this one has ' || octet_length(stream)
+        when data is null
+            then 'the data is null; publish an empty text instead'
+        when octet_length(data) > 1000 and octet_length(data) > headrace.max_payload_bytes()
+            then 'the data has ' || octet_length(data) || ' bytes, more than headrace.max_payload_bytes() allows ('
+                || headrace.max_payload_bytes() || '); the schema''s owner can call headrace.set_max_payload_bytes'
+        when octet_length(type) not between 1 and 512
+            then 'an event type must have 1 to 512 bytes, this one has ' || octet_length(type)
+        when strpos(type, chr(10)) > 0 or strpos(type, chr(13)) > 0
+            then 'an event type must not contain a line break'
+        when starts_with(type, 'headrace:')
+            then 'event types that begin with "headrace:" are reserved'
+        when octet_length(visible_to) not between 1 and 512
+            then 'an audience label must have 1 to 512 bytes, this one has ' || octet_length(visible_to)
+    end
+$$;
+comment on function headrace.fault(text,text,text,text) is
+    'Why an event with these arguments of headrace.publish is refused, as a sentence; null if it is allowed.';
+
+create function headrace.rings(xid xid8)
+returns boolean
+language plpgsql
+as $$
+begin
+    if current_setting('headrace.ringing', true) = xid::text then
+        return current_setting('transaction_isolation') = 'serializable';
+    end if;
+    if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
+        perform headrace.pass_old_numbers();
+        perform set_config('headrace.checked', pg_backend_pid()::text, false);
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+    perform set_config('headrace.ringing', xid::text, true);
+    return true;
+end $$;
+comment on function headrace.rings(xid8) is
+'Whether the row of headrace.payload that is about to be inserted must get the mark `rings`, and so have a trigger.
+
+True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
+transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. Once in a
+session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
+event that a client has seen must survive a crash. For callers that have fixed the search path.';
+
+create function headrace.pass_old_numbers()
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
+begin
+    perform from headrace.deployment d
+        where d.writer is null or d.timeline = headrace.server_timeline()
+            and d.file = pg_relation_filepath('headrace.deployment') and d.writer = d.xmin;
+    if found then
+        return;
+    end if;
+    perform from headrace.deployment d for update;
+    perform setval(
+        numbers,
+        greatest(extract(epoch from clock_timestamp()) * 1000000, coalesce(pg_sequence_last_value(numbers), 0))::bigint
+    );
+    raise exception using errcode = '22HR2';
+exception when sqlstate '22HR2' then
+    null;
+end $$;
+comment on function headrace.pass_old_numbers() is
+'Where no numbering has begun this database''s incarnation yet, lets headrace.payload.seq go on above all that any other
+incarnation has given out.
+
+The lock on the row keeps two sessions from setting the sequence back. A publisher must not hold it until its
+transaction ends, so the function undoes all that it has done but the sequence, which nothing undoes.';
+
+create function headrace.publish(
+    stream text,
+    data text,
+    event text default 'message'::text,
+    visible_to text default null::text
+)
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    refusal constant text := headrace.fault(stream, data, event, visible_to);
+    xid constant xid8 := pg_current_xact_id();
+    bell boolean;
+begin
+    if refusal is not null then
+        raise exception using message = refusal, errcode = '22023';
+    end if;
+    bell := headrace.rings(xid);
+    insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+        values (xid, stream, nullif(event, 'message'), data, visible_to, bell);
+end $$;
+comment on function headrace.publish(text,text,text,text) is
+'Publishes one event with this transaction: it exists when the transaction commits, and vanishes when it rolls back.
+
+Publishing is an insert: it waits for no other publisher, and holds up none. The event gets its id at commit where no
+shard numbers for all, else from that shard a moment later.
+
+stream: its name, 1 to 512 bytes of UTF-8; a stream begins with its first event.
+data: the payload, at most headrace.max_payload_bytes() bytes of UTF-8.
+event: the type that browsers dispatch on, 1 to 512 bytes without a line break, not beginning with "headrace:"; null
+means "message".
+visible_to: the audience label that a client must have to see the event, 1 to 512 bytes; null means everybody.
+Raises 22023 for an argument that is not allowed; 25006 in a read-only transaction.';
+
+create function headrace.check_many(streams text[], data text[], events text[], visible_to text[])
+returns void
+language plpgsql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    size constant int := cardinality(streams);
+    refusal text;
+begin
+    if streams is null or data is null then
+        raise exception 'the array of streams or of data is null' using errcode = '22023';
+    end if;
+    if cardinality(data) <> size or cardinality(events) <> size or cardinality(visible_to) <> size then
+        raise exception 'the arrays must have the same length: % streams, % data, % events, % visible_to',
+            size, cardinality(data), coalesce(cardinality(events), size), coalesce(cardinality(visible_to), size)
+            using errcode = '22023';
+    end if;
+    select 'event ' || u.place || ': ' || headrace.fault(u.stream, u.data, u.event, u.visible_to) into refusal
+        from unnest(streams, check_many.data, events, check_many.visible_to)
+            with ordinality as u (stream, data, event, visible_to, place)
+        where headrace.fault(u.stream, u.data, u.event, u.visible_to) is not null
+        order by u.place limit 1;
+    if refusal is not null then
+        raise exception using message = refusal, errcode = '22023';
+    end if;
+end $$;
+comment on function headrace.check_many(text[],text[],text[],text[]) is
+    'Raises 22023 if the arrays of a headrace.publish_many have different lengths, or if an event of theirs is not allowed.';
+
+create function headrace.publish_many(
+    streams text[],
+    data text[],
+    events text[] default null::text[],
+    visible_to text[] default null::text[]
+)
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    this_xid xid8;
+    bell boolean;
+    bells boolean;
+begin
+    perform headrace.check_many(streams, data, events, visible_to);
+    if cardinality(streams) = 0 then
+        return;
+    end if;
+    this_xid := pg_current_xact_id();
+    bell := headrace.rings(this_xid);
+    bells := current_setting('transaction_isolation') = 'serializable';
+    insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+        select this_xid, u.stream, nullif(u.event, 'message'), u.data, u.visible_to, bells or bell and u.place = 1
+            from unnest(streams, publish_many.data, events, publish_many.visible_to)
+                with ordinality as u (stream, data, event, visible_to, place)
+            order by u.place;
+end $$;
+comment on function headrace.publish_many(text[],text[],text[],text[]) is
+'Publishes one event per position of the arrays with this transaction; they get their ids in the order of the arrays.
+
+streams, data: as in headrace.publish, one entry per event. Empty arrays publish nothing.
+events, visible_to: as in headrace.publish, one entry per event; null means null for each.
+Raises 22023 for arrays of different lengths, and for an event that is not allowed, with its position; 25006 in a
+read-only transaction.';
+
+create function headrace.require_read_committed(what text)
+returns void
+language plpgsql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        -- The snapshot may be older than events that committed before and have to come first.
+        raise exception '% numbers at once, which needs a READ COMMITTED transaction', what using
+            errcode = '25001', hint = 'call headrace.publish, whose events get their ids after the commit';
+    end if;
+end $$;
+comment on function headrace.require_read_committed(text) is
+    'Raises 25001 in a transaction that is not READ COMMITTED. what: the name of the function that numbers at once.';
+
+create function headrace.publish_now(
+    stream text,
+    data text,
+    event text default 'message'::text,
+    visible_to text default null::text
+)
+returns bigint
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+as $$
+declare
+    refusal constant text := headrace.fault(stream, data, event, visible_to);
+    taken record;
+    given bigint;
+begin
+    if refusal is not null then
+        raise exception using message = refusal, errcode = '22023';
+    end if;
+    perform headrace.require_read_committed('headrace.publish_now');
+    taken := headrace.take_one(stream, 1, headrace.begin_numbering());
+    given := 1 + (headrace.number_waiting(array[stream], array[taken.stream_id], array[taken.before]))[1];
+    insert into headrace.event (stream_id, id, created_at, type, data, visible_to)
+        values (taken.stream_id, given, clock_timestamp(), nullif(event, 'message'), data, visible_to);
+    perform headrace.announce(array[taken.stream_id]);
+    return given;
+end $$;
+comment on function headrace.publish_now(text,text,text,text) is
+'Publishes one event like headrace.publish, but numbers it at once and returns its id.
+
+For a transaction of its own: the stream stays locked until the transaction ends. Others who number in it at commit, or
+call this, wait; two transactions that call this for the same streams in different orders may deadlock (40P01). Where a
+shard numbers for all, it passes over the locked stream, and headrace.publish waits for nothing. Events that were
+published before with headrace.publish in this transaction come after it.
+
+Returns the id of the event. Raises 22023 for an argument that is not allowed; 25001 in a transaction that is not READ
+COMMITTED; 25006 in a read-only transaction.';
+
+create function headrace.publish_many_now(
+    streams text[],
+    data text[],
+    events text[] default null::text[],
+    visible_to text[] default null::text[],
+    out ids bigint[]
+)
+returns bigint[]
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set enable_nestloop to 'off'
+set jit to 'off'
+as $$
+declare
+    names text[];
+    counts int[];
+    stream_ids int[];
+    befores bigint[];
+begin
+    perform headrace.check_many(streams, data, events, visible_to);
+    ids := '{}';
+    if cardinality(streams) = 0 then
+        return;
+    end if;
+    perform headrace.require_read_committed('headrace.publish_many_now');
+    select array_agg(g.stream order by g.stream), array_agg(g.events order by g.stream) into names, counts
+        from (
+            select u.stream collate "C" as stream, count(*)::int as events
+                from unnest(publish_many_now.streams) as u (stream) group by 1
+        ) g;
+    select t.stream_ids, t.befores into stream_ids, befores
+        from headrace.take_all(names, counts, headrace.begin_numbering()) t;
+    befores := headrace.number_waiting(names, stream_ids, befores);
+    with placed as materialized (
+        select u.place, t.stream_id, u.type, u.data, u.visible_to,
+                t.before + row_number() over (partition by u.stream order by u.place) as id
+            from unnest(publish_many_now.streams, publish_many_now.data, events, publish_many_now.visible_to)
+                with ordinality as u (stream, data, type, visible_to, place)
+            join unnest(names, stream_ids, befores) as t (stream, stream_id, before) on t.stream = u.stream
+    ), kept as (
+        insert into headrace.event (stream_id, id, created_at, type, data, visible_to)
+            select p.stream_id, p.id, clock_timestamp(), nullif(p.type, 'message'), p.data, p.visible_to
+                from placed p order by p.place
+    )
+    select array_agg(p.id order by p.place) into ids from placed p;
+    perform headrace.announce(stream_ids);
+end $$;
+comment on function headrace.publish_many_now(text[],text[],text[],text[]) is
+'Publishes like headrace.publish_many, but numbers at once and returns the ids. For a transaction of its own.
+
+The streams stay locked until the transaction ends. Two transactions that call this once each do not deadlock, since
+the streams are locked in the order of their names.
+
+Returns the ids, in the order of the arrays. Raises like headrace.publish_many, and 25001 in a transaction that is not
+READ COMMITTED.';
+
+
+-- 5 Numbering ---------------------------------------------------------------------------------------------------------
+--
+-- An event gets its id after its transaction has come to commit, from whoever numbers its stream next:
+--
+--     few commits     each transaction numbers its own events at commit, and notifies: nothing is quicker, and no shard
+--                     need run. It holds its streams until its commit is flushed
+--     many commits    one shard is in *office*: a transaction leaves a *turn* for each stream, and every few milliseconds
+--                     the shard does a *round*. It numbers all turns that have become visible, and notifies once for all
+--
+-- PostgreSQL gives notifications their order by a lock that a notifying transaction holds until its commit is flushed. So
+-- where each transaction notifies, they flush one at a time on the whole server, even those of different streams; a
+-- transaction that leaves a turn notifies nobody.
+--
+-- The order. If one transaction has waited for the commit of another before it took its turn, or has begun after that
+-- commit, its events have higher ids. Transactions of which neither has waited for the other have no order. What gives
+-- the order is the number of the turn, which is taken at commit. The order of the calls of headrace.publish would not do:
+-- a transaction may publish first and wait afterwards. The order never depends on the office, which decides only who
+-- numbers; a transaction may always leave a turn.
+--
+-- What waits. The bound of a stream is what headrace.behind has for it, else the newest tick. *A turn waits if and only if
+-- it exists, is visible, and is not covered by its stream's bound*, that is, not visible in it.
+--
+-- Who numbers holds the stream's row, looks after it has the row, and numbers everything that waits, as seen then, in
+-- the order of turns. That set contains, with each transaction, all that committed before it. Outside of a round the
+-- numbered turns are deleted; in a round the bound moves in the same transaction. So no turn is numbered twice. Turns
+-- below the bound are removed later by headrace.forget_turns.
+--
+-- A round waits for nobody. A stream that another transaction has locked is passed over: its turns wait on, since
+-- headrace.behind keeps the bound that it had. `seen` is a snapshot from before the locks were taken, and turns that are
+-- not visible in it are left for the next round; turns that others have deleted since then are no longer there. Ticks are
+-- appended, so that an old snapshot elsewhere leaves no chain of dead versions of one row in the way; and rounds begin at
+-- the last bound in the index of turns, so that they do not come across what was numbered before.
+--
+-- A transaction above READ COMMITTED always leaves turns: with its old snapshot it would not see what waits. Where nobody
+-- is in office it wakes a shard by the notification `turn` on the channel headrace_rate, which a PREPARE TRANSACTION
+-- does not allow.
+--
+-- A page. In its own snapshot, headrace.watermark reads the head and the events of the turns that wait: exactly those that
+-- the page's data show, and that come later. So a page and its stream meet exactly; see headrace.watermark.
+--
+-- Two advisory locks tell who numbers. They are not data: what a publisher learns from them is true at that moment,
+-- whatever snapshot the publisher has and however the shard in office ended.
+--
+--     office     held exclusively, for its session, by the shard in office. A publisher finds out by trying: what it gets
+--                is given back at once, within one expression, which nothing can interrupt half-way
+--     deferring  held in share, until its transaction has ended, by every publisher that has found the office held. It
+--                looks at the office once more after it has this lock
+--
+-- Nothing waits for ever. The shard that leaves office gives up the lock first, goes on with rounds until it gets
+-- `deferring` exclusively, for a moment, and does a last round. When it got that lock, every transaction that had seen it
+-- in office had ended, and locks are given back after a commit has become visible; so the last round sees every turn. A
+-- shard whose session ends otherwise loses the office with it, at once. The turns that it has not numbered are in a
+-- logged table, and are numbered by its successor, by the shards that stand by, which do a round about once a second,
+-- by the next transaction that numbers in the stream, or by any shard's pruner, within seconds. Anybody may do a round at
+-- any time; the lock on the row of headrace.round lets one session do it.
+--
+-- No event is delivered before it is durable: publishing and numbering raise synchronous_commit to at least `local`. A
+-- lost notification is a lost hint: each shard's sweep finds the new heads in a few seconds.
+--
+-- A shard in office that has stopped, or whose host is gone, would number nothing. So its session has an
+-- idle_session_timeout, with which the server ends it; until then the shards that stand by do rounds.
+--
+-- A transaction that notifies also tells one time in 16 that it does, on the channel headrace_rate. From it shards
+-- estimate how many commits there are in the database, also to streams that none of their clients follows.
+--
+-- The order of locks, which keeps those who number at commit from deadlocking with each other: first the streams that do
+-- not exist yet are made, in the order of their names; then the rows of all are locked, in the order of their names
+-- (collation "C"). A transaction in the first phase waits for makers only, in that order, and holds no row that others
+-- could be waiting for in the second; one in the second phase waits for rows that are committed, in that order. UPDATE
+-- promises no order, so the rows are locked before it by a SELECT that does. A round takes locks in no order, and waits
+-- for none longer than 3 ms.
+--
+-- Only numbering makes streams, never publishing, which would wait for another maker at the index of names.
+--
+-- The settings of functions force their plans: statistics of tables that grow and empty in seconds are useless.
+--
+-- The locks are the bigints x'6865616472616361' ("headraca", office) and x'6865616472616364' ("headracd", deferring).
+-- Processes of versions before 0.3 also use "headrace" and "headracm". Other programs that use advisory locks in this
+-- database MUST NOT use any of these.
+
+create table headrace.turn (
+    stream text collate "C" not null,
+    xid xid8 not null,
+    turn bigint not null generated always as identity,
+    from_seq bigint not null,
+    alone boolean not null,
+    primary key (stream, xid)
+) with (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on table headrace.turn is
+    'Published events that others number: one row a transaction and stream, written when the transaction commits.';
+comment on column headrace.turn.stream is 'Name of the stream.';
+comment on column headrace.turn.xid is 'The publishing transaction.';
+comment on column headrace.turn.turn is 'The order in which transactions came to commit.';
+comment on column headrace.turn.from_seq is
+    'The turn is for the events of the stream and the transaction whose headrace.payload.seq is this or higher.';
+comment on column headrace.turn.alone is 'True if there is only the event with the seq from_seq.';
+create index turn_xid on headrace.turn using btree (xid);
+
+create table headrace.tick (
+    n bigint not null,
+    seen pg_snapshot not null,
+    primary key (n)
+);
+comment on table headrace.tick is
+    'What the last rounds have numbered: in the row with the highest n, all turns visible in seen; but see headrace.behind.';
+comment on column headrace.tick.n is 'Number of the round.';
+comment on column headrace.tick.seen is 'The snapshot in which the round looked for turns.';
+
+insert into headrace.tick (n, seen) values (0, pg_current_snapshot());
+create table headrace.behind (
+    stream text collate "C" not null,
+    seen pg_snapshot not null,
+    primary key (stream)
+);
+comment on table headrace.behind is
+    'Streams that rounds have passed over, because others had them locked: their turns are numbered only as far as seen.';
+comment on column headrace.behind.stream is 'Name of the stream.';
+comment on column headrace.behind.seen is 'Takes the place of headrace.tick.seen for this stream.';
+
+create table headrace.round (
+    single boolean not null default true,
+    primary key (single),
+    check (single)
+);
+comment on table headrace.round is 'One row: the session that has its lock does a round.';
+comment on column headrace.round.single is 'Always true: there is one row.';
+
+insert into headrace.round default values;
 
 create function headrace.begin_numbering()
 returns bigint
@@ -407,7 +991,7 @@ It makes the commit durable, since an event that a client has seen must survive 
 again. It begins an incarnation if need be: locked later, between two streams, the row of headrace.deployment could
 deadlock with another numbering.
 
-Returns the incarnation to number in, for headrace.take_one and headrace.take_all.';
+Returns the incarnation to number in, for headrace.take_one, headrace.take_all and headrace.make_streams.';
 
 create function headrace.make_stream(name text, now_on bigint)
 returns void
@@ -541,496 +1125,6 @@ names: sorted (collation "C"), each once. counts: by position. now_on: from head
 Returns stream_ids and befores by position: the ids of a stream are before + 1 and following. The locks on the
 streams'' rows are held until the transaction ends; the caller announces the new heads.';
 
-create function headrace.take(name text, count integer, now_on bigint, out stream_id integer, out before bigint)
-returns record
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-declare
-    home constant smallint := headrace.slot(name);
-    found_row headrace.stream;
-    head bigint;
-    start bigint;
-begin
-    loop
-        update headrace.stream s set last_id = s.last_id + count
-            where s.name = take.name and s.timeline = now_on
-            returning s.stream_id, s.last_id into stream_id, head;
-        exit when found;
-
-        select s.* into found_row from headrace.stream s where s.name = take.name for update;
-        if not found then
-            -- The lock on the floor keeps a removal of this stream out until we have committed.
-            select greatest(f.floor, e.block << 40) into strict start
-                from headrace.slot_floor f, headrace.epoch e where f.slot = home for share of f;
-            insert into headrace.stream as s (name, slot, last_id, timeline) values (take.name, home, start, now_on)
-                on conflict do nothing returning s.stream_id into stream_id;
-            if found and start > 0 then
-                insert into headrace.jump (stream_id, from_id, to_id) values (take.stream_id, 1, start);
-            end if;
-        elsif found_row.timeline <> now_on then
-            start := ((found_row.last_id >> 40) + greatest(now_on - found_row.timeline, 1)) << 40;
-            insert into headrace.jump (stream_id, from_id, to_id)
-                values (found_row.stream_id, found_row.last_id + 1, start);
-            update headrace.stream s set last_id = start, timeline = now_on where s.stream_id = found_row.stream_id;
-        end if;
-    end loop;
-    before := head - count;
-    perform pg_notify('headrace_slot_' || home, head || ' ' || name);
-end $$;
-comment on function headrace.take(text,integer,bigint) is
-'Not called by this version: gives out ids of a stream and notifies its slot, for numberings of older versions that
-were under way during the migration.';
-
-
--- 5 Publishing --------------------------------------------------------------------------------------------------------
---
---     publish ──► stage (unlogged) ──┐ the first staged row of the transaction has the mark `rings`
---     publish ──► stage              │
---     COMMIT  ──► deferred trigger ◄─┘ takes the streams in the order of their names, numbers, announces, empties stage
---
--- All locks are taken at commit and in one order. So an open transaction holds up nobody, and transactions that publish
--- to the same streams in different orders cannot deadlock. Savepoints need no care: a savepoint that is rolled back
--- takes along its staged rows, the pending trigger, and the setting that says that a row with the mark exists.
---
--- headrace.ringing (a setting, local to the transaction) holds the id of the transaction that has a row with the mark.
--- It is set before the row is inserted, because under SET CONSTRAINTS ALL IMMEDIATE the trigger fires within that
--- INSERT.
---
--- The trigger's settings force the plan of every statement: the statistics of a table that is empty between
--- transactions are useless, and a nested loop or a sequential scan would make the cost of a transaction the square of
--- its events.
-
-create table headrace.limits (
-    single boolean not null default true,
-    max_payload_bytes bigint not null,
-    primary key (single),
-    check (((max_payload_bytes >= 1000) and (max_payload_bytes <= 67108864))),
-    check (single)
-);
-comment on table headrace.limits is
-    'What publishers may not exceed; one row, written by headrace.set_max_payload_bytes.';
-comment on column headrace.limits.single is 'Always true: there is one row.';
-comment on column headrace.limits.max_payload_bytes is 'How many bytes of UTF-8 the data of an event may have.';
-
-insert into headrace.limits (max_payload_bytes) values (1048576);
-create function headrace.max_payload_bytes()
-returns bigint
-language sql
-stable parallel safe security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-    select coalesce((select l.max_payload_bytes from headrace.limits l), 1048576)
-$$;
-comment on function headrace.max_payload_bytes() is
-    'How many bytes of UTF-8 the data of an event may have: 1,048,576 unless headrace.set_max_payload_bytes has changed it.';
-
-create function headrace.set_max_payload_bytes(bytes bigint)
-returns void
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-begin
-    if bytes is null or bytes not between 1000 and 67108864 then
-        raise exception 'the limit of an event''s data must be from 1,000 bytes to 67,108,864 (64 MiB), not %', bytes
-            using errcode = '22023', hint = 'give a number of bytes; pg_size_bytes(''2 MB'') is one';
-    end if;
-    insert into headrace.limits as l (max_payload_bytes) values (bytes)
-        on conflict (single) do update set max_payload_bytes = excluded.max_payload_bytes;
-end $$;
-comment on function headrace.set_max_payload_bytes(bigint) is
-'Sets how many bytes of UTF-8 the data of an event may have, for every statement that begins after the commit.
-
-For the owner of the schema. An event costs each shard with a client of its stream several times its size.
-
-bytes: from 1,000 to 67,108,864 (64 MiB). Raises 22023 for another number.';
-
-
-create unlogged table headrace.stage (
-    xid xid8 not null,
-    seq bigint not null generated always as identity,
-    stream text collate "C" not null,
-    type text,
-    data text not null,
-    visible_to text,
-    rings boolean not null,
-    primary key (xid, seq)
-) with (
-    autovacuum_vacuum_scale_factor = 0.02,
-    autovacuum_vacuum_cost_delay = 0
-);
-comment on table headrace.stage is
-    'Events published in open transactions; and in committed ones of one event each, until a shard has notified of it.';
-comment on column headrace.stage.xid is 'The publishing transaction.';
-comment on column headrace.stage.seq is 'Order of publishing within the transaction.';
-comment on column headrace.stage.stream is 'Name of the stream.';
-comment on column headrace.stage.type is 'As in headrace.event.';
-comment on column headrace.stage.data is 'As in headrace.event.';
-comment on column headrace.stage.visible_to is 'As in headrace.event.';
-comment on column headrace.stage.rings is
-    'True for the row whose trigger numbers this and all later rows of the transaction.';
-
-create function headrace.fault(stream text, data text, type text, visible_to text)
-returns text
-language sql
-stable
-as $$
-    select case
-        when stream is null
-            then 'the stream name is null; name a stream'
-        when octet_length(stream) not between 1 and 512
-            then 'a stream name must have 1 to 512 bytes, this one has ' || octet_length(stream)
-        when data is null
-            then 'the data is null; publish an empty text instead'
-        when octet_length(data) > 1000 and octet_length(data) > headrace.max_payload_bytes()
-            then 'the data has ' || octet_length(data) || ' bytes, more than headrace.max_payload_bytes() allows ('
-                || headrace.max_payload_bytes() || '); the schema''s owner can call headrace.set_max_payload_bytes'
-        when octet_length(type) not between 1 and 512
-            then 'an event type must have 1 to 512 bytes, this one has ' || octet_length(type)
-        when strpos(type, chr(10)) > 0 or strpos(type, chr(13)) > 0
-            then 'an event type must not contain a line break'
-        when starts_with(type, 'headrace:')
-            then 'event types that begin with "headrace:" are reserved'
-        when octet_length(visible_to) not between 1 and 512
-            then 'an audience label must have 1 to 512 bytes, this one has ' || octet_length(visible_to)
-    end
-$$;
-comment on function headrace.fault(text,text,text,text) is
-    'Why an event with these arguments of headrace.publish is refused, as a sentence; null if it is allowed.';
-
-create function headrace.rings(xid xid8)
-returns boolean
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-begin
-    if current_setting('headrace.ringing', true) = xid::text then
-        return false;
-    end if;
-    perform set_config('headrace.ringing', xid::text, true);
-    return true;
-end $$;
-comment on function headrace.rings(xid8) is
-'Whether the row that is about to be staged must get the mark `rings`: true for the first row of a transaction, and
-again after each numbering. Notes that it did.';
-
-create function headrace.number_staged()
-returns trigger
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-set enable_seqscan to 'off'
-set enable_nestloop to 'off'
-set jit to 'off'
-as $$
-declare
-    names text[];
-    counts int[];
-    stream_ids int[];
-    befores bigint[];
-begin
-    if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
-        return null;
-    end if;
-    perform set_config('headrace.ringing', '', true);
-    select array_agg(g.stream order by g.stream), array_agg(g.events order by g.stream) into names, counts
-        from (
-            select g.stream, count(*)::int as events from headrace.stage g
-                where g.xid = new.xid and g.seq >= new.seq group by g.stream
-        ) g;
-    if names is null then  -- numbered by an earlier row's trigger: RESET ALL makes a transaction ring twice
-        return null;
-    end if;
-    if cardinality(names) = 1 then  -- as most have, which are spared the statements for many
-        select array[t.stream_id], array[t.before] into stream_ids, befores
-            from headrace.take_one(names[1], counts[1], headrace.begin_numbering()) t;
-    else
-        select t.stream_ids, t.befores into stream_ids, befores
-            from headrace.take_all(names, counts, headrace.begin_numbering()) t;
-    end if;
-    insert into headrace.event (stream_id, id, created_at, type, data, visible_to)
-        select t.stream_id, t.before + row_number() over (partition by g.stream order by g.seq), clock_timestamp(),
-                g.type, g.data, g.visible_to
-            from headrace.stage g
-            join unnest(names, stream_ids, befores) as t (stream, stream_id, before) on t.stream = g.stream
-            where g.xid = new.xid and g.seq >= new.seq;
-    if cardinality(counts) = 1 and counts[1] = 1 and headrace.defers() then
-        return null;
-    end if;
-    delete from headrace.stage g where g.xid = new.xid and g.seq >= new.seq;
-    perform headrace.announce(stream_ids);
-    return null;
-end $$;
-comment on function headrace.number_staged() is
-    'Constraint trigger of headrace.stage: numbers, at commit, what the transaction has staged, and announces it.';
-create constraint trigger number_staged after insert on headrace.stage
-    deferrable initially deferred
-    for each row when (new.rings)
-    execute function headrace.number_staged();
-alter table headrace.stage enable always trigger number_staged;
-
-create function headrace.publish(
-    stream text,
-    data text,
-    event text default 'message'::text,
-    visible_to text default null::text
-)
-returns void
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-declare
-    refusal constant text := headrace.fault(stream, data, event, visible_to);
-    xid constant xid8 := pg_current_xact_id();
-    bell boolean;
-begin
-    if refusal is not null then
-        raise exception using message = refusal, errcode = '22023';
-    end if;
-    bell := headrace.rings(xid);
-    insert into headrace.stage (xid, stream, type, data, visible_to, rings)
-        values (xid, stream, nullif(event, 'message'), data, visible_to, bell);
-end $$;
-comment on function headrace.publish(text,text,text,text) is
-'Publishes one event with this transaction: it exists when the transaction commits, and vanishes when it rolls back.
-
-The id is given out at commit. So an open transaction holds up no other publisher, and the order of publishing cannot
-deadlock.
-
-stream: its name, 1 to 512 bytes of UTF-8; a stream begins with its first event.
-data: the payload, at most headrace.max_payload_bytes() bytes of UTF-8.
-event: the type that browsers dispatch on, 1 to 512 bytes without a line break, not beginning with "headrace:"; null
-means "message".
-visible_to: the audience label that a client must have to see the event, 1 to 512 bytes; null means everybody.
-Raises 22023 for an argument that is not allowed; 25006 in a read-only transaction.';
-
-create function headrace.publish_many(
-    streams text[],
-    data text[],
-    events text[] default null::text[],
-    visible_to text[] default null::text[]
-)
-returns void
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-declare
-    size constant int := cardinality(streams);
-    refusal text;
-    this_xid xid8;
-    bell boolean;
-begin
-    if streams is null or data is null then
-        raise exception 'the array of streams or of data is null' using errcode = '22023';
-    end if;
-    if cardinality(data) <> size or cardinality(events) <> size or cardinality(visible_to) <> size then
-        raise exception 'the arrays must have the same length: % streams, % data, % events, % visible_to',
-            size, cardinality(data), coalesce(cardinality(events), size), coalesce(cardinality(visible_to), size)
-            using errcode = '22023';
-    end if;
-    if size = 0 then
-        return;
-    end if;
-    select 'event ' || u.place || ': ' || headrace.fault(u.stream, u.data, u.event, u.visible_to) into refusal
-        from unnest(streams, publish_many.data, events, publish_many.visible_to)
-            with ordinality as u (stream, data, event, visible_to, place)
-        where headrace.fault(u.stream, u.data, u.event, u.visible_to) is not null
-        order by u.place limit 1;
-    if refusal is not null then
-        raise exception using message = refusal, errcode = '22023';
-    end if;
-    this_xid := pg_current_xact_id();
-    bell := headrace.rings(this_xid);
-    insert into headrace.stage (xid, stream, type, data, visible_to, rings)
-        select this_xid, u.stream, nullif(u.event, 'message'), u.data, u.visible_to, bell and u.place = 1
-            from unnest(streams, publish_many.data, events, publish_many.visible_to)
-                with ordinality as u (stream, data, event, visible_to, place)
-            order by u.place;
-end $$;
-comment on function headrace.publish_many(text[],text[],text[],text[]) is
-'Publishes one event per position of the arrays with this transaction, numbered at commit in the order of the arrays.
-
-streams, data: as in headrace.publish, one entry per event. Empty arrays publish nothing.
-events, visible_to: as in headrace.publish, one entry per event; null means null for each.
-Raises 22023 for arrays of different lengths, and for an event that is not allowed, with its position; 25006 in a
-read-only transaction.';
-
-create function headrace.publish_now(
-    stream text,
-    data text,
-    event text default 'message'::text,
-    visible_to text default null::text
-)
-returns bigint
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-set enable_seqscan to 'off'
-as $$
-declare
-    refusal constant text := headrace.fault(stream, data, event, visible_to);
-    taken record;
-begin
-    if refusal is not null then
-        raise exception using message = refusal, errcode = '22023';
-    end if;
-    taken := headrace.take_one(stream, 1, headrace.begin_numbering());
-    insert into headrace.event (stream_id, id, created_at, type, data, visible_to)
-        values (taken.stream_id, taken.before + 1, clock_timestamp(), nullif(event, 'message'), data, visible_to);
-    perform headrace.announce(array[taken.stream_id]);
-    return taken.before + 1;
-end $$;
-comment on function headrace.publish_now(text,text,text,text) is
-'Publishes one event like headrace.publish, but numbers it at once and returns its id.
-
-For a transaction of its own: the stream stays locked until the transaction ends, so all others that publish to it
-wait, and two transactions that call this for the same streams in different orders may deadlock (40P01).
-
-Returns the id of the event. Raises 22023 for an argument that is not allowed; 25006 in a read-only transaction.';
-
-create function headrace.publish_many_now(
-    streams text[],
-    data text[],
-    events text[] default null::text[],
-    visible_to text[] default null::text[],
-    out ids bigint[]
-)
-returns bigint[]
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-begin
-    perform headrace.publish_many(streams, data, events, visible_to);
-    set constraints headrace.number_staged immediate;
-    set constraints headrace.number_staged deferred;
-    -- Nobody can have numbered an event of these streams since: ours are the last of each.
-    select coalesce(array_agg(s.last_id - c.total + c.rank order by c.place), '{}') into ids
-        from (
-            select u.stream, u.place,
-                    row_number() over (partition by u.stream order by u.place) as rank,
-                    count(*) over (partition by u.stream) as total
-                from unnest(publish_many_now.streams) with ordinality as u (stream, place)
-        ) c
-        join headrace.stream s on s.name = c.stream;
-end $$;
-comment on function headrace.publish_many_now(text[],text[],text[],text[]) is
-'Publishes like headrace.publish_many, but numbers at once and returns the ids. For a transaction of its own.
-
-The streams stay locked until the transaction ends. Two transactions that call this once each do not deadlock, since
-the streams are locked in the order of their names.
-
-Returns the ids, in the order of the arrays. Raises like headrace.publish_many.';
-
-
--- 6 Announcing --------------------------------------------------------------------------------------------------------
---
--- Shards learn by notifications that streams have new heads. PostgreSQL gives notifications their order by a lock that
--- a transaction with notifications takes before it commits and holds until its commit is flushed. So on the whole
--- server one such transaction at a time flushes, however many there are; transactions without notifications flush
--- together. Therefore:
---
---     few commits       the publishing transaction notifies: nothing is quicker, and no shard need run
---     many commits      one shard is the announcer. A publishing transaction of one event leaves the staged event itself
---                       in headrace.stage, which names the stream; any other leaves a row in headrace.unannounced. The
---                       announcer takes away all rows that it sees, every few milliseconds, and notifies once for all
---                       of them, with the newest heads. This is a round. The announcer's own transaction waits for no
---                       flush: it changes nothing that must survive a crash
---
--- Two advisory locks decide which of the two it is. They are not data: what a publisher learns from them is true at
--- that moment, whatever snapshot the publisher has and however the announcer ended.
---
---     office     held exclusively, for its session, by the announcer. A publisher finds out by trying: what it gets is
---                given back at once, within one expression, which nothing can interrupt half-way
---     deferring  held in share, until its transaction has ended, by every publisher that leaves a row. The row is left
---                only if the office is found held after this lock was taken
---
--- No wake is lost. A publisher that leaves a row has found the office held while it held `deferring`. The announcer
--- that held the office goes on with its rounds until it wants to leave. Then it gives up the office first, goes on
--- until it gets `deferring` exclusively, for a moment, and does a last round. When it got that lock, every transaction
--- that had seen it in office had ended, and locks are given back after a commit has become visible; so the last round
--- sees every row. A publisher that comes later finds the office empty, or held by a successor. An announcer whose
--- session ends otherwise leaves the office with it, at once. Rows that it has not taken away, or whose transactions
--- were still open, are taken by its successor, by the shards that stand by, which look about once a second, or by its
--- own next session. If there is none of these, each shard's sweep finds the streams' heads in a few seconds, as after
--- any lost notification. Rows are taken away and announced in one transaction: both or neither. Anybody may announce at
--- any time, since a notification is a hint: at worst a shard looks twice. A server that crashes forgets the rows, but
--- also every LISTEN, and shards that listen anew compare all heads.
---
--- No row is overlooked. Between two rounds the announcer remembers what the first one's snapshot said: which
--- transactions had ended by then. The next round looks only at staged rows of the others, by the index: of those that
--- were open (few) and of all later ones. A committed row of a transaction that had ended was visible to the first
--- round, which has taken it
---
---     if the round took its snapshot of the rows after the one that is remembered, as the statements below do, and
---     if the round committed: the caller remembers nothing of a round that failed, and nothing in a new session
---
--- except where another session had locked the row, being about to take it away, and then did not. So now and then, when
--- it has taken office, and in its last round, the caller looks back: from what was seen longer ago than a round may
--- take.
---
--- An old snapshot, or an old transaction, anywhere in the database keeps removed rows in the tables. A round comes
--- across those of the time that it looks back to, not across all. A look at all rows, by a null, is for the first
--- seconds of a session, and takes about half a second for a million removed rows.
---
--- No event is delivered before it is durable. A row is seen when its transaction is visible to others, and that is
--- after its commit was flushed: publishing raises synchronous_commit to at least `local`. The same holds for the events
--- that shards read, whatever has woken them.
---
--- An announcer that has stopped, or whose host is gone, would hold its office and announce nothing. So its session has
--- an idle_session_timeout, with which the server ends it; until then the shards that stand by announce.
---
--- A publishing transaction that notifies also tells one time in 16 that it does, on the channel headrace_rate. From it
--- shards estimate how many commits there are in the database, also to streams that none of their clients follows. The
--- announcer says there that it is in office, so that all shards that have not heard the transactions stand by as well.
---
--- A transaction that left a row can be PREPAREd, which one that has notified cannot. It holds its streams, and the lock
--- `deferring`, until it is committed. The announcer that leaves does not wait for that for ever: then the sweep finds
--- it.
---
--- A transaction finds what it has staged by its id and by a sequence, which a dump carries along with the rows. So rows
--- of a database that was restored from a dump belong to no transaction, and the next round takes them away.
---
--- The locks are the bigints x'6865616472616361' ("headraca", office) and x'6865616472616364' ("headracd", deferring).
--- Processes of versions before 0.3 also use "headrace" and "headracm". Other programs that use advisory locks in this
--- database MUST NOT use any of these.
-
-create unlogged table headrace.unannounced (
-    stream_ids integer[] not null
-) with (
-    autovacuum_vacuum_scale_factor = 0.02,
-    autovacuum_vacuum_cost_delay = 0
-);
-comment on table headrace.unannounced is
-    'Streams that committed transactions have published to and nobody has notified of; one row a transaction.';
-comment on column headrace.unannounced.stream_ids is 'As in headrace.stream.';
-
-create function headrace.announce(stream_ids integer[])
-returns void
-language plpgsql
-security definer
-set search_path to 'pg_catalog', 'pg_temp'
-as $$
-begin
-    if headrace.defers() then
-        insert into headrace.unannounced (stream_ids) values (announce.stream_ids);
-        return;
-    end if;
-    perform pg_notify('headrace_slot_' || s.slot, s.last_id || ' ' || s.name)
-        from headrace.stream s where s.stream_id = any (announce.stream_ids);
-    -- Not by random(), whose sequence belongs to the caller's session.
-    if hashint8(pg_current_xact_id()::text::bigint) & 15 = 0 then
-        perform pg_notify('headrace_rate', '');
-    end if;
-end $$;
-comment on function headrace.announce(integer[]) is
-'Notifies the slots of these streams (their stream_ids) of the heads that this transaction has given out, or leaves
-that to the announcer if there is one.';
 
 create function headrace.defers()
 returns boolean
@@ -1043,21 +1137,124 @@ as $$
             then pg_advisory_unlock_shared(x'6865616472616361'::bigint) else false end
 $$;
 comment on function headrace.defers() is
-'Whether this transaction may leave it to an announcer to notify; then no announcer leaves office for good before this
+'Whether a shard is in office, which numbers for this transaction; then it does not leave office for good before this
 transaction has ended. Takes the lock `deferring` in share.
 
 Each look at a lock gives back at once what it gets, within one expression, which nothing can interrupt half-way. Not
 SECURITY DEFINER and without settings of its own, so that PostgreSQL can inline it; its callers have fixed the search
 path.';
 
-create function headrace.announce_since(
-    since pg_snapshot default null::pg_snapshot,
-    out transactions bigint,
-    out bytes bigint,
-    out seen pg_snapshot
-)
-returns record
+create function headrace.take_turn()
+returns trigger
 language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    isolation constant text := current_setting('transaction_isolation');
+    in_office boolean;
+begin
+    if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
+        return null;
+    end if;
+    perform set_config('headrace.ringing', '', true);
+    in_office := headrace.defers();
+    if isolation = 'serializable' then
+        insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
+            on conflict (stream, xid) do update set turn = default, alone = false;
+    elsif in_office or isolation <> 'read committed' then
+        perform headrace.leave_turns(new.xid, new.seq);
+    else
+        perform headrace.number_own(new.xid, new.seq);
+        return null;
+    end if;
+    if not in_office then
+        perform pg_notify('headrace_rate', 'turn');
+    end if;
+    return null;
+end $$;
+comment on function headrace.take_turn() is
+'Constraint trigger of headrace.payload: at commit it leaves a turn for each stream of the transaction, or numbers.
+
+It fires earlier by SET CONSTRAINTS and by PREPARE TRANSACTION. A transaction above READ COMMITTED leaves turns, since
+its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.';
+create constraint trigger take_turn after insert on headrace.payload
+    deferrable initially deferred
+    for each row when (new.rings)
+    execute function headrace.take_turn();
+alter table headrace.payload enable always trigger take_turn;
+
+create function headrace.leave_turns(own xid8, own_from bigint)
+returns void
+language sql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set jit to 'off'
+as $$
+    insert into headrace.turn (stream, xid, from_seq, alone)
+        select p.stream, own, min(p.seq), count(*) = 1 from headrace.payload p
+            where p.xid = own and p.seq >= own_from group by p.stream
+        on conflict (stream, xid) do update set turn = default, alone = false
+$$;
+comment on function headrace.leave_turns(xid8,bigint) is
+'Leaves a turn for each stream in which the transaction own has an event from the seq own_from on.
+
+A transaction that leaves a turn for a stream twice has the later turn, from the earlier from_seq on.';
+
+create function headrace.number_own(own xid8, own_from bigint)
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set enable_nestloop to 'off'
+set jit to 'off'
+as $$
+declare
+    own_to constant bigint := coalesce((
+        select min(p.seq) from headrace.payload p where p.xid = own and p.seq > own_from and p.rings
+    ), 9223372036854775807);
+    names text[];
+    counts int[];
+    stream_ids int[];
+    befores bigint[];
+begin
+    if exists (select from headrace.turn t where t.xid = own) then
+        perform headrace.leave_turns(own, own_from);
+        perform pg_notify('headrace_rate', 'turn');
+        return;
+    end if;
+    select array_agg(g.stream order by g.stream), array_agg(g.events order by g.stream) into names, counts
+        from (
+            select p.stream, count(*)::int as events from headrace.payload p
+                where p.xid = own and p.seq >= own_from and p.seq < own_to group by p.stream
+        ) g;
+    if cardinality(names) = 1 then  -- as most have, which are spared the statements for many
+        select array[t.stream_id], array[t.before] into stream_ids, befores
+            from headrace.take_one(names[1], counts[1], headrace.begin_numbering()) t;
+    else
+        select t.stream_ids, t.befores into stream_ids, befores
+            from headrace.take_all(names, counts, headrace.begin_numbering()) t;
+    end if;
+    befores := headrace.number_waiting(names, stream_ids, befores);
+    insert into headrace.event (stream_id, id, created_at, xid, seq)
+        select t.stream_id, t.before + row_number() over (partition by p.stream order by p.seq), clock_timestamp(),
+                p.xid, p.seq
+            from headrace.payload p
+            join unnest(names, stream_ids, befores) as t (stream, stream_id, before) on t.stream = p.stream
+            where p.xid = own and p.seq >= own_from and p.seq < own_to;
+    perform headrace.announce(stream_ids);
+end $$;
+comment on function headrace.number_own(xid8,bigint) is
+'Numbers what waits in the streams of the transaction own, then its own events from the seq own_from on, and notifies.
+
+Events from the next row on that rings are left to that row''s trigger: after RESET ALL a transaction rings twice. A
+transaction that has left turns before, while a shard was in office, leaves these events to others as well.';
+
+create function headrace.waiting(streams text[])
+returns table(stream text, xid xid8, turn bigint, from_seq bigint, alone boolean)
+language sql
 security definer
 set search_path to 'pg_catalog', 'pg_temp'
 set plan_cache_mode to 'force_generic_plan'
@@ -1065,62 +1262,104 @@ set enable_nestloop to 'on'
 set enable_seqscan to 'off'
 set enable_hashjoin to 'off'
 set enable_mergejoin to 'off'
-set enable_bitmapscan to 'off'
-set enable_material to 'off'
+set jit to 'off'
+as $$
+    with bound as materialized (
+        select u.name, coalesce(b.seen, k.seen) as seen
+            from unnest(streams) as u (name)
+            cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
+            left join headrace.behind b on b.stream = u.name
+    )
+    select w.stream, w.xid, w.turn, w.from_seq, w.alone
+        from bound b
+        cross join lateral (
+            select t.* from headrace.turn t where t.stream = b.name and t.xid >= pg_snapshot_xmax(b.seen)
+            union all
+            select t.* from pg_snapshot_xip(b.seen) as x (open)
+                join headrace.turn t on t.stream = b.name and t.xid = x.open
+        ) w
+        where w.xid is distinct from pg_current_xact_id_if_assigned()
+$$;
+comment on function headrace.waiting(text[]) is
+'The turns that wait in these streams: visible to the calling statement, and not covered by the bound of their stream.
+
+Not the caller''s own.';
+
+create function headrace.number_waiting(streams text[], stream_ids integer[], befores bigint[])
+returns bigint[]
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set enable_mergejoin to 'off'
 set jit to 'off'
 as $$
 declare
-    later_than constant xid8 := coalesce(pg_snapshot_xmax(since), '0');
-    were_open constant xid8[] := array(select pg_snapshot_xip(since));
-    own constant xid8 := coalesce(pg_current_xact_id_if_assigned(), '0');
+    names text[];
+    xids xid8[];
+    turns bigint[];
+    froms bigint[];
+    alones boolean[];
+    counts bigint[];
 begin
-    seen := pg_current_snapshot();  -- no younger than that of the next statement
-    -- A row that another session is taking away is its to announce. What this transaction has staged is not numbered yet.
-    with taken as materialized (
-        delete from headrace.unannounced u
-            where u.ctid = any (array(select w.ctid from headrace.unannounced w for update skip locked))
-            returning u.stream_ids
-    ), unstaged as materialized (
-        delete from headrace.stage g
-            where g.ctid = any (
-                array(select w.ctid from headrace.stage w
-                    where w.xid >= later_than and w.xid <> own for update skip locked)
-                || array(select w.ctid from headrace.stage w
-                    where w.xid = any (were_open) and w.xid <> own for update skip locked)
-            )
-            returning g.stream
-    ), waiting as (
-        select s.slot, s.last_id, s.name from headrace.stream s
-            where s.stream_id = any (array(select unnest(t.stream_ids) from taken t))
-        union all
-        select s.slot, s.last_id, s.name from headrace.stream s
-            where s.name = any (array(select u.stream from unstaged u))
-    ), told as (
-        -- Twice for a stream that is here twice: PostgreSQL notifies once.
-        select count(pg_notify('headrace_slot_' || w.slot, w.last_id || ' ' || w.name)) from waiting w
+    select array_agg(w.stream), array_agg(w.xid), array_agg(w.turn), array_agg(w.from_seq), array_agg(w.alone)
+        into names, xids, turns, froms, alones from headrace.waiting(streams) w;
+    if names is null then
+        return befores;
+    end if;
+    with due as materialized (
+        select u.* from unnest(names, xids, turns, froms, alones) as u (stream, xid, turn, from_seq, alone)
+    ), fresh as materialized (
+        select p.stream, p.xid, p.seq, row_number() over (partition by p.stream order by d.turn, p.seq) as k
+            from (select distinct d.xid from due d) x
+            cross join lateral (
+                select p.stream, p.xid, p.seq from headrace.payload p where p.xid = x.xid offset 0
+            ) p
+            join due d on d.xid = p.xid and d.stream = p.stream
+            where case when d.alone then p.seq = d.from_seq else p.seq >= d.from_seq end
+    ), placed as (
+        insert into headrace.event (stream_id, id, created_at, xid, seq)
+            select s.stream_id, s.before + f.k, clock_timestamp(), f.xid, f.seq
+                from fresh f
+                join unnest(number_waiting.streams, stream_ids, befores) as s (stream, stream_id, before)
+                    on s.stream = f.stream
+    ), gone as (
+        delete from headrace.turn t using due d where t.stream = d.stream and t.xid = d.xid
     )
-    select (select count(*) from taken) + (select count(*) from unstaged) into transactions from told;
-    bytes := pg_relation_size('headrace.unannounced');
+    select array_agg(coalesce(f.k, 0) order by s.place) into counts
+        from unnest(number_waiting.streams) with ordinality as s (stream, place)
+        left join (select f.stream, max(f.k) as k from fresh f group by f.stream) f on f.stream = s.stream;
+    update headrace.stream s set last_id = s.last_id + u.more
+        from unnest(stream_ids, counts) as u (stream_id, more) where s.stream_id = u.stream_id and u.more > 0;
+    return array(
+        select u.before + u.more from unnest(befores, counts) with ordinality as u (before, more, place) order by u.place
+    );
 end $$;
-comment on function headrace.announce_since(pg_snapshot) is
-'A round: notifies of the heads of all streams whose events are committed and not announced. For the announcer and the
-shards that stand by.
+comment on function headrace.number_waiting(text[],integer[],bigint[]) is
+'Numbers what waits in streams whose rows the caller has locked: in the order of turns, from befores + 1 on.
 
-since: what an earlier round of this session has returned as seen, if that round committed; never in a transaction
-that itself publishes. null looks at all rows.
-Returns transactions, the number of numberings that were announced (most transactions have one); bytes, the size of
-headrace.unannounced, in which an old snapshot anywhere in the database keeps removed rows; and seen, for the next
-round.';
+It raises the heads of the streams by as many, and removes the turns. It MUST be called at READ COMMITTED, so that it
+looks after the locks were taken.
+streams, stream_ids, befores: by position, from headrace.take_one or headrace.take_all.
+Returns befores, raised likewise: the caller''s own events follow.';
 
-create function headrace.announce_waiting(out transactions bigint, out bytes bigint)
-returns record
-language sql
+create function headrace.announce(stream_ids integer[])
+returns void
+language plpgsql
 security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
-    select a.transactions, a.bytes from headrace.announce_since() a
-$$;
-comment on function headrace.announce_waiting() is 'headrace.announce_since of all rows, for shards of older versions.';
+begin
+    perform pg_notify('headrace_slot_' || s.slot, s.last_id || ' ' || s.name)
+        from headrace.stream s where s.stream_id = any (announce.stream_ids);
+    -- Not by random(), whose sequence belongs to the caller's session.
+    if hashint8(pg_current_xact_id()::text::bigint) & 15 = 0 then
+        perform pg_notify('headrace_rate', '');
+    end if;
+end $$;
+comment on function headrace.announce(integer[]) is
+    'Notifies the slots of these streams (their stream_ids) of the heads that this transaction has given out.';
+
 
 create function headrace.take_office()
 returns boolean
@@ -1131,7 +1370,7 @@ as $$
     select pg_try_advisory_lock(x'6865616472616361'::bigint)
 $$;
 comment on function headrace.take_office() is
-    'Makes this session the announcer, until it leaves office or ends. Returns false if another session is.';
+    'Makes this session the one that numbers for all, until it leaves office or ends. Returns false if another session is.';
 
 create function headrace.leave_office()
 returns void
@@ -1142,7 +1381,7 @@ as $$
     select pg_advisory_unlock(x'6865616472616361'::bigint)
 $$;
 comment on function headrace.leave_office() is
-    'Ends this session''s office: publishing transactions notify by themselves from now on.';
+    'Ends this session''s office: publishing transactions number at commit from now on.';
 
 create function headrace.nobody_defers()
 returns boolean
@@ -1154,12 +1393,197 @@ as $$
         then pg_advisory_unlock(x'6865616472616364'::bigint) else false end
 $$;
 comment on function headrace.nobody_defers() is
-    'Whether no transaction is open that has left its announcement to others.';
+    'Whether no transaction is open that has left its events to a shard in office.';
+
+create function headrace.make_streams(names text[], now_on bigint)
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set lock_timeout to '3ms'
+as $$
+declare
+    missing constant text[] := array(
+        select n.name from unnest(names) as n (name)
+            where not exists (select from headrace.stream s where s.name = n.name) order by n.name collate "C"
+    );
+    give_up constant timestamptz := clock_timestamp() + interval '30 milliseconds';
+    name text;
+begin
+    if cardinality(missing) = 0 then
+        return;
+    end if;
+    begin
+        perform headrace.make_stream(m.name, now_on) from unnest(missing) as m (name);
+        return;
+    exception when lock_not_available then
+        null;  -- one of them is held: try each alone
+    end;
+    for name in select m.name from unnest(missing) as m (name) order by random() loop
+        exit when clock_timestamp() > give_up;
+        begin
+            perform headrace.make_stream(name, now_on);
+        exception when lock_not_available then
+            null;
+        end;
+    end loop;
+end $$;
+comment on function headrace.make_streams(text[],bigint) is
+    'Makes those of the streams that do not exist. A stream that another transaction is making is left out.';
+
+create function headrace.sequence(out transactions bigint, out skipped bigint, out seen pg_snapshot)
+returns record
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set plan_cache_mode to 'force_generic_plan'
+set enable_nestloop to 'on'
+set enable_hashjoin to 'on'
+set enable_seqscan to 'off'
+set enable_mergejoin to 'off'
+set enable_bitmapscan to 'off'
+set jit to 'off'
+as $$
+declare
+    before pg_snapshot;
+    number bigint;
+    now_on bigint;
+    later xid8;
+    were_open xid8[];
+    wanted text[];
+    held text[];
+begin
+    transactions := 0;
+    skipped := 0;
+    select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;
+    seen := before;
+    if not exists (select from headrace.turn t where t.xid >= pg_snapshot_xmax(before))
+        and not exists (
+            select from pg_snapshot_xip(before) as x (open) join headrace.turn t on t.xid = x.open
+        )
+        and not exists (select from headrace.behind)
+    then
+        return;
+    end if;
+    perform from headrace.round r for no key update skip locked;
+    if not found then
+        transactions := -1;
+        return;
+    end if;
+    now_on := headrace.begin_numbering();
+    if exists (select from headrace.turn t where t.xid = pg_current_xact_id()) then
+        return;  -- of headrace.adopt_turns; a snapshot takes its own transaction for ended
+    end if;
+    -- Once more, as it is since the lock was got.
+    select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;
+    later := pg_snapshot_xmax(before);
+    were_open := array(select pg_snapshot_xip(before));
+    seen := pg_current_snapshot();
+    wanted := array(
+        select t.stream from headrace.turn t where t.xid >= later and pg_visible_in_snapshot(t.xid, seen)
+        union
+        select t.stream from headrace.turn t where t.xid = any (were_open) and pg_visible_in_snapshot(t.xid, seen)
+        union
+        select b.stream from headrace.behind b
+    );
+    perform headrace.make_streams(wanted, now_on);
+    held := array(
+        select s.name from headrace.stream s where s.name = any (wanted) for no key update skip locked
+    );
+    -- From here on each statement sees what those have done who had the streams before.
+    with late as materialized (
+        select b.* from headrace.behind b where b.stream = any (held)
+    ), recent as materialized (
+        select t.* from headrace.turn t where t.xid >= later and pg_visible_in_snapshot(t.xid, sequence.seen)
+        union all
+        select t.* from headrace.turn t where t.xid = any (were_open) and pg_visible_in_snapshot(t.xid, sequence.seen)
+    ), due as materialized (
+        select n.* from recent n
+            join (select unnest(held) as stream except select l.stream from late l) h on h.stream = n.stream
+        union all
+        select w.* from late l
+            cross join lateral (
+                select t.* from headrace.turn t where t.stream = l.stream and t.xid >= pg_snapshot_xmax(l.seen)
+                union all
+                select t.* from pg_snapshot_xip(l.seen) as x (open)
+                    join headrace.turn t on t.stream = l.stream and t.xid = x.open
+            ) w
+            where pg_visible_in_snapshot(w.xid, sequence.seen)
+    ), fresh as materialized (
+        select e.stream, e.xid, e.seq, row_number() over (partition by e.stream order by e.turn, e.seq) as k
+            from (
+                select d.stream, d.xid, d.from_seq as seq, d.turn from due d where d.alone
+                union all
+                select p.stream, p.xid, p.seq, d.turn
+                    from (select distinct d.xid from due d where not d.alone) x
+                    cross join lateral (
+                        select p.stream, p.xid, p.seq from headrace.payload p where p.xid = x.xid offset 0
+                    ) p
+                    join due d on d.xid = p.xid and d.stream = p.stream
+                    where not d.alone and p.seq >= d.from_seq
+            ) e
+    ), heads as materialized (
+        select f.stream, s.stream_id, s.last_id, s.slot, f.count, s.timeline = now_on as current,
+                case when s.timeline = now_on then s.last_id else headrace.jump_to(s.last_id) end as start
+            from (select f.stream, max(f.k) as count from fresh f group by f.stream) f
+            cross join lateral (select s.* from headrace.stream s where s.name = f.stream offset 0) s
+    ), jumped as (
+        insert into headrace.jump (stream_id, from_id, to_id)
+            select h.stream_id, h.last_id + 1, h.start from heads h where not h.current
+    ), placed as (
+        insert into headrace.event (stream_id, id, created_at, xid, seq)
+            select h.stream_id, h.start + f.k, clock_timestamp(), f.xid, f.seq
+                from fresh f join heads h on h.stream = f.stream
+    ), raised as (
+        update headrace.stream s set last_id = h.start + h.count, timeline = now_on
+            from heads h where s.stream_id = h.stream_id
+    ), told as (
+        select count(pg_notify('headrace_slot_' || h.slot, (h.start + h.count) || ' ' || h.stream)) from heads h
+    )
+    select (select count(*) from due) + 0 * told.count into transactions from told;
+    delete from headrace.behind b where b.stream = any (held);
+    skipped := cardinality(wanted) - cardinality(held);
+    if skipped > 0 then
+        insert into headrace.behind (stream, seen) select w.stream, before from unnest(wanted) as w (stream)
+            where w.stream <> all (held) on conflict do nothing;
+    end if;
+    insert into headrace.tick (n, seen) values (number + 1, sequence.seen);
+    delete from headrace.tick k where k.n = number - 20;
+end $$;
+comment on function headrace.sequence() is
+'A round: numbers all turns that have become visible since the last round, except in streams that others have locked.
+
+It waits for nobody. MUST be called at READ COMMITTED, in a transaction of its own.
+Returns transactions, how many turns were numbered, or -1 if another session does a round; skipped, how many streams
+were passed over; seen, the snapshot up to which all others are numbered.';
+
+create function headrace.forget_turns(since xid8 default '0'::xid8)
+returns xid8
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set jit to 'off'
+as $$
+declare
+    covered constant xid8 := least(
+        (select pg_snapshot_xmin(k.seen) from headrace.tick k order by k.n desc limit 1),
+        (select min(pg_snapshot_xmin(b.seen)) from headrace.behind b)
+    );
+begin
+    delete from headrace.turn t where t.xid >= since and t.xid < covered;
+    return greatest(since, covered);
+end $$;
+comment on function headrace.forget_turns(xid8) is
+'Removes turns that rounds have numbered, of transactions from since on.
+
+since: what the last call of this session has returned, so that no call comes across the removed rows that an old
+snapshot keeps in the table.';
 
 
--- 7 Reading -----------------------------------------------------------------------------------------------------------
+-- 6 Reading -----------------------------------------------------------------------------------------------------------
 --
--- The settings of headrace.read_after force the one plan that is right for any number of streams: a probe per stream
+-- The settings of headrace.read_events force the one plan that is right for any number of streams: a probe per stream
 -- and table. A stream whose head is the first id wanted, which is what most reads come upon, is spared what many events
 -- need: the sums of their bytes, since the first is returned whatever it has, and the jumps, since a jump above `after`
 -- has an event behind it, so that the head would be further away.
@@ -1175,10 +1599,68 @@ $$;
 comment on function headrace.head(text) is
 'The head of a stream: its last id, 0 if nothing was ever published to it.
 
-It is read in the snapshot of the calling statement. So a head and a page''s data that are read in one statement, or
-in one REPEATABLE READ transaction, meet exactly. Under READ COMMITTED the head MUST be read before the page''s data:
-an event that commits between the two is then delivered though the page shows it already; read after, it would be
-lost.';
+It is read in the snapshot of the calling statement. The head MUST be read before a page''s data, or in one REPEATABLE
+READ transaction with them: then no event is lost, and one that commits at that time may be delivered although the page
+shows it already. headrace.watermark is exact.';
+
+create function headrace.watermark(stream text)
+returns text
+language plpgsql
+stable strict security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set plan_cache_mode to 'force_generic_plan'
+set enable_nestloop to 'on'
+set enable_seqscan to 'off'
+set enable_hashjoin to 'off'
+set enable_mergejoin to 'off'
+set jit to 'off'
+as $$
+declare
+    most constant int := 500;
+    head bigint;
+    seqs bigint[];
+begin
+    with bound as materialized (
+        select coalesce(
+            (select b.seen from headrace.behind b where b.stream = watermark.stream),
+            (select k.seen from headrace.tick k order by k.n desc limit 1)
+        ) as seen
+    ), pending as (
+        select p.seq
+            from bound b
+            cross join lateral (
+                select t.* from headrace.turn t where t.stream = watermark.stream and t.xid >= pg_snapshot_xmax(b.seen)
+                union all
+                select t.* from pg_snapshot_xip(b.seen) as x (open)
+                    join headrace.turn t on t.stream = watermark.stream and t.xid = x.open
+            ) t
+            join headrace.payload p on p.xid = t.xid and p.stream = t.stream
+                and case when t.alone then p.seq = t.from_seq else p.seq >= t.from_seq end
+            where t.xid is distinct from pg_current_xact_id_if_assigned()
+            limit most + 1
+    )
+    select coalesce((select s.last_id from headrace.stream s where s.name = watermark.stream), 0),
+            (select array_agg(p.seq order by p.seq) from pending p)
+        into head, seqs;
+    if seqs is null or cardinality(seqs) > most then
+        return head;
+    end if;
+    return head || (
+        select string_agg('-' || u.seq - u.before, '' order by u.seq)
+            from (select n.seq, coalesce(lag(n.seq) over (order by n.seq), 0) as before from unnest(seqs) as n (seq)) u
+    );
+end $$;
+comment on function headrace.watermark(text) is
+'Where a page that shows a stream ends, for its client to begin: exact in the snapshot of the calling statement.
+
+It is the head, as of headrace.head, and the events that the snapshot shows although they have no id yet, since a shard
+gives them theirs a moment later. The client is not sent these again. So a watermark and a page''s data that are read in
+one statement, or in one REPEATABLE READ transaction, meet exactly. Under READ COMMITTED the watermark MUST be read
+before the page''s data, as with headrace.head.
+
+Returns the text that a stream''s URL takes as `since`: "17", or "17-81-3" with the events whose headrace.payload.seq are
+81 and 84. Where more than 500 events wait for their ids it is the head alone, and the client may be sent events that
+the page shows already.';
 
 create table headrace.removed (
     stream_id integer not null,
@@ -1196,85 +1678,7 @@ comment on column headrace.removed.visible_to is
     'As in headrace.event, and '''' for events that everybody may see; audiences beyond 64 count among these.';
 comment on column headrace.removed.removed_to is 'The newest of the removed events that had this audience.';
 
-create function headrace.read_after(streams text[], after bigint[], max_events integer, max_bytes bigint)
-returns table(
-    ordinal integer,
-    head bigint,
-    trimmed_to bigint,
-    jumps bigint[],
-    id bigint,
-    created_at timestamp with time zone,
-    type text,
-    data text,
-    visible_to text
-)
-language plpgsql
-stable security definer
-set search_path to 'pg_catalog', 'pg_temp'
-set plan_cache_mode to 'force_generic_plan'
-set enable_nestloop to 'on'
-set enable_seqscan to 'off'
-set enable_hashjoin to 'off'
-set enable_mergejoin to 'off'
-set enable_bitmapscan to 'off'
-set enable_material to 'off'
-set enable_memoize to 'off'
-set jit to 'off'
-as $$
-begin
-    -- Not after + 1, which the greatest id that a client can claim does not have.
-    return query
-        select c.place::int, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0), j.bounds,
-                e.id, e.created_at, e.type, e.data, e.visible_to
-            from unnest(streams, read_after.after) with ordinality as c (name, after, place)
-            left join headrace.stream s on s.name = c.name
-            left join headrace.trimmed t on t.stream_id = s.stream_id
-            left join lateral (
-                select case when s.last_id - 1 > c.after then (
-                    select array_agg(b.bound order by r.to_id, b.bound)
-                        from headrace.jump r
-                        cross join lateral (values (r.from_id), (r.to_id)) as b (bound)
-                        where r.stream_id = s.stream_id and r.to_id > c.after
-                ) end as bounds
-            ) j on true
-            left join lateral (
-                (select n.id, n.created_at, n.type, n.data, n.visible_to
-                    from headrace.event n
-                    where s.last_id - 1 = c.after and n.stream_id = s.stream_id and n.id = s.last_id
-                        and n.id > coalesce(t.trimmed_to, 0)
-                    limit max_events)
-                union all
-                select m.id, m.created_at, m.type, m.data, m.visible_to
-                    from (
-                        select p.*,
-                                sum(octet_length(p.data)) over (order by p.id rows unbounded preceding) as bytes,
-                                row_number() over (order by p.id rows unbounded preceding) as number
-                            from (
-                                select v.* from headrace.event v
-                                    where v.stream_id = s.stream_id
-                                        and v.id > c.after and v.id > coalesce(t.trimmed_to, 0)
-                                    order by v.id limit max_events
-                            ) p
-                    ) m
-                    where s.last_id - 1 > c.after and (m.bytes <= max_bytes or m.number = 1)
-            ) e on true
-            order by c.place, e.id;
-end $$;
-comment on function headrace.read_after(text[],bigint[],integer,bigint) is
-'What the streams have after the given ids, all in one snapshot. For shards of versions before 0.3; newer shards call
-the function with five arguments.
-
-streams, after: belong together by position; a null in after asks for the head alone.
-max_events, max_bytes (of data): bound the page of each stream; its first event is returned even if it has more bytes.
-Returns, for each position, at least one row, whose event columns are null if there is no event; in the order of
-ordinal and id:
-ordinal: position in streams, from 1.
-head: the last id of the stream; 0 for a stream that does not exist.
-trimmed_to: events up to this id are no longer kept; 0 if all are.
-jumps: {from, to, from, to, …}, the recorded jumps that end above after, in order; null if there are none.
-id, created_at, type, data, visible_to: the event, as in headrace.event.';
-
-create function headrace.read_after(
+create function headrace.read_events(
     streams text[],
     after bigint[],
     max_events integer,
@@ -1290,6 +1694,7 @@ returns table(
     removed_to bigint[],
     unread boolean,
     id bigint,
+    seq bigint,
     created_at timestamp with time zone,
     type text,
     data text,
@@ -1321,8 +1726,8 @@ begin
                         select array_agg(m.removed_to order by m.visible_to) from headrace.removed m
                             where m.stream_id = s.stream_id and m.removed_to > c.after
                     ) end,
-                    false, e.id, e.created_at, e.type, e.data, e.visible_to
-                from unnest(streams, read_after.after) as c (name, after)
+                    false, e.id, e.seq, e.created_at, e.type, e.data, e.visible_to
+                from unnest(streams, read_events.after) as c (name, after)
                 left join headrace.stream s on s.name = c.name
                 left join headrace.trimmed t on t.stream_id = s.stream_id
                 left join lateral (
@@ -1334,20 +1739,25 @@ begin
                     ) end as bounds
                 ) j on true
                 left join lateral (
-                    (select n.id, n.created_at, n.type, n.data, n.visible_to
-                        from headrace.event n
+                    (select n.id, n.seq, n.created_at, coalesce(p.type, n.type) as type,
+                            coalesce(p.data, n.data) as data, coalesce(p.visible_to, n.visible_to) as visible_to
+                        from headrace.event n left join headrace.payload p on p.xid = n.xid and p.seq = n.seq
                         where s.last_id - 1 = c.after and n.stream_id = s.stream_id and n.id = s.last_id
                             and n.id > coalesce(t.trimmed_to, 0)
                         limit max_events)
                     union all
-                    select m.id, m.created_at, m.type, m.data, m.visible_to
+                    select m.id, m.seq, m.created_at, m.type, m.data, m.visible_to
                         from (
                             select p.*,
                                     sum(256 + octet_length(p.data)) over ordered as total,
                                     sum(octet_length(p.data)) over ordered as bytes,
                                     row_number() over ordered as number
                                 from (
-                                    select v.* from headrace.event v
+                                    select v.id, v.seq, v.created_at, coalesce(l.type, v.type) as type,
+                                            coalesce(l.data, v.data) as data,
+                                            coalesce(l.visible_to, v.visible_to) as visible_to
+                                        from headrace.event v
+                                        left join headrace.payload l on l.xid = v.xid and l.seq = v.seq
                                         where v.stream_id = s.stream_id
                                             and v.id > c.after and v.id > coalesce(t.trimmed_to, 0)
                                         order by v.id limit max_events
@@ -1356,7 +1766,7 @@ begin
                         ) m
                         where s.last_id - 1 > c.after
                             and (m.bytes <= max_bytes and m.total <= total_bytes or m.number = 1)
-                ) e on true
+                ) e on e.data is not null
                 order by e.id;
         return;
     end if;
@@ -1371,9 +1781,9 @@ begin
                         where m.stream_id = f.stream_id and m.removed_to > f.after
                 ) end,
                 f.id is not null and not f.fits,
-                case when f.fits then f.id end, case when f.fits then f.created_at end,
-                case when f.fits then f.type end, case when f.fits then f.data end,
-                case when f.fits then f.visible_to end
+                case when f.fits then f.id end, case when f.fits then f.seq end,
+                case when f.fits then f.created_at end, case when f.fits then f.type end,
+                case when f.fits then f.data end, case when f.fits then f.visible_to end
             from (
                 select r.*, r.total <= total_bytes or r.total = r.size as fits
                     from (
@@ -1381,7 +1791,7 @@ begin
                                 coalesce(t.trimmed_to, 0) as trimmed_to, j.bounds as jumps, s.stream_id, c.after, e.*,
                                 sum(e.size) over ordered as total,
                                 lag(c.place) over ordered is distinct from c.place as first
-                            from unnest(streams, read_after.after) with ordinality as c (name, after, place)
+                            from unnest(streams, read_events.after) with ordinality as c (name, after, place)
                             left join headrace.stream s on s.name = c.name
                             left join headrace.trimmed t on t.stream_id = s.stream_id
                             left join lateral (
@@ -1393,20 +1803,27 @@ begin
                                 ) end as bounds
                             ) j on true
                             left join lateral (
-                                (select n.id, n.created_at, n.type, n.data, n.visible_to,
-                                        256 + octet_length(n.data) as size
+                                (select n.id, n.seq, n.created_at, coalesce(p.type, n.type) as type,
+                                        coalesce(p.data, n.data) as data,
+                                        coalesce(p.visible_to, n.visible_to) as visible_to,
+                                        256 + octet_length(coalesce(p.data, n.data)) as size
                                     from headrace.event n
+                                    left join headrace.payload p on p.xid = n.xid and p.seq = n.seq
                                     where s.last_id - 1 = c.after and n.stream_id = s.stream_id and n.id = s.last_id
                                         and n.id > coalesce(t.trimmed_to, 0)
                                     limit max_events)
                                 union all
-                                select m.id, m.created_at, m.type, m.data, m.visible_to, 256 + m.length
+                                select m.id, m.seq, m.created_at, m.type, m.data, m.visible_to, 256 + m.length
                                     from (
                                         select p.*, octet_length(p.data) as length,
                                                 sum(octet_length(p.data)) over inner_ordered as bytes,
                                                 row_number() over inner_ordered as number
                                             from (
-                                                select v.* from headrace.event v
+                                                select v.id, v.seq, v.created_at, coalesce(l.type, v.type) as type,
+                                                        coalesce(l.data, v.data) as data,
+                                                        coalesce(l.visible_to, v.visible_to) as visible_to
+                                                    from headrace.event v
+                                                    left join headrace.payload l on l.xid = v.xid and l.seq = v.seq
                                                     where v.stream_id = s.stream_id
                                                         and v.id > c.after and v.id > coalesce(t.trimmed_to, 0)
                                                     order by v.id limit max_events
@@ -1414,7 +1831,7 @@ begin
                                             window inner_ordered as (order by p.id rows unbounded preceding)
                                     ) m
                                     where s.last_id - 1 > c.after and (m.bytes <= max_bytes or m.number = 1)
-                            ) e on true
+                            ) e on e.data is not null
                             window ordered as (order by c.place, e.id rows unbounded preceding)
                     ) r
             ) f
@@ -1422,19 +1839,51 @@ begin
             where f.fits is not false or f.first
             order by f.place, f.id;
 end $$;
-comment on function headrace.read_after(text[],bigint[],integer,bigint,bigint) is
+comment on function headrace.read_events(text[],bigint[],integer,bigint,bigint) is
 'What the streams have after the given ids, all in one snapshot and within a number of bytes. For shards.
 
-streams, after, max_events, max_bytes: as in the function with four arguments.
+streams, after: belong together by position; a null in after asks for the head alone.
+max_events, max_bytes (of data): bound the page of each stream; its first event is returned even if it has more bytes.
 total_bytes: bounds all pages together, counting 256 bytes for each event beside its data; the first event of the
 first page that has any is returned whatever it has.
-Returns the rows of the function with four arguments, and further:
+Returns, for each position, at least one row, whose event columns are null if there is no event; in the order of
+ordinal and id:
+ordinal: position in streams, from 1.
+head: the last id of the stream; 0 for a stream that does not exist.
+trimmed_to: events up to this id are no longer kept; 0 if all are.
+jumps: {from, to, from, to, …}, the recorded jumps that end above after, in order; null if there are none.
 audiences, removed_to: with a trimmed_to above after, the audiences whose events above after were removed, '''' for
 events that everybody may see, and the newest of each; null if that is not known.
-unread: true in the one row of a stream that has events for which the bytes did not suffice; its id is null.';
+unread: true in the one row of a stream that has events for which the bytes did not suffice; its id is null.
+id, created_at: the event''s place, as in headrace.event.
+seq: as in headrace.payload, by which a watermark names an event without an id; null for an event that never was one.
+type, data, visible_to: what was published.';
+
+create function headrace.kept_events()
+returns table(
+    stream text,
+    stream_id integer,
+    id bigint,
+    created_at timestamp with time zone,
+    type text,
+    data text,
+    visible_to text
+)
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select s.name, e.stream_id, e.id, e.created_at, coalesce(p.type, e.type), coalesce(p.data, e.data),
+            coalesce(p.visible_to, e.visible_to)
+        from headrace.event e
+        join headrace.stream s on s.stream_id = e.stream_id
+        left join headrace.payload p on p.xid = e.xid and p.seq = e.seq
+$$;
+comment on function headrace.kept_events() is
+    'All events that the log has, with the names of their streams. For people, and for the owner of the schema.';
 
 
--- 8 Retention ---------------------------------------------------------------------------------------------------------
+-- 7 Retention ---------------------------------------------------------------------------------------------------------
 --
 -- Each rule walks the events in the order of created_at, in slices, up to its cutoff (the clock minus `keep`), and
 -- remembers how far it got. In each stream of the slice for which it is the longest matching rule, everything up to the
@@ -1684,23 +2133,30 @@ declare
     labelled int[];
 begin
     with doomed as materialized (
-        select d.stream_id, d.id
+        select d.stream_id, d.id, d.xid, d.seq
             from unnest(stream_ids, cut.up_to) with ordinality as t (stream_id, up_to, place)
             cross join lateral (
-                select e.stream_id, e.id from headrace.event e
+                select e.stream_id, e.id, e.xid, e.seq from headrace.event e
                     where e.stream_id = t.stream_id and e.id <= t.up_to order by e.id limit batch
             ) d
             order by t.place, d.id limit batch
-    ), gone as (
+    ), emptied as (
+        delete from headrace.payload p using doomed d where p.xid = d.xid and p.seq = d.seq
+            returning d.stream_id, d.id, p.visible_to
+    ), deleted as (
         delete from headrace.event e using doomed d where e.stream_id = d.stream_id and e.id = d.id
-            returning e.stream_id, e.id, e.visible_to
+            returning e.stream_id, e.id, e.visible_to, e.seq
+    ), gone as materialized (
+        select e.stream_id, e.id, e.visible_to from emptied e
+        union all
+        select d.stream_id, d.id, d.visible_to from deleted d where d.seq is null
     ), marked as (
         insert into headrace.trimmed as m (stream_id, trimmed_to)
-            select g.stream_id, max(g.id) from gone g group by g.stream_id
+            select d.stream_id, max(d.id) from deleted d group by d.stream_id
             on conflict (stream_id) do update set trimmed_to = greatest(m.trimmed_to, excluded.trimmed_to)
     ), told as (
-        -- Of each stream whose removed events have audiences, or had them before: one row per audience, and always one for
-        -- the events that everybody may see.
+        -- Of each stream whose removed events have audiences, or had them before: one row per audience, and always one
+        -- for the events that everybody may see.
         select g.stream_id, coalesce(g.visible_to, '') as visible_to, max(g.id) as removed_to
             from gone g
             where exists (select from headrace.removed r where r.stream_id = g.stream_id)
@@ -1720,7 +2176,7 @@ begin
             on conflict (stream_id, visible_to) do update set removed_to = greatest(m.removed_to, excluded.removed_to)
             returning m.stream_id, m.visible_to
     )
-    select (select count(*) from gone),
+    select (select count(*) from deleted),
             (select array_agg(distinct n.stream_id) from noted n where n.visible_to <> '')
         into removed, labelled;
     if labelled is not null then
@@ -1752,7 +2208,7 @@ it missed nothing, but no gap is kept from a client.
 stream_ids, up_to: belong together by position. Returns how many events were removed.';
 
 
--- 9 Changes of tables -------------------------------------------------------------------------------------------------
+-- 8 Changes of tables -------------------------------------------------------------------------------------------------
 --
 --     select headrace.publish_changes('shop.orders', 'order:{id}')
 --
@@ -2321,7 +2777,7 @@ comment on function headrace.shown_columns(jsonb,jsonb) is
     'Not called by this version: the columns of a row that its events show.';
 
 
--- 10 Revocation -------------------------------------------------------------------------------------------------------
+-- 9 Revocation --------------------------------------------------------------------------------------------------------
 --
 -- headrace.disconnect adds a row with the caller's transaction. Every shard reads the new rows several times a second
 -- and keeps them in memory, so that nothing in the path of a request asks PostgreSQL.
@@ -2497,7 +2953,7 @@ any token may live; a stream''s after an hour. An hour is added for clocks that 
 token_life: for how long a token may live; null means for ever. Returns how many were removed.';
 
 
--- 11 Presence ---------------------------------------------------------------------------------------------------------
+-- 10 Presence ---------------------------------------------------------------------------------------------------------
 --
 --     shard ── presence_report(session, serial, here, gone) ──► holders ──► members ──► join, leave on presence:<stream>
 --
@@ -2788,7 +3244,7 @@ comment on function headrace.presence_lock(text[]) is
 are missing. Raises 25001 in a transaction that is not READ COMMITTED.';
 
 
--- 12 Publishing over HTTP ---------------------------------------------------------------------------------------------
+-- 11 Publishing over HTTP ---------------------------------------------------------------------------------------------
 
 create table headrace.publication (
     key bytea not null,
@@ -2873,6 +3329,204 @@ comment on function headrace.forget_publications(interval) is
     'Removes the idempotency keys that were used longer ago than keep; returns how many.';
 
 
+-- 12 For older versions -----------------------------------------------------------------------------------------------
+--
+-- Shards of older versions run while a database is migrated, and some transactions were open then.
+
+create unlogged table headrace.stage (
+    xid xid8 not null,
+    seq bigint not null generated always as identity,
+    stream text collate "C" not null,
+    type text,
+    data text not null,
+    visible_to text,
+    rings boolean not null,
+    primary key (xid, seq)
+) with (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on table headrace.stage is
+    'Not used: headrace.payload has taken its place. Events of transactions that were open during the migration.';
+comment on column headrace.stage.xid is 'The publishing transaction.';
+comment on column headrace.stage.seq is 'Order of publishing within the transaction.';
+comment on column headrace.stage.stream is 'Name of the stream.';
+comment on column headrace.stage.type is 'As in headrace.event.';
+comment on column headrace.stage.data is 'As in headrace.event.';
+comment on column headrace.stage.visible_to is 'As in headrace.event.';
+comment on column headrace.stage.rings is
+    'True for the row whose trigger numbers this and all later rows of the transaction.';
+
+create function headrace.number_staged()
+returns trigger
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+set enable_nestloop to 'off'
+set jit to 'off'
+as $$
+declare
+    bell boolean;
+begin
+    if new.xid <> pg_current_xact_id() then
+        return null;
+    end if;
+    perform set_config('headrace.ringing', '', true);
+    bell := headrace.rings(new.xid);
+    with staged as (
+        delete from headrace.stage g where g.xid = new.xid and g.seq >= new.seq returning g.*
+    )
+    insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+        select s.xid, s.stream, s.type, s.data, s.visible_to, bell and row_number() over (order by s.seq) = 1
+            from staged s order by s.seq;
+    return null;
+end $$;
+comment on function headrace.number_staged() is
+'Constraint trigger of headrace.stage, which this version does not write to: transactions that had staged events when the
+database was migrated go on as if they had published at their commit.';
+create constraint trigger number_staged after insert on headrace.stage
+    deferrable initially deferred
+    for each row when (new.rings)
+    execute function headrace.number_staged();
+alter table headrace.stage enable always trigger number_staged;
+
+create unlogged table headrace.unannounced (
+    stream_ids integer[] not null
+) with (
+    autovacuum_vacuum_scale_factor = 0.02,
+    autovacuum_vacuum_cost_delay = 0
+);
+comment on table headrace.unannounced is 'Not used: what older versions left to the announcer.';
+comment on column headrace.unannounced.stream_ids is 'As in headrace.stream.';
+
+create function headrace.announce_since(
+    since pg_snapshot default null::pg_snapshot,
+    out transactions bigint,
+    out bytes bigint,
+    out seen pg_snapshot
+)
+returns record
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+begin
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+    select greatest(q.transactions, 0), 0, q.seen into transactions, bytes, seen from headrace.sequence() q;
+end $$;
+comment on function headrace.announce_since(pg_snapshot) is
+    'headrace.sequence, for shards of older versions, which call it when they are in office.';
+
+create function headrace.announce_waiting(out transactions bigint, out bytes bigint)
+returns record
+language sql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select a.transactions, a.bytes from headrace.announce_since() a
+$$;
+comment on function headrace.announce_waiting() is 'headrace.sequence, for shards of versions before 0.2.';
+
+create function headrace.read_after(streams text[], after bigint[], max_events integer, max_bytes bigint)
+returns table(
+    ordinal integer,
+    head bigint,
+    trimmed_to bigint,
+    jumps bigint[],
+    id bigint,
+    created_at timestamp with time zone,
+    type text,
+    data text,
+    visible_to text
+)
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select e.ordinal, e.head, e.trimmed_to, e.jumps, e.id, e.created_at, e.type, e.data, e.visible_to
+        from headrace.read_events(streams, after, max_events, max_bytes, 9223372036854775807) e
+$$;
+comment on function headrace.read_after(text[],bigint[],integer,bigint) is
+    'headrace.read_events without seq, audiences and unread, for shards of versions before 0.3.';
+
+create function headrace.read_after(
+    streams text[],
+    after bigint[],
+    max_events integer,
+    max_bytes bigint,
+    total_bytes bigint
+)
+returns table(
+    ordinal integer,
+    head bigint,
+    trimmed_to bigint,
+    jumps bigint[],
+    audiences text[],
+    removed_to bigint[],
+    unread boolean,
+    id bigint,
+    created_at timestamp with time zone,
+    type text,
+    data text,
+    visible_to text
+)
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select e.ordinal, e.head, e.trimmed_to, e.jumps, e.audiences, e.removed_to, e.unread,
+            e.id, e.created_at, e.type, e.data, e.visible_to
+        from headrace.read_events(streams, after, max_events, max_bytes, total_bytes) e
+$$;
+comment on function headrace.read_after(text[],bigint[],integer,bigint,bigint) is
+    'headrace.read_events without seq, for shards of older versions.';
+
+create function headrace.take(name text, count integer, now_on bigint, out stream_id integer, out before bigint)
+returns record
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    home constant smallint := headrace.slot(name);
+    found_row headrace.stream;
+    head bigint;
+    start bigint;
+begin
+    loop
+        update headrace.stream s set last_id = s.last_id + count
+            where s.name = take.name and s.timeline = now_on
+            returning s.stream_id, s.last_id into stream_id, head;
+        exit when found;
+
+        select s.* into found_row from headrace.stream s where s.name = take.name for update;
+        if not found then
+            -- The lock on the floor keeps a removal of this stream out until we have committed.
+            select greatest(f.floor, e.block << 40) into strict start
+                from headrace.slot_floor f, headrace.epoch e where f.slot = home for share of f;
+            insert into headrace.stream as s (name, slot, last_id, timeline) values (take.name, home, start, now_on)
+                on conflict do nothing returning s.stream_id into stream_id;
+            if found and start > 0 then
+                insert into headrace.jump (stream_id, from_id, to_id) values (take.stream_id, 1, start);
+            end if;
+        elsif found_row.timeline <> now_on then
+            start := ((found_row.last_id >> 40) + greatest(now_on - found_row.timeline, 1)) << 40;
+            insert into headrace.jump (stream_id, from_id, to_id)
+                values (found_row.stream_id, found_row.last_id + 1, start);
+            update headrace.stream s set last_id = start, timeline = now_on where s.stream_id = found_row.stream_id;
+        end if;
+    end loop;
+    before := head - count;
+    perform pg_notify('headrace_slot_' || home, head || ' ' || name);
+end $$;
+comment on function headrace.take(text,integer,bigint) is
+'Not called by this version: gives out ids of a stream and notifies its slot, for numberings of older versions that
+were under way during the migration.';
+
+
 reset check_function_bodies;
 
 
@@ -2905,5 +3559,6 @@ grant execute on function
     headrace.stream_of(jsonb,jsonb),
     headrace.table_told(oid,name,name),
     headrace.template_pieces(text),
-    headrace.unpublish_changes(regclass,text)
+    headrace.unpublish_changes(regclass,text),
+    headrace.watermark(text)
     to headrace_publisher;

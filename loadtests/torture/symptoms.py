@@ -46,9 +46,7 @@ CALM_S: Final = 40.0
 """How long symptoms of an earlier fault may still show."""
 AWAY: Final = "brief:away"
 """A stream whose events retention may remove, and that no client of the plan follows."""
-_KEPT: Final = (
-    "select count(*) from headrace.event e join headrace.stream s on s.stream_id = e.stream_id where s.name = %s"
-)
+_KEPT: Final = "select count(*) from headrace.kept_events() e where e.stream = %s"
 _SETTINGS: Final = {
     "HEADRACE_FILTERS": "loadtests.torture.predicates",
     "HEADRACE_FILTER_DEADLINE_S": "1.5",

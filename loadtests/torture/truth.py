@@ -21,7 +21,7 @@ _KEPT = """
     select s.name, coalesce(t.trimmed_to, 0), count(e.id), min(e.id), max(e.id), s.last_id
         from headrace.stream s
         left join headrace.trimmed t using (stream_id)
-        left join headrace.event e using (stream_id)
+        left join headrace.kept_events() e using (stream_id)
         where not starts_with(s.name, 'presence:') and not starts_with(s.name, 'headrace:')
         group by s.name, t.trimmed_to, s.last_id"""
 

@@ -33,7 +33,7 @@ def publish_now(connection: Connection, stream: str, data: str) -> int:
 def log(connection: Connection, stream: str) -> list[tuple[int, str]]:
     """Every event of a stream, (id, data), in the order of the ids."""
     return connection.execute(
-        "select e.id, e.data from headrace.event e join headrace.stream s using (stream_id)"
+        "select e.id, e.data from headrace.kept_events() e join headrace.stream s using (stream_id)"
         " where s.name = %s order by e.id",
         [stream],
     ).fetchall()

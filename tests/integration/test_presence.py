@@ -100,7 +100,7 @@ def there(make: Callable[[str], Node]) -> Node:
 def events(connection: Link, stream: str = ROOM) -> list[tuple[str, str, int]]:
     """(type, user, count) of everything that was published of who is on the stream."""
     rows = connection.execute(
-        "select e.type, e.data from headrace.event e join headrace.stream s using (stream_id)"
+        "select e.type, e.data from headrace.kept_events() e join headrace.stream s using (stream_id)"
         " where s.name = %s order by e.id",
         [headrace.presence_stream(stream)],
     )

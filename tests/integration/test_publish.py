@@ -102,7 +102,7 @@ KINDS = {
 def events(url: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(url) as connection:
         return connection.execute(
-            "select s.name, e.id, e.data, e.type, e.visible_to from headrace.event e"
+            "select s.name, e.id, e.data, e.type, e.visible_to from headrace.kept_events() e"
             " join headrace.stream s using (stream_id) order by 1, 2"
         ).fetchall()
 

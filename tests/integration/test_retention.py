@@ -42,7 +42,7 @@ def prune(connection: Connection, batch: int = 1000) -> list[int]:
 
 def kept(connection: Connection, stream: str) -> list[int]:
     rows = connection.execute(
-        "select e.id from headrace.event e join headrace.stream s using (stream_id) where s.name = %s order by 1",
+        "select e.id from headrace.kept_events() e where e.stream = %s order by 1",
         [stream],
     )
     return [id for (id,) in rows]

@@ -53,6 +53,7 @@ CATALOGS = {
         select t.typname, t.typtype from pg_type t
             where t.typnamespace = 'headrace'::regnamespace and t.typrelid = 0 and t.typelem = 0""",
     "deployment": "select single, start, timeline, file is null, writer from headrace.deployment",
+    "tick": "select n from headrace.tick",
     "migrations": "select version, oldest from headrace.migration",
     **{
         table: f"select t::text from headrace.{table} t"
@@ -67,9 +68,16 @@ CATALOGS = {
             "jump",
             "trimmed",
             "stage",
+            "payload",
+            "turn",
+            "behind",
+            "round",
         )
     },
 }
+
+
+_EMPTY = ("types", "stream", "event", "jump", "trimmed", "stage", "payload", "turn", "behind")
 
 
 def catalogs(connection: Connection) -> dict[str, list[str]]:
@@ -106,7 +114,7 @@ def found(urls: dict[str, str]) -> dict[str, dict[str, list[str]]]:
 def test_the_file_makes_what_the_migrations_make(catalog: str, found: dict[str, dict[str, list[str]]]) -> None:
     """Every catalog has the same in a database that the file has made as in one that was migrated."""
     assert found["by_file"][catalog] == found["by_migrations"][catalog]
-    assert found["by_file"][catalog] or catalog in ("types", "stream", "event", "jump", "trimmed", "stage")
+    assert found["by_file"][catalog] or catalog in _EMPTY
 
 
 def test_the_file_is_what_the_catalogs_say(urls: dict[str, str]) -> None:

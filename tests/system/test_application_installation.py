@@ -132,7 +132,7 @@ def install(programs: Path, *requirements: str) -> set[str]:
 def events(database_url: str, stream: str) -> list[str]:
     with psycopg.connect(database_url) as connection:
         rows = connection.execute(
-            "select data from headrace.event join headrace.stream using (stream_id) where name = %s order by id",
+            "select data from headrace.kept_events() where stream = %s order by id",
             (stream,),
         )
         return [data for (data,) in rows]

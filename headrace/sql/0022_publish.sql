@@ -1,0 +1,398 @@
+-- Publishing, and numbering at commit. headrace/sql/schema.sql, in its chapter on numbering, has the theory.
+
+-- Begins an incarnation; also lets the numbers of payloads go on above all that any other incarnation has given out, since
+-- cursors tell events without an id by them, and gives the turns of a log that was copied row by row to this transaction,
+-- since the transactions that left them belong to another server.
+create or replace function headrace.begin_block(new_identity boolean default false, forced boolean default true)
+returns bigint
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    now_on constant bigint := headrace.server_timeline();
+    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
+    known headrace.deployment;
+    copied boolean;
+    rewritten boolean;
+    begun bigint;
+    wrote xid;
+begin
+    select d.* into strict known from headrace.deployment d for update;
+    select d.file is distinct from pg_relation_filepath('headrace.deployment') or d.writer is distinct from d.xmin,
+            d.writer is distinct from d.xmin
+        into strict copied, rewritten from headrace.deployment d;
+    if not forced and known.timeline = now_on then
+        if not copied then
+            return known.incarnation;  -- another transaction has begun the incarnation a moment ago
+        end if;
+        if known.writer is null then
+            begun := known.incarnation;
+        end if;
+    end if;
+    if begun is null then
+        begun := greatest(extract(epoch from clock_timestamp()) * 1000000, known.start + 1048576);
+        known.start := begun;
+        perform setval(numbers, greatest(begun, coalesce(pg_sequence_last_value(numbers), 0)));
+    end if;
+    if rewritten and known.writer is not null then
+        perform headrace.adopt_turns();
+    end if;
+    update headrace.deployment d
+        set id = case when copied or new_identity then gen_random_uuid() else d.id end,
+            incarnation = begun, start = known.start, timeline = now_on,
+            file = pg_relation_filepath('headrace.deployment')
+        returning d.xmin into wrote;  -- of this subtransaction, if there is one
+    update headrace.deployment d set writer = wrote;
+    return begun;
+end $$;
+
+-- Leaves the turns that wait in a log that was restored from a dump, or replicated row by row, as turns of this transaction.
+-- Their transactions' ids mean nothing here; which of them wait is told by the last snapshots, which are rows as they are.
+create function headrace.adopt_turns() returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    own constant xid8 := pg_current_xact_id();
+    streams text[];
+    old_xids xid8[];
+    old_seqs bigint[];
+begin
+    select array_agg(w.stream order by w.turn, w.seq), array_agg(w.xid order by w.turn, w.seq),
+            array_agg(w.seq order by w.turn, w.seq)
+        into streams, old_xids, old_seqs
+        from (
+            select t.stream, t.xid, t.turn, p.seq from headrace.turn t
+                cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
+                left join headrace.behind b on b.stream = t.stream
+                join headrace.payload p on p.xid = t.xid and p.stream = t.stream
+                    and case when t.alone then p.seq = t.from_seq else p.seq >= t.from_seq end
+                where t.xid <> own and (
+                    t.xid >= pg_snapshot_xmax(coalesce(b.seen, k.seen))
+                    or t.xid in (select pg_snapshot_xip(coalesce(b.seen, k.seen)))
+                )
+        ) w;
+    delete from headrace.turn t where t.xid <> own;
+    delete from headrace.behind;
+    -- All turns that exist from now on wait.
+    insert into headrace.tick (n, seen) select coalesce(max(k.n), 0) + 1, '1:1:' from headrace.tick k;
+    if streams is null then
+        return;
+    end if;
+    with moved as (
+        insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+            select own, p.stream, p.type, p.data, p.visible_to, false
+                from unnest(old_xids, old_seqs) with ordinality as w (xid, seq, place)
+                join headrace.payload p on p.xid = w.xid and p.seq = w.seq order by w.place
+            returning stream, seq
+    )
+    insert into headrace.turn (stream, xid, from_seq, alone)
+        select m.stream, own, min(m.seq), count(*) = 1 from moved m group by m.stream
+        on conflict (stream, xid) do update
+            set from_seq = least(headrace.turn.from_seq, excluded.from_seq), alone = false;
+    delete from headrace.payload p using unnest(old_xids, old_seqs) as w (xid, seq)
+        where p.xid = w.xid and p.seq = w.seq;
+end $$;
+
+-- Where no numbering has begun this database's incarnation yet: lets the numbers of payloads go on above all that any other
+-- may have given out. The lock keeps two sessions from setting the sequence back; a publisher must not hold it until its
+-- transaction ends, so the block undoes all but the sequence, which no transaction undoes.
+create function headrace.pass_old_numbers() returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
+begin
+    perform from headrace.deployment d
+        where d.writer is null or d.timeline = headrace.server_timeline()
+            and d.file = pg_relation_filepath('headrace.deployment') and d.writer = d.xmin;
+    if found then
+        return;
+    end if;
+    perform from headrace.deployment d for update;
+    perform setval(
+        numbers,
+        greatest(extract(epoch from clock_timestamp()) * 1000000, coalesce(pg_sequence_last_value(numbers), 0))::bigint
+    );
+    raise exception using errcode = '22HR2';
+exception when sqlstate '22HR2' then
+    null;
+end $$;
+
+-- True for the first row of a transaction, and again after its trigger has fired; for each row of a SERIALIZABLE
+-- transaction, whose trigger must read nothing: what concurrent transactions have read of each other makes them fail. Once
+-- in a session it looks which incarnation this is: a session does not outlive that, and the look costs half as much as
+-- the event. For callers that have fixed the search path.
+create or replace function headrace.rings(xid xid8) returns boolean
+language plpgsql volatile
+as $$
+begin
+    if current_setting('headrace.ringing', true) = xid::text then
+        return current_setting('transaction_isolation') = 'serializable';
+    end if;
+    if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
+        perform headrace.pass_old_numbers();
+        perform set_config('headrace.checked', pg_backend_pid()::text, false);
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+    perform set_config('headrace.ringing', xid::text, true);
+    return true;
+end $$;
+
+create or replace function headrace.publish(
+    stream text,
+    data text,
+    event text default 'message',
+    visible_to text default null
+)
+returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    refusal constant text := headrace.fault(stream, data, event, visible_to);
+    xid constant xid8 := pg_current_xact_id();
+    bell boolean;
+begin
+    if refusal is not null then
+        raise exception using message = refusal, errcode = '22023';
+    end if;
+    bell := headrace.rings(xid);
+    insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+        values (xid, stream, nullif(event, 'message'), data, visible_to, bell);
+end $$;
+
+-- Raises 22023 if the arrays of a headrace.publish_many have different lengths, or an event of theirs is not allowed.
+create function headrace.check_many(streams text[], data text[], events text[], visible_to text[]) returns void
+language plpgsql stable security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    size constant int := cardinality(streams);
+    refusal text;
+begin
+    if streams is null or data is null then
+        raise exception 'the array of streams or of data is null' using errcode = '22023';
+    end if;
+    if cardinality(data) <> size or cardinality(events) <> size or cardinality(visible_to) <> size then
+        raise exception 'the arrays must have the same length: % streams, % data, % events, % visible_to',
+            size, cardinality(data), coalesce(cardinality(events), size), coalesce(cardinality(visible_to), size)
+            using errcode = '22023';
+    end if;
+    select 'event ' || u.place || ': ' || headrace.fault(u.stream, u.data, u.event, u.visible_to) into refusal
+        from unnest(streams, check_many.data, events, check_many.visible_to)
+            with ordinality as u (stream, data, event, visible_to, place)
+        where headrace.fault(u.stream, u.data, u.event, u.visible_to) is not null
+        order by u.place limit 1;
+    if refusal is not null then
+        raise exception using message = refusal, errcode = '22023';
+    end if;
+end $$;
+
+create or replace function headrace.publish_many(
+    streams text[],
+    data text[],
+    events text[] default null,
+    visible_to text[] default null
+)
+returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    this_xid xid8;
+    bell boolean;
+    bells boolean;
+begin
+    perform headrace.check_many(streams, data, events, visible_to);
+    if cardinality(streams) = 0 then
+        return;
+    end if;
+    this_xid := pg_current_xact_id();
+    bell := headrace.rings(this_xid);
+    bells := current_setting('transaction_isolation') = 'serializable';
+    insert into headrace.payload (xid, stream, type, data, visible_to, rings)
+        select this_xid, u.stream, nullif(u.event, 'message'), u.data, u.visible_to, bells or bell and u.place = 1
+            from unnest(streams, publish_many.data, events, publish_many.visible_to)
+                with ordinality as u (stream, data, event, visible_to, place)
+            order by u.place;
+end $$;
+
+-- The turns of these streams that wait: those that the caller's snapshot shows and that the stream's bound does not cover.
+-- The bound is what headrace.behind has for the stream, else the newest tick. Not the caller's own.
+create function headrace.waiting(streams text[])
+returns table (stream text, xid xid8, turn bigint, from_seq bigint, alone boolean)
+language sql volatile security definer
+set search_path to pg_catalog, pg_temp
+set plan_cache_mode to force_generic_plan
+set enable_nestloop to on
+set enable_seqscan to off
+set enable_hashjoin to off
+set enable_mergejoin to off
+set jit to off
+as $$
+    with bound as materialized (
+        select u.name, coalesce(b.seen, k.seen) as seen
+            from unnest(streams) as u (name)
+            cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
+            left join headrace.behind b on b.stream = u.name
+    )
+    select w.stream, w.xid, w.turn, w.from_seq, w.alone
+        from bound b
+        cross join lateral (
+            select t.* from headrace.turn t where t.stream = b.name and t.xid >= pg_snapshot_xmax(b.seen)
+            union all
+            select t.* from pg_snapshot_xip(b.seen) as x (open)
+                join headrace.turn t on t.stream = b.name and t.xid = x.open
+        ) w
+        where w.xid is distinct from pg_current_xact_id_if_assigned()
+$$;
+
+-- Numbers what waits in streams whose rows the caller has locked, in the order of turns, from befores + 1 on; raises the
+-- streams' heads by as much, and removes the turns. Returns befores, raised likewise. MUST be called at READ COMMITTED, so
+-- that it looks after the locks were got.
+create function headrace.number_waiting(streams text[], stream_ids int[], befores bigint[]) returns bigint[]
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+set enable_seqscan to off
+set enable_mergejoin to off
+set jit to off
+as $$
+declare
+    names text[];
+    xids xid8[];
+    turns bigint[];
+    froms bigint[];
+    alones boolean[];
+    counts bigint[];
+begin
+    select array_agg(w.stream), array_agg(w.xid), array_agg(w.turn), array_agg(w.from_seq), array_agg(w.alone)
+        into names, xids, turns, froms, alones from headrace.waiting(streams) w;
+    if names is null then
+        return befores;
+    end if;
+    with due as materialized (
+        select u.* from unnest(names, xids, turns, froms, alones) as u (stream, xid, turn, from_seq, alone)
+    ), fresh as materialized (
+        select p.stream, p.xid, p.seq, row_number() over (partition by p.stream order by d.turn, p.seq) as k
+            from (select distinct d.xid from due d) x
+            cross join lateral (
+                select p.stream, p.xid, p.seq from headrace.payload p where p.xid = x.xid offset 0
+            ) p
+            join due d on d.xid = p.xid and d.stream = p.stream
+            where case when d.alone then p.seq = d.from_seq else p.seq >= d.from_seq end
+    ), placed as (
+        insert into headrace.event (stream_id, id, created_at, xid, seq)
+            select s.stream_id, s.before + f.k, clock_timestamp(), f.xid, f.seq
+                from fresh f
+                join unnest(number_waiting.streams, stream_ids, befores) as s (stream, stream_id, before)
+                    on s.stream = f.stream
+    ), gone as (
+        delete from headrace.turn t using due d where t.stream = d.stream and t.xid = d.xid
+    )
+    select array_agg(coalesce(f.k, 0) order by s.place) into counts
+        from unnest(number_waiting.streams) with ordinality as s (stream, place)
+        left join (select f.stream, max(f.k) as k from fresh f group by f.stream) f on f.stream = s.stream;
+    update headrace.stream s set last_id = s.last_id + u.more
+        from unnest(stream_ids, counts) as u (stream_id, more) where s.stream_id = u.stream_id and u.more > 0;
+    return array(
+        select u.before + u.more from unnest(befores, counts) with ordinality as u (before, more, place) order by u.place
+    );
+end $$;
+
+-- At commit, or earlier by SET CONSTRAINTS or PREPARE: leaves a turn for each stream to others, or numbers. A transaction
+-- above READ COMMITTED leaves turns, since its snapshot may be older than what waits in its streams.
+create function headrace.take_turn() returns trigger
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    isolation constant text := current_setting('transaction_isolation');
+    in_office boolean;
+begin
+    if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
+        return null;
+    end if;
+    perform set_config('headrace.ringing', '', true);
+    in_office := headrace.defers();
+    if isolation = 'serializable' then
+        insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
+            on conflict (stream, xid) do update set turn = default, alone = false;
+    elsif in_office or isolation <> 'read committed' then
+        perform headrace.leave_turns(new.xid, new.seq);
+    else
+        perform headrace.number_own(new.xid, new.seq);
+        return null;
+    end if;
+    if not in_office then
+        perform pg_notify('headrace_rate', 'turn');
+    end if;
+    return null;
+end $$;
+
+-- Leaves a turn for each stream of the transaction's events from from_seq on. The last turn of a transaction counts.
+create function headrace.leave_turns(own xid8, own_from bigint) returns void
+language sql volatile security definer
+set search_path to pg_catalog, pg_temp
+set enable_seqscan to off
+set jit to off
+as $$
+    insert into headrace.turn (stream, xid, from_seq, alone)
+        select p.stream, own, min(p.seq), count(*) = 1 from headrace.payload p
+            where p.xid = own and p.seq >= own_from group by p.stream
+        on conflict (stream, xid) do update set turn = default, alone = false
+$$;
+
+-- Numbers what waits in the streams of the transaction's events from own_from on, then these events, and notifies. Events
+-- from the next row on that rings are numbered when that row's trigger fires: RESET ALL makes a transaction ring twice. A
+-- transaction that has left turns before, while a shard was in office, leaves all its events to others.
+create function headrace.number_own(own xid8, own_from bigint) returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+set enable_seqscan to off
+set enable_nestloop to off
+set jit to off
+as $$
+declare
+    own_to constant bigint := coalesce((
+        select min(p.seq) from headrace.payload p where p.xid = own and p.seq > own_from and p.rings
+    ), 9223372036854775807);
+    names text[];
+    counts int[];
+    stream_ids int[];
+    befores bigint[];
+begin
+    if exists (select from headrace.turn t where t.xid = own) then
+        perform headrace.leave_turns(own, own_from);
+        perform pg_notify('headrace_rate', 'turn');
+        return;
+    end if;
+    select array_agg(g.stream order by g.stream), array_agg(g.events order by g.stream) into names, counts
+        from (
+            select p.stream, count(*)::int as events from headrace.payload p
+                where p.xid = own and p.seq >= own_from and p.seq < own_to group by p.stream
+        ) g;
+    if cardinality(names) = 1 then  -- as most have, which are spared the statements for many
+        select array[t.stream_id], array[t.before] into stream_ids, befores
+            from headrace.take_one(names[1], counts[1], headrace.begin_numbering()) t;
+    else
+        select t.stream_ids, t.befores into stream_ids, befores
+            from headrace.take_all(names, counts, headrace.begin_numbering()) t;
+    end if;
+    befores := headrace.number_waiting(names, stream_ids, befores);
+    insert into headrace.event (stream_id, id, created_at, xid, seq)
+        select t.stream_id, t.before + row_number() over (partition by p.stream order by p.seq), clock_timestamp(),
+                p.xid, p.seq
+            from headrace.payload p
+            join unnest(names, stream_ids, befores) as t (stream, stream_id, before) on t.stream = p.stream
+            where p.xid = own and p.seq >= own_from and p.seq < own_to;
+    perform headrace.announce(stream_ids);
+end $$;
+
+create constraint trigger take_turn after insert on headrace.payload
+    deferrable initially deferred
+    for each row when (new.rings) execute function headrace.take_turn();
+alter table headrace.payload enable always trigger take_turn;
