@@ -251,8 +251,9 @@ def state_of(connection: Connection) -> str:
 class DispatcherMachine(RuleBasedStateMachine):
     """Owns the ports that the dispatcher sees."""
 
-    @initialize(ring=st.sampled_from([0, 60, 100_000]), noted=st.booleans())
-    def begin(self, ring: int, noted: bool = True) -> None:
+    @initialize(ring=st.sampled_from([0, 60, 100_000]), noted=st.booleans(), pending=st.sampled_from([0, 1, 3]))
+    def begin(self, ring: int, noted: bool = True, pending: int = 0) -> None:
+        """Two clients are live; where events are pending, two more that have these."""
         self.log = Log()
         self.log.noted = noted
         self.narrow = False
@@ -283,6 +284,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         )
         self.connect(("a",), "now")
         self.connect(("b", "a"), 0)
+        for streams in [("a",), ("a", "b")] if pending else []:
+            self.log.publish(streams[-1], [None] * pending)
+            self.connect(streams, "watermark")
         self.calm()
 
     # -- the ports
@@ -438,13 +442,20 @@ class DispatcherMachine(RuleBasedStateMachine):
         """Events are committed, and wait for their ids."""
         self.log.publish(stream, labels)
 
-    @rule(stream=st.sampled_from(STREAMS), data=st.data(), rings=st.booleans())
-    def number(self, stream: str, data: st.DataObject, rings: bool) -> None:
-        """Some of the events without an id get one, in any order."""
-        seqs = data.draw(st.permutations([seq for seq, _ in self.log.unnumbered[stream]]))
-        self.log.number(stream, seqs[: data.draw(st.integers(0, len(seqs)))])
+    @precondition(lambda self: any(self.log.unnumbered.values()))
+    @rule(data=st.data(), room=ROOM, rings=st.booleans(), calm=st.booleans())
+    def number(self, data: st.DataObject, room: int, rings: bool, calm: bool) -> None:
+        """Some of the events without an id get one, in any order, among others, while a socket takes a part."""
+        stream = data.draw(st.sampled_from([name for name in STREAMS if self.log.unnumbered[name]]))
+        self.clients[data.draw(st.sampled_from(sorted(self.clients)))].room = room
+        for seq in data.draw(st.permutations([seq for seq, _ in self.log.unnumbered[stream]])):
+            what = data.draw(st.sampled_from(["number", "publish as well", "leave"]))
+            self.log.labels[stream] += [None] if what == "publish as well" else []
+            self.log.number(stream, [seq] if what != "leave" else [])
         if rings and slot(stream) in self.confirmed:
             self.tell(Wake(stream, self.log.head(stream)))
+        if calm:
+            self.calm()
 
     @precondition(lambda self: self.clients)
     @rule(stream=st.sampled_from(STREAMS), count=st.integers(1, 4), rooms=st.lists(ROOM, min_size=3, max_size=3))
