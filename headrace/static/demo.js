@@ -148,7 +148,7 @@ const likes = {
   },
   take() {},
   at(id) {
-    $("likes-count").textContent = id ?? "–";
+    $("likes-count").textContent = id?.split("-")[0] ?? "–";
   },
 };
 $("like").addEventListener("click", () => publish("likes", {}, document.querySelector(".likes .refused")));

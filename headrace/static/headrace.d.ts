@@ -74,8 +74,8 @@ export interface HeadraceStreamEventMap {
  * - The attribute `cursor`. The element sets it to the id of each event that the page has handled, so it is kept with
  *   the content: in the back/forward cache, in a clone (page snapshots of Turbo and htmx), at another place in the
  *   document.
- * - The id in src's `since`: the content was rendered as of that id. A page that is reloaded, restored, duplicated or
- *   taken from an HTTP cache has the content of that id again, whatever the tab has received meanwhile: a later
+ * - The watermark in src's `since`: the content was rendered as of that. A page that is reloaded, restored, duplicated or
+ *   taken from an HTTP cache has the content of that watermark again, whatever the tab has received meanwhile: a later
  *   beginning would lose events, an earlier one would repeat them. With `all` the stream delivers the content itself.
  * - With `since=now`, or without `since`, the content shows nothing of the stream. Only then the tab's past counts: a
  *   page that is reloaded or restored continues at the cursor in its sessionStorage; a page that is opened by a link,
@@ -93,8 +93,8 @@ export interface HeadraceStreamEventMap {
  *
  * Attributes that a page sets:
  *
- * - `src`: the signed URL. Its `since` is the place where the page's content ends: an id, or a cursor of several ids,
- *   that `headrace.head` gave; `all`: the content is empty; `now`, or no `since`: the content shows nothing of the
+ * - `src`: the signed URL. Its `since` is the place where the page's content ends: a watermark, or a cursor of several,
+ *   that `headrace.watermark` gave; `all`: the content is empty; `now`, or no `since`: the content shows nothing of the
  *   stream.
  * - `refresh`: a URL from which the element fetches a new src, as JSON `{"src": "…"}`, when src is refused (401, 403,
  *   404, 410).
@@ -110,14 +110,17 @@ export interface HeadraceStreamEventMap {
  * - `with-credentials`: send cookies to another origin too.
  *
  * Attributes that the element sets, for CSS: `state`; `gap` and `reset`, until a new src; `goodbye` and `error`, until
- * it is connected again. It also sets `cursor`, the id of the last event that the page has handled, so that a copy of
- * the document has it. Code that renders the content anew MUST remove `cursor`.
+ * it is connected again. It also sets `cursor`, the id of the last event that the page has handled with what is pending
+ * behind it, so that a copy of the document has it. Code that renders the content anew MUST remove `cursor`.
  */
 export class HeadraceStream extends HTMLElement {
   /** The attribute `src`. Setting it begins anew, even with the same text. */
   src: string | null;
   readonly state: HeadraceState;
-  /** The cursor after which a connection made now would begin; null if the element has received none. */
+  /**
+   * The cursor after which a connection made now would begin; null if the element has received none. An id, such as
+   * `17`, for each stream, joined by dots; behind it dashes and the numbers of pending events, if there are any.
+   */
   readonly lastEventId: string | null;
 
   addEventListener<K extends keyof HeadraceStreamEventMap>(

@@ -40,28 +40,31 @@ function parser(onFrame, onRetry) {
   };
 }
 
-/** "17.4.9/1" as {ids: [17n, 4n, 9n], index: 1}: the last id of each stream, and the event's stream. */
+/** "17-81-3.4/1" as {parts: ["17-81-3", "4"], index: 1} (headrace/cursor.py). */
 function parseCursor(text) {
-  const [, ids, index] = /^(\d+(?:\.\d+)*)(?:\/(\d+))?$/.exec(text) ?? [];
-  return ids && { ids: ids.split(".").map(BigInt), index: index && Number(index) };
+  const [, parts, index] = /^(\d[\d.-]*)(?:\/(\d+))?$/.exec(text) ?? [];
+  return parts && { parts: parts.split("."), index: index && Number(index) };
 }
 
-/** Both cursors' ids, stream by stream; none if they are not of the same streams. */
+const idOf = (part) => BigInt(part.split("-")[0]);
+const pending = (cursor) => cursor.replace(/(^|\.)\d+/g, "$1");
+
+/** Both cursors' parts, stream by stream; none if they are not of the same streams. */
 function pairs(mine, theirs) {
-  const [a, b] = [mine, theirs].map((cursor) => parseCursor(cursor)?.ids ?? []);
-  return a.length === b.length ? a.map((id, i) => [id, b[i]]) : [];
+  const [a, b] = [mine, theirs].map((cursor) => parseCursor(cursor)?.parts ?? []);
+  return a.length === b.length ? a.map((each, i) => [each, b[i]]) : [];
 }
 
 /** Whether an element at `cursor` has had the event with this id. */
 function delivered(cursor, id) {
   const [a, b] = pairs(cursor, id)[parseCursor(id)?.index ?? 0] ?? [];
-  return a >= b;
+  return a && idOf(a) >= idOf(b);
 }
 
 /** The cursor of an element at `cursor` after `id`; it never goes back. */
 function advance(cursor, id) {
-  const ids = pairs(cursor, id).map(([a, b]) => (a < b ? b : a));
-  return ids.join(".") || id.split("/")[0] || null;
+  const parts = pairs(cursor, id).map(([a, b]) => (idOf(a) < idOf(b) ? b : a));
+  return parts.join(".") || id.split("/")[0] || null;
 }
 
 /** The claims of the token in a stream's URL (headrace/tokens.py); {} if it has none. */
@@ -331,7 +334,7 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     if (SHOWN.includes(sentinel)) this.#emit(sentinel, JSON.parse(data));
     else if (sentinel === false && data !== undefined && !repeated) {
       const stream = this.#names[at?.index ?? 0] ?? at?.index;
-      const detail = { data, id: at ? String(at.ids[at.index ?? 0]) : cursor, type, stream };
+      const detail = { data, id: at ? String(idOf(at.parts[at.index ?? 0])) : cursor, type, stream };
       this.#emit("event", detail);
       if (!OWN_EVENTS.includes(type)) this.#emit(type, detail);
       if (this.hasAttribute("turbo") && /^\s*<turbo-stream\b/.test(data)) renderTurbo(data);
@@ -371,7 +374,9 @@ class HeadraceStream extends (globalThis.HTMLElement ?? Object) {
     if (message === "hello") return this.#tell();
     if (this.#leading) return;
     const { state, cursor, frame } = message;
-    const caughtUp = cursor && advance(this.#cursor, cursor) === this.#cursor;
+    const mine = this.#cursor;
+    // Pending events are left out for both, or for neither.
+    const caughtUp = cursor && advance(mine, cursor) === mine && pending(mine) === pending(cursor);
     if (this.#following) {
       if (!caughtUp) return this.#unfollow();
     } else {

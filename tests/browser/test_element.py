@@ -156,6 +156,36 @@ def test_several_streams_on_one_connection_are_told_apart(server: ScriptedServer
     assert [server.next_request(S).since, server.next_request(S).since] == ["16.4", "17.5"]
 
 
+def test_what_is_pending_goes_along_with_the_cursor(server: ScriptedServer, listen: Listen):
+    """The page's watermark may name pending events; an event's id is its number alone, and a resume names the rest."""
+    server.script(
+        S,
+        plays(RETRY, b"id: 17-81-3\n\n", b"id: 19-84\ndata: a\n\n", hold=False),
+        plays(RETRY, b"id: 19-84\n\n", b"id: 19-84\ndata: a\n\n", b"id: 20-84\ndata: b\n\n", hold=False),
+        plays(b"id: 20-84\n\n", b"id: 22\ndata: c\n\n"),
+    )
+    listener = listen(src=f"{S}?since=17-81-3")
+    seen = listener.wait_for("event", 3)
+    assert [(e["id"], e["data"]) for e in seen] == [("19", "a"), ("20", "b"), ("22", "c")]
+    assert [server.next_request(S).since for _ in range(3)] == ["17-81-3", "19-84", "20-84"]
+    assert [e["id"] for e in listener.named("cursor")] == ["19-84", "20-84", "22"]
+    assert listener.page.evaluate("element.lastEventId") == "22"
+
+
+def test_several_streams_have_pending_events(server: ScriptedServer, listen: Listen):
+    """Each part of a composite cursor has its own; the stream that an event is not of keeps what is newest."""
+    server.script(
+        S,
+        plays(RETRY, b"id: 17-81-3.5/1\ndata: a\n\n", b"id: 18-84.5/0\ndata: b\n\n", hold=False),
+        plays(b"id: 20.5\n\n"),
+    )
+    listener = listen(src=f"{S}?since=17-81-3.4-82", streams="chat board")
+    seen = listener.wait_for("event", 2)
+    assert [(e["stream"], e["id"]) for e in seen] == [("board", "5"), ("chat", "18")]
+    listener.wait("element.lastEventId === '20.5'")
+    assert [server.next_request(S).since for _ in range(2)] == ["17-81-3.4-82", "18-84.5"]
+
+
 @pytest.mark.parametrize("streams", [["a"], ["a room, with 1,000 seats", *map("stream {}".format, range(63))]])
 def test_events_gaps_and_resets_tell_their_stream_by_name(server: ScriptedServer, listen: Listen, streams: list[str]):
     """The names are read from the token, compressed or not: an event says whose it is as a gap and a reset do."""
@@ -435,6 +465,48 @@ def test_a_tab_that_missed_what_its_leader_said_connects_for_itself(
     tab.wait_for("event", 3)
     assert tab.data() == ["one", "two", "three"]
     assert server.next_request(S).since == "1"
+
+
+@pytest.mark.parametrize(("mine", "leads"), [("1-81", "1"), ("1", "1-81"), ("1-81", "1-82"), ("5", "1-81")])
+def test_a_tab_follows_nobody_who_has_other_pending_events(
+    server: ScriptedServer, listen: Listen, context: BrowserContext, mine: str, leads: str
+):
+    """What the server leaves out for one tab, it does not leave out for another: each has its own connection."""
+    leader = context.new_page()
+    leader.goto(server.url)
+    leader.evaluate("""async () => {
+        window.channel = new BroadcastChannel("headrace:chat");
+        await new Promise((held) => navigator.locks.request("headrace:chat", () => (held(), new Promise(() => {}))));
+    }""")
+    server.script(S, plays(RETRY, f"id: {mine}\n\n".encode()))
+    tab = listen(src=f"{S}?since={mine}", share="chat")
+    own = server.next_request(S)
+    tab.wait(f"element.state === 'open' && element.lastEventId === '{mine}'")
+    # Made after the element's own, so that the element has heard what this has heard.
+    tab.page.evaluate("() => (new BroadcastChannel('headrace:chat').onmessage = ({ data }) => (window.heard = data))")
+    says = "(cursor, frame) => channel.postMessage({ state: 'open', cursor, frame })"
+    leader.evaluate(f"({says})('{leads}', {{ id: '6', data: 'shown by the page' }})")
+    tab.wait("window.heard?.frame")
+    own.send(b"id: 7\ndata: own\n\n")
+    tab.wait_for("event")
+    assert tab.data() == ["own"]
+    assert not own.gone.is_set()
+    leader.evaluate(f"({says})('7')")
+    assert own.gone.wait(DEADLINE_S), "with nothing pending it follows"
+
+
+def test_tabs_of_one_page_follow_while_events_are_pending(server: ScriptedServer, listen: Listen):
+    """Two copies of a page have the same pending events, so that one connection serves both."""
+    server.script(S, *[plays(RETRY, b"id: 1-81\n\n")] * 2)
+    first = listen(src=f"{S}?since=1-81", share="chat")
+    leaders = server.next_request(S)
+    first.wait("element.state === 'open'")
+    second = listen(src=f"{S}?since=1-81", share="chat")
+    assert server.next_request(S).gone.wait(DEADLINE_S), "the second tab keeps its own connection"
+    leaders.send(b"id: 2-81\ndata: a\n\n", b"id: 4\ndata: b\n\n")
+    for tab in (first, second):
+        tab.wait_for("event", 2)
+        assert (tab.data(), tab.page.evaluate("element.lastEventId")) == (["a", "b"], "4")
 
 
 def test_tabs_that_name_no_share_share_what_their_tokens_allow(server: ScriptedServer, listen: Listen):
