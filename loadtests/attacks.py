@@ -65,6 +65,7 @@ FORBIDDEN: Final = (
     "select headrace.prune(1000)",
     "select headrace.read_after(array['s'], array[0::bigint], 1, 1)",
     "select headrace.read_after(array['s'], array[0::bigint], 1, 1, 1)",
+    "select headrace.read_events(array['s'], array[0::bigint], 1, 1, 1)",
     "select headrace.set_retention('*', interval '1 second')",
     "create function headrace.read_after(x text) returns int language sql as 'select 1'",
     "create trigger t before insert on headrace.event for each row execute function headrace.publish_change()",

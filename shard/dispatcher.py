@@ -2,7 +2,7 @@
 
     connect   1 ensure_listening(slot), committed      wake   the stream is dirty; when the live lane is free,
               2 enter, at the cursor that was given           all dirty streams are read in one query, each after
-              3 read_after(cursor), page by page              the shard's own head of it (never the slowest client's)
+              3 read_events(cursor), page by page             the shard's own head of it (never the slowest client's)
               4 write; 3 again until it meets the head  rows  encode once, keep in the ring, write to every live
               5 live                                          subscription; the others find it in the ring
 

@@ -169,7 +169,7 @@ class Node:
         The node MUST count statements, else both are 0.
         """
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
-        return len(_STATEMENT.findall(text)), text.count("from headrace.read_after(")
+        return len(_STATEMENT.findall(text)), text.count("from headrace.read_events(")
 
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:

@@ -111,7 +111,7 @@ class Readers:
         names = [stream.name for stream in read.streams]
         try:
             with gevent.Timeout(settings.read_deadline_s):
-                pages, ages = sql_functions.read_after(
+                pages, ages = sql_functions.read_pages(
                     connection,
                     names,
                     read.after,

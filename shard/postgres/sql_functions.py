@@ -22,10 +22,10 @@ from headrace.stream import PRESENCE_PREFIX, presence_stream
 
 logger = logging.getLogger(__name__)
 
-READ_AFTER: Final = """
-    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, null::bigint, type, data, visible_to,
+READ_EVENTS: Final = """
+    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, seq, type, data, visible_to,
            (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
-      from headrace.read_after(%s::text[], %s::bigint[], %s, %s, %s)"""
+      from headrace.read_events(%s::text[], %s::bigint[], %s, %s, %s)"""
 
 REPORT_PRESENCE: Final = """
     select known, reached
@@ -73,7 +73,7 @@ class Revocation:
     age_ms: int
 
 
-def read_after(
+def read_pages(
     connection: psycopg.Connection[Any],
     streams: Sequence[str],
     after: Sequence[int | None],
@@ -205,11 +205,11 @@ def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
 def _rows(connection: psycopg.Connection[Any], parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
     """The rows of a read; text that is not UTF-8 comes as bytes."""
     try:
-        return connection.execute(READ_AFTER, parameters).fetchall()
+        return connection.execute(READ_EVENTS, parameters).fetchall()
     except UnicodeDecodeError:
         with connection.cursor() as cursor:
             cursor.adapters.register_loader("text", _Lenient)
-            return cursor.execute(READ_AFTER, parameters).fetchall()
+            return cursor.execute(READ_EVENTS, parameters).fetchall()
 
 
 class _Lenient(Loader):

@@ -52,8 +52,7 @@ def wait_told(client: Client, *expected: tuple[str, str, int], deadline_s: float
 def published(database: Database) -> list[str]:
     """All that the companion stream has had, in order."""
     return database.column(
-        "select type || ' ' || (data::json ->> 'user') from headrace.kept_events()"
-        " where stream = %s order by id",
+        "select type || ' ' || (data::json ->> 'user') from headrace.kept_events() where stream = %s order by id",
         COMPANION,
     )
 
