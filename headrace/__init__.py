@@ -14,7 +14,7 @@ from typing import Final
 from headrace.disconnect import disconnect
 from headrace.predicates import predicate
 from headrace.presence import member_count, members
-from headrace.publish import head, publish, publish_many, publish_now, set_retention
+from headrace.publish import head, publish, publish_many, publish_now, set_retention, watermark
 from headrace.signing import sign, sign_publisher
 from headrace.snapshot import snapshot
 from headrace.stream import presence_stream
@@ -33,6 +33,7 @@ __all__ = [
     "sign",
     "sign_publisher",
     "snapshot",
+    "watermark",
 ]
 
 _BY_NAME: Final = ("asyncio", "django", "jinja", "sqlalchemy")

@@ -50,8 +50,13 @@ async def publish_many(
 
 
 async def head(connection: Any, stream: str) -> int:
-    """Return the head of the stream, 0 without events; under READ COMMITTED read it before the page's data."""
+    """Return the head of the stream: its last id, 0 if it has no event yet."""
     return int(await _execute(connection, sql_calls.head(stream)))
+
+
+async def watermark(connection: Any, stream: str) -> str:
+    """Return the watermark of the stream, for a page; under READ COMMITTED read it before the page's data."""
+    return str(await _execute(connection, sql_calls.watermark(stream)))
 
 
 async def members(connection: Any, stream: str) -> list[str]:

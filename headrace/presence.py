@@ -1,8 +1,8 @@
 """The members of a stream, for applications; `shard/postgres/presence.py` tells how they are known.
 
-Both functions read the snapshot of their statement, like `headrace.head`. Members that are read in one REPEATABLE READ
-transaction with the head of the companion stream, or after that head, and the joins and leaves that follow the head add
-up to the members at any later time.
+Both functions read the snapshot of their statement, like `headrace.watermark`. Members that are read in one REPEATABLE
+READ transaction with the watermark of the companion stream, or after that watermark, and the joins and leaves that
+follow the watermark add up to the members at any later time.
 """
 
 import json

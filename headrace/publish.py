@@ -72,13 +72,28 @@ def publish_many(
 def head(connection: Any, stream: str) -> int:
     """Return the head of the stream: its last id, 0 if it has no event yet.
 
-    A page that is rendered now gives it to `sign` as since. Under READ COMMITTED the head MUST be read before the
-    page's data: an event that commits between the two is then delivered though the page shows it already; in the other
-    order it would be lost. In one REPEATABLE READ transaction the order does not matter, and page and stream meet
-    exactly. `headrace.snapshot` sees to all that. Raises StreamNameError for a name that cannot be a stream, and
-    UsageError like `publish`.
+    A client that begins at the head loses nothing, and may be sent events that the page shows already: those that are
+    committed and get their ids a moment later. A page is rendered with `watermark` instead. Raises StreamNameError for
+    a name that cannot be a stream, and UsageError like `publish`.
     """
     return int(fetch(connection, sql_calls.head(stream)))
+
+
+def watermark(connection: Any, stream: str) -> str:
+    """Return the watermark of the stream: the cursor at which the client of a page begins that is rendered now.
+
+    It is the head as text, such as `17`. While events are pending, which means that they are committed and have no id
+    yet, their sequence numbers follow: `17-81-3` is the head 17 and the pending events 81 and 84. A page shows pending
+    events, so its client is not sent them. Give the watermark to `sign` as since; several are joined with dots, in the
+    order of the streams.
+
+    Under READ COMMITTED the watermark MUST be read before the page's data: an event that commits between the two is
+    then delivered though the page shows it already; in the other order it would be lost. In one REPEATABLE READ
+    transaction the order does not matter, and page and stream meet exactly. `headrace.snapshot` sees to all that.
+    Where more than 500 events of the stream are pending, the watermark is the head alone, and the client is sent
+    them though the page shows them. Raises like `head`.
+    """
+    return str(fetch(connection, sql_calls.watermark(stream)))
 
 
 def set_retention(connection: Any, pattern: str, keep: timedelta | None, keep_count: int | None = None) -> None:

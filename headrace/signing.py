@@ -22,8 +22,9 @@ def sign(
     """Return the signed path `/streams/<slot>.<token>?since=…` of one stream, or of several on one connection.
 
     A page gives it to its element `<headrace-stream src="…">` or to an EventSource. streams is a name, or a sequence of
-    1 to 64 names. since is where the client begins: an id, as `headrace.head` gave it for the page's snapshot; `now`;
-    `all`; or a cursor of several ids joined with dots. None leaves it out of the path, which means `now`.
+    1 to 64 names. since is where the client begins: a watermark, as `headrace.watermark` gave it for the page's
+    snapshot; an id; `now`; `all`; or, for several streams, a watermark or an id for each of them, joined with dots.
+    None leaves it out of the path, which means `now`.
 
     The other arguments are signed into the token. user is text, or an object whose str() is the user's name, such as a
     number. audiences are labels, a sequence of texts. ttl_s is the life of the token in seconds; None means for ever.

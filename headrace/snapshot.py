@@ -4,21 +4,24 @@
         notes = connection.execute("select text from note").fetchall()
         html = render(notes, page.element("notes"))
 
-Theory. A page and its stream meet if the head that the page hands over is the one that its queries saw.
+Theory. A page and its stream meet if the watermark that the page hands over is of the snapshot that its queries saw. A
+watermark tells what that snapshot shows of a stream: all events up to the head, and the *pending* events, which are
+committed and have no id yet. The client is sent everything else.
 
-    the block begins the transaction    It is REPEATABLE READ: all queries see one snapshot, and heads are read in it,
-                                        at any time. Page and stream meet exactly. The same holds in an open transaction
-                                        that is REPEATABLE READ or SERIALIZABLE.
+    the block begins the transaction    It is REPEATABLE READ: all queries see one snapshot, and watermarks are read in
+                                        it, at any time. Page and stream meet exactly. The same holds in an open
+                                        transaction that is REPEATABLE READ or SERIALIZABLE.
     a READ COMMITTED transaction is     Its isolation level cannot change any more. Each query sees what is committed
-    open already                        when the query begins, so heads MUST be older than every query in the block: an
-                                        event between a query and a later head would be lost. The block
+    open already                        when the query begins, so watermarks MUST be older than every query in the
+                                        block: an event between a query and a later watermark would be lost. The block
                                         does not know yet for which streams the page will ask. So it begins by declaring
-                                        a database cursor over `headrace.head`: whenever a row is fetched from it, the
-                                        row is of the snapshot in which the cursor was declared. At worst an event
-                                        arrives that the page shows already; none is lost.
+                                        a database cursor over `headrace.watermark`: whenever a row is fetched from it,
+                                        the row is of the snapshot in which the cursor was declared. What that snapshot
+                                        shows, each later query shows as well, so the pending events may be left out
+                                        here, too. At worst an event arrives that the page shows already; none is lost.
 
-Queries before the block are not covered. A head that is asked for after the block, or after its transaction was ended
-from within, is an error, never a guess.
+Queries before the block are not covered. A watermark that is asked for after the block, or after its transaction was
+ended from within, is an error, never a guess.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,6 +66,13 @@ class Snapshot:
     def head(self, stream: str) -> int:
         """Return the head of the stream in the snapshot: the last id that the page can show, 0 if there is none.
 
+        It is the number with which the watermark begins. Raises like `watermark`.
+        """
+        return int(self.watermark(stream).partition("-")[0])
+
+    def watermark(self, stream: str) -> str:
+        """Return the watermark of the stream in the snapshot, as `headrace.watermark`: what `sign` takes as since.
+
         Raises UsageError when the block or its transaction has ended, StreamNameError for a name that cannot be a
         stream.
         """
@@ -71,19 +81,19 @@ class Snapshot:
             raise UsageError("the snapshot has ended; render the page, with its streams, inside of the block")
         if self._cursor is not None:
             fetch(self._connection, Call("select pg_catalog.set_config('headrace.asked', %s, true) as id", (stream,)))
-            return int(fetch(self._connection, Call(f"fetch next from {self._cursor}", ())))
+            return str(fetch(self._connection, Call(f"fetch next from {self._cursor}", ())))
         # Equal snapshots show the same rows, whatever transactions they belong to.
-        head = fetch(
+        watermark = fetch(
             self._connection,
             Call(
                 "select case when pg_catalog.pg_current_snapshot()::pg_catalog.text operator(pg_catalog.=) %s"
-                " then headrace.head(%s) end as id",
+                " then headrace.watermark(%s) end as id",
                 (self._seen, stream),
             ),
         )
-        if head is None:
+        if watermark is None:
             raise UsageError("the snapshot's transaction was ended inside of its block; commit after the block")
-        return int(head)
+        return str(watermark)
 
     def url(
         self,
@@ -97,11 +107,12 @@ class Snapshot:
         """Return the signed URL of a stream, or of several on one connection, which continues where the page ends.
 
         user, audiences, ttl_s and presence are those of `headrace.sign`. The URL is a path, where application and
-        headrace have one origin; it begins with HEADRACE_PUBLIC_URL where that is set. Raises like `head` and
-        `headrace.sign`.
+        headrace have one origin; it begins with HEADRACE_PUBLIC_URL where that is set. Where so many events are pending
+        that the URL would become too long, the streams with the most begin at their heads, and their pending events are
+        sent though the page shows them. Raises like `watermark` and `headrace.sign`.
         """
         names = check_names(streams)
-        since = cursor.render([self.head(name) for name in names])
+        since = cursor.join([self.watermark(name) for name in names])
         path = signing.sign(names, since=since, user=user, audiences=audiences, ttl_s=ttl_s, presence=presence)
         return signing.origin() + path
 
@@ -124,7 +135,7 @@ class Snapshot:
         return element(src, **attributes)
 
     def begin(self) -> None:
-        """Hold the heads of all streams as they are now, in the open transaction."""
+        """Hold the watermarks of all streams as they are now, in the open transaction."""
         isolation = fetch(
             self._connection, Call("select pg_catalog.current_setting('transaction_isolation') as id", ())
         )
@@ -134,11 +145,11 @@ class Snapshot:
             )
             return
         name = f"headrace_snapshot_{next(_NUMBERS)}"
-        heads = (
-            "select headrace.head(pg_catalog.current_setting('headrace.asked')) as id"
+        watermarks = (
+            "select headrace.watermark(pg_catalog.current_setting('headrace.asked')) as id"
             " from (select pg_catalog.generate_series(1, 2147483647)) as askings"
         )
-        execute(self._connection, Call(f"declare {name} no scroll cursor for {heads}", ()))
+        execute(self._connection, Call(f"declare {name} no scroll cursor for {watermarks}", ()))
         self._cursor = name
 
     def end(self) -> None:
@@ -182,8 +193,9 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
 
     The block queries and renders a page. Where no transaction is open, the block is one: REPEATABLE READ, committed at
     its end, rolled back if it raises. In an open transaction the block commits nothing; if that transaction is READ
-    COMMITTED, heads are those at the beginning of the block, and an event that commits before the page's queries may
-    arrive though the page shows it already. For other libraries there are `headrace.sqlalchemy` and `headrace.django`.
+    COMMITTED, watermarks are those at the beginning of the block, and an event that commits before the page's queries
+    may arrive though the page shows it already. For other libraries there are `headrace.sqlalchemy` and
+    `headrace.django`.
 
     Raises UsageError for an object that is no such connection.
     """
@@ -196,8 +208,8 @@ def snapshot(connection: Any) -> Iterator[Snapshot]:
         )
     if iscoroutinefunction(connection.commit):
         raise UsageError(
-            f"{connection!r} is asynchronous; in a REPEATABLE READ transaction of it await `headrace.asyncio.head`, "
-            "and give that to `headrace.sign`"
+            f"{connection!r} is asynchronous; in a REPEATABLE READ transaction of it await "
+            "`headrace.asyncio.watermark`, and give that to `headrace.sign`"
         )
     if status == _IDLE:
         with _transaction(connection), within(connection) as page:

@@ -76,6 +76,11 @@ def head(stream: str) -> Call:
     return Call("select headrace.head(%s) as id", (check_name(stream),))
 
 
+def watermark(stream: str) -> Call:
+    """Return the watermark of a stream. Raises StreamNameError."""
+    return Call("select headrace.watermark(%s) as id", (check_name(stream),))
+
+
 def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) -> Call:
     """Set or remove the rule for a pattern. Raises UsageError."""
     check_text("pattern", pattern, MAX_WORD_BYTES, UsageError)

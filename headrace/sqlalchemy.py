@@ -35,8 +35,8 @@ def snapshot(session: "Session | scoped_session[Any] | Connection") -> Iterator[
 
     The block queries and renders a page. Where no transaction has begun, the block is one: REPEATABLE READ, committed
     at its end, rolled back if it raises. In a transaction that has begun, the block commits nothing; if that
-    transaction is READ COMMITTED, heads are those at the beginning of the block, and an event that commits before the
-    page's queries may arrive though the page shows it already.
+    transaction is READ COMMITTED, watermarks are those at the beginning of the block, and an event that commits before
+    the page's queries may arrive though the page shows it already.
 
     The block begins with flushing the session and expiring its objects, since an object loaded earlier would show the
     page a state older than its stream. Objects MUST be used inside the block, unless the session is made with
@@ -77,6 +77,10 @@ class AsyncSnapshot:
     async def head(self, stream: str) -> int:
         """Return the head of the stream in the snapshot, as `Snapshot.head`."""
         return await _run(self._connection, lambda: self._snapshot.head(stream))
+
+    async def watermark(self, stream: str) -> str:
+        """Return the watermark of the stream in the snapshot, as `Snapshot.watermark`."""
+        return await _run(self._connection, lambda: self._snapshot.watermark(stream))
 
     async def url(self, streams: str | Sequence[str], **token: Any) -> str:
         """Return the signed URL of a stream, or of several, which continues where the page ends, as `Snapshot.url`."""

@@ -27,7 +27,8 @@ def snapshot(using: View) -> View:
 
 
 def snapshot(using: Any = DEFAULT_DB_ALIAS) -> Any:
-    """Hold one snapshot of the database `using` around a view or a block. Template tags in it take their heads from it.
+    """Hold one snapshot of the database `using` around a view or a block. Template tags in it take their watermarks
+    from it.
 
         @snapshot                                       @method_decorator(snapshot, name="dispatch")
         def board(request): …                           class Board(ListView): …
@@ -39,9 +40,9 @@ def snapshot(using: Any = DEFAULT_DB_ALIAS) -> Any:
     decorated view is not put into an atomic block by ATOMIC_REQUESTS for this alias. A TemplateResponse is rendered
     before the view returns, so middleware that changes its context afterwards has no effect.
 
-    An atomic block that is open already (a TestCase has one) cannot become REPEATABLE READ any more. Heads are then
-    those at the beginning of the snapshot: an event that commits before the page's queries may arrive though the page
-    shows it already; none is lost. Queries made before the snapshot are not covered.
+    An atomic block that is open already (a TestCase has one) cannot become REPEATABLE READ any more. Watermarks are
+    then those at the beginning of the snapshot: an event that commits before the page's queries may arrive though the
+    page shows it already; none is lost. Queries made before the snapshot are not covered.
 
     Returns a context manager that yields a `Snapshot`, or the decorated view. Raises UsageError for an asynchronous
     view (Django's transactions are synchronous: decorate the function that sync_to_async calls) and for a database that

@@ -42,7 +42,7 @@ def engine(database_url: str) -> Iterator[Any]:
 
 def in_snapshot(block: Any) -> object:
     with block as page:
-        return page.head("s")
+        return page.watermark("s")
 
 
 def test_what_is_no_connection(database_url: str, engine: Any) -> None:
@@ -80,7 +80,7 @@ def test_what_is_no_connection(database_url: str, engine: Any) -> None:
         for given, sentence in wrong:
             for call in (
                 lambda given=given: headrace.publish(given, "s", "x"),
-                lambda given=given: headrace.head(given, "s"),
+                lambda given=given: headrace.watermark(given, "s"),
                 lambda given=given: in_snapshot(headrace.sqlalchemy.snapshot(given)),
             ):
                 said = refused(call)

@@ -14,6 +14,7 @@ from django.template.response import TemplateResponse
 from django.utils.decorators import method_decorator
 from django.views import View
 
+import headrace
 from headrace.django import publish, publish_many, snapshot
 from headrace.errors import UsageError
 from headrace.publish import publish_now
@@ -57,6 +58,22 @@ def test_tags(url: str) -> None:
         with snapshot("other"):
             named = Template('{% load headrace %}{% headrace_stream "notes" using="default" %}')
             assert "since=1" in render(named)
+
+
+def test_tags_know_which_events_are_pending(url: str) -> None:
+    """An event that is committed and has no id yet is in the `since` of the element and of the URL."""
+    with psycopg.connect(url) as connection:
+        publish_now(connection, "notes", "x")
+        connection.commit()
+        connection.execute("set transaction isolation level repeatable read")
+        headrace.publish(connection, "notes", "pending")
+        connection.commit()
+        (seq,) = connection.execute("select seq from headrace.payload where data = 'pending'").fetchone() or ()
+    with snapshot() as page:
+        assert page.watermark("notes") == f"1-{seq}"
+        assert f'?since=1-{seq}"' in render()
+        several = Template('{% load headrace %}{% headrace_url "notes" "none" as src %}<a href="{{ src }}">')
+        assert f'?since=1-{seq}.0"' in render(several)
 
 
 def test_a_tag_outside_of_a_snapshot_refuses_to_guess(url: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+import headrace
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema.identity import identity
 from headrace.schema.migrations import migrate
@@ -131,3 +132,26 @@ def test_a_restart_is_no_jump(primary: EmbeddedPostgres) -> None:
     with connect(primary) as connection:
         assert publish(connection, "s") == 2
         assert read_after(connection, "s", 0) == (2, None, [1, 2])
+
+
+def test_a_page_of_a_standby(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """A standby's watermark is that of what it shows: with the events that the primary has not numbered by then."""
+    with connect(primary) as connection:
+        assert publish(connection, "s") == 1
+        with connection.transaction():
+            connection.execute("set transaction isolation level repeatable read")
+            headrace.publish(connection, "s", "pending")
+        row = connection.execute("select seq from headrace.payload where data = 'pending'").fetchone()
+        assert row is not None
+    copy_as_standby(primary, standby)
+    with psycopg.connect(standby.url) as reader, connect(standby) as other, connect(primary) as connection:
+        with headrace.snapshot(reader) as page:
+            assert page.watermark("s") == f"1-{row[0]}"
+            assert publish(connection, "s") == 3
+            wait_until(lambda: headrace.watermark(other, "s") == "3", "the standby has what the primary numbered")
+            assert page.watermark("s") == f"1-{row[0]}"
+        reader.execute("select")
+        with headrace.snapshot(reader) as page:
+            assert publish(connection, "s") == 4
+            wait_until(lambda: headrace.head(other, "s") == 4, "the standby has the next event")
+            assert page.watermark("s") == "3"

@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import args_row, class_row, dict_row, namedtuple_row, scalar_row
 
 from headrace.errors import EventError, StreamNameError, UsageError
-from headrace.publish import head, publish, publish_many, publish_now, set_retention
+from headrace.publish import head, publish, publish_many, publish_now, set_retention, watermark
 from tests.fixtures.django import databases
 
 Kind = Callable[[str], Iterator[tuple[Any, Callable[[], None], Callable[[], None]]]]
@@ -122,6 +122,7 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
         assert events(database_url) == []
         commit()
         assert head(connection, "s") == 3
+        assert watermark(connection, "s") == "3"
         assert publish_now(connection, "s", "f", event="now") == 4
         rollback()
         assert publish_now(connection, "s", "g") == 4
@@ -148,7 +149,7 @@ def test_autocommit(database_url: str) -> None:
         publish(connection, "s", "a")
         publish_many(connection, ["s", "s"], ["b", "c"])
         assert publish_now(connection, "s", "d") == 4
-        assert head(connection, "s") == 4
+        assert (head(connection, "s"), watermark(connection, "s")) == (4, "4")
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_every_kind_of_connection(database_url: str, kind: str) -> None:
             assert events(database_url) == []
             await commit()
             assert await headrace.asyncio.head(connection, "s") == 3
+            assert await headrace.asyncio.watermark(connection, "s") == "3"
             assert await headrace.asyncio.members(connection, "s") == []
             assert await headrace.asyncio.member_count(connection, "s") == 0
             assert await headrace.asyncio.publish_now(connection, "s", "e", event="now") == 4

@@ -121,6 +121,19 @@ class Notes:
                 self.connection.execute("insert into public.note (text) values (%s)", [each])
                 headrace.publish(self.connection, "notes", each)
 
+    def leave(self, *texts: str) -> list[int]:
+        """Commit a note each, whose event stays pending; return the events' sequence numbers.
+
+        A transaction that is REPEATABLE READ leaves the numbering of its events to others.
+        """
+        for each in texts:
+            with self.connection.transaction():
+                self.connection.execute("set transaction isolation level repeatable read")
+                self.connection.execute("insert into public.note (text) values (%s)", [each])
+                headrace.publish(self.connection, "notes", each)
+        sql = "select seq from headrace.payload where data = any(%s) order by seq"
+        return [seq for (seq,) in self.connection.execute(sql, [list(texts)])]
+
 
 class Base(DeclarativeBase):
     """Where SQLAlchemy keeps the tables."""
@@ -169,6 +182,65 @@ def test_a_snapshot_is_exact(database_url: str, notes: Notes, kind: str) -> None
             query("insert into public.note (text) values ('kept') returning text")
         end()
         assert query(SELECT) == ["a", "b", "c", "kept"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_snapshot_tells_which_events_are_pending(database_url: str, notes: Notes, kind: str) -> None:
+    """The watermark has the head, and the events that the page shows without an id; later ones are not among them."""
+    notes.add("a")
+    first, second = notes.leave("b", "c")
+    watermark = f"1-{first}-{second - first}"
+    with KINDS[kind](database_url) as (hold, query, _, _):
+        with hold() as page:
+            assert query(SELECT) == ["a", "b", "c"]
+            assert page.watermark("notes") == watermark
+            (third,) = notes.leave("d")
+            assert query(SELECT) == ["a", "b", "c"]
+            assert (page.watermark("notes"), page.head("notes")) == (watermark, 1)
+            assert page.url(["nothing", "notes"]).endswith(f"?since=0.{watermark}")
+            assert f'?since={watermark}"' in page.element("notes")
+        with hold() as page:
+            assert page.watermark("notes") == f"{watermark}-{third - second}"
+            notes.add("e")
+            assert page.watermark("notes") == f"{watermark}-{third - second}"
+            assert query(SELECT) == ["a", "b", "c", "d"]
+        with hold() as page:
+            assert (page.watermark("notes"), page.watermark("nothing")) == ("5", "0")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_an_open_transaction_the_pending_events_are_those_of_the_begin(
+    database_url: str, notes: Notes, kind: str
+) -> None:
+    """Under READ COMMITTED an event that is pending when the block begins is left out, and a later one is not."""
+    notes.add("a")
+    (first,) = notes.leave("b")
+    with KINDS[kind](database_url) as (hold, query, begin, end):
+        begin()
+        with hold() as page:
+            notes.leave("c")
+            assert query(SELECT) == ["a", "b", "c"]
+            assert page.watermark("notes") == f"1-{first}"
+            notes.add("d")
+            assert query(SELECT) == ["a", "b", "c", "d"]
+            assert (page.watermark("notes"), page.head("notes")) == (f"1-{first}", 1)
+            assert page.url(["notes", "nothing"]).endswith(f"?since=1-{first}.0")
+            with hold() as inner:
+                assert inner.watermark("notes") == "4"
+        end()
+
+
+def test_a_page_in_one_statement(database_url: str, notes: Notes) -> None:
+    """`headrace.watermark` in the statement of the page's own query, as a program in any language calls it."""
+    notes.add("a")
+    (first,) = notes.leave("b")
+    sql = "select headrace.watermark('notes'), array(select text from public.note order by id)"
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute(sql).fetchone() == (f"1-{first}", ["a", "b"])
+        assert headrace.watermark(connection, "notes") == f"1-{first}"
+        notes.add("c")
+        assert connection.execute(sql).fetchone() == ("3", ["a", "b", "c"])
+        assert headrace.watermark(connection, "notes") == "3"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -238,6 +310,7 @@ def test_an_asynchronous_session(database_url: str, notes: Notes) -> None:
             assert await query() == before
             assert await page.head("notes") == len(before)
             assert f"since={len(before)}" in await page.url("notes", user="ada")
+            assert await page.watermark("notes") == str(len(before))
             assert (await page.element("notes", share="a&b")).endswith('share="a&amp;b"></headrace-stream>')
         with pytest.raises(UsageError, match="has ended"):
             await page.head("notes")
@@ -246,6 +319,11 @@ def test_an_asynchronous_session(database_url: str, notes: Notes) -> None:
             await asyncio.to_thread(notes.add, "y")
             assert (await query())[-1] == "y"
             assert await page.head("notes") == len(before) + 1
+        (seq,) = await asyncio.to_thread(notes.leave, f"pending over {driver} to a {kind}")
+        async with headrace.sqlalchemy.async_snapshot(connection) as page:
+            await asyncio.to_thread(notes.add, "z")
+            assert await page.watermark("notes") == f"{len(before) + 2}-{seq}"
+            assert f'?since={len(before) + 2}-{seq}"' in await page.element("notes")
         await connection.rollback()
         with pytest.raises(ZeroDivisionError):
             async with headrace.sqlalchemy.async_snapshot(connection):

@@ -50,6 +50,7 @@ with psycopg.connect(url, autocommit=True) as connection:
     said["now"] = headrace.publish_now(connection, "room:1", "now")
     headrace.disconnect(connection, user="ann")
     said["head"] = headrace.head(connection, "room:1")
+    said["watermark"] = headrace.watermark(connection, "room:1")
 print(json.dumps(said))
 """
 
@@ -166,7 +167,7 @@ def test_it_publishes_signs_and_renders_with_the_application_s_driver(programs: 
     assert said["members"] == []
     assert parse_qs(urlsplit(said["snapshot"]).query)["since"] == ["4"]
     assert said["element"].startswith('<headrace-stream src="')
-    assert (said["now"], said["head"]) == (5, 5)
+    assert (said["now"], said["head"], said["watermark"]) == (5, 5, "5")
 
 
 def test_the_django_application_works(programs: Path, database_url: str) -> None:

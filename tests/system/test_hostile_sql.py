@@ -96,7 +96,7 @@ def applications(url: str) -> None:
         headrace.publish(connection, "app", "one")
         headrace.publish_now(connection, "app", "two", visible_to="staff")
         headrace.publish_many(connection, ["app", "app"], ["three", "four"], visible_to=[None, "staff"])
-        assert headrace.head(connection, "app") == 4
+        assert (headrace.head(connection, "app"), headrace.watermark(connection, "app")) == (4, "4")
         assert headrace.members(connection, "app") == []
         assert headrace.member_count(connection, "app") == 0
         headrace.disconnect(connection, user="nobody", skew_s=1.5)
