@@ -6,7 +6,7 @@ intake ────► Connect ─────┼─► inbox ─► dispatcher 
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┤
 revocations ► Revised ────┘
-registration ─► Redis   announcer, pruner, presence, operations feed ─► PostgreSQL   metrics ─► routers
+registration ─► Redis   sequencer, pruner, presence, operations feed ─► PostgreSQL   metrics ─► routers
 """
 
 import gc
@@ -42,12 +42,12 @@ from headrace.shard.numbers.canary import Canary
 from headrace.shard.numbers.metrics import MetricsServer, Parts
 from headrace.shard.numbers.operations_feed import OperationsFeed
 from headrace.shard.poller import Poller
-from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
 from headrace.shard.postgres.presence import Presence
 from headrace.shard.postgres.pruner import Pruner
 from headrace.shard.postgres.readers import Readers
 from headrace.shard.postgres.revocations import Revocations
+from headrace.shard.postgres.sequencer import Sequencer
 from headrace.shard.transfer import Transfer
 from headrace.stream import OPS_STREAM
 
@@ -93,8 +93,8 @@ class Process:
         self._inbox: Inbox[Message] = Inbox()
         self._poller = Poller(lambda: self._inbox.put_once(Ready()))
         self._readers = Readers(settings, self._inbox, shard_id)
-        self._announcer = Announcer(settings, shard_id)
-        self._listener = Listener(settings, self._inbox, shard_id, self._announcer.heard)
+        self._sequencer = Sequencer(settings, shard_id)
+        self._listener = Listener(settings, self._inbox, shard_id, self._sequencer.heard)
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
         self._deployment = deployment
         self._transfer = Transfer(settings.handoff_deadline_s, self._inbox, lambda: deployment.known)
@@ -111,7 +111,7 @@ class Process:
             self._presence,
             self._revocations,
             pause=lambda: gevent.sleep(0),
-            missed=self._announcer.missed,
+            missed=self._sequencer.missed,
         )
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._clock = Clock(settings, self._inbox)
@@ -166,7 +166,7 @@ class Process:
             counts=ReportedCounts(registry, settings.hot_connections),
         )
         parts = Parts(
-            self._announcer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
+            self._sequencer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
             self._listener, self._clock, self._pruner, self._presence, self._transfer, self._intake,
             self._registration, self._canary, self._filters, version, self._limit,
         )  # fmt: skip
@@ -179,7 +179,7 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._revocations, self._readers, self._announcer, self._listener, self._filters, self._clock,
+            self._revocations, self._readers, self._sequencer, self._listener, self._filters, self._clock,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
             self._registration, self._canary, self._operations_feed,
         ]  # fmt: skip
@@ -215,7 +215,7 @@ class Process:
         if not dispatching.ready():
             logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
         self._listener.stop()
-        self._announcer.stop()
+        self._sequencer.stop()
         self._pruner.stop()
         self._presence.stop()
         self._history.stop()

@@ -28,12 +28,12 @@ from headrace.shard.node.registration import Registration
 from headrace.shard.numbers.canary import Canary
 from headrace.shard.numbers.connection_states import connection_states
 from headrace.shard.numbers.counters import Histogram
-from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
 from headrace.shard.postgres.presence import Presence
 from headrace.shard.postgres.pruner import Pruner
 from headrace.shard.postgres.readers import Readers
 from headrace.shard.postgres.revocations import Revocations
+from headrace.shard.postgres.sequencer import Sequencer
 from headrace.shard.transfer import Transfer
 
 
@@ -41,7 +41,7 @@ from headrace.shard.transfer import Transfer
 class Parts:
     """The parts of a shard that count something."""
 
-    announcer: Announcer
+    sequencer: Sequencer
     dispatcher: Dispatcher
     inbox: Inbox[Message]
     readers: Readers
@@ -188,13 +188,13 @@ class ShardMetrics(Collector):
         yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
 
     def _announcing(self) -> Iterator[Metric]:
-        announcer = self._parts.announcer
-        in_office = "1 while this shard notifies for the publishing transactions of the whole database."
-        yield _gauge("announcer_in_office", in_office, announcer.in_office)
-        announced = "Publishing transactions that this shard has notified for."
-        yield _counter("announced_transactions", announced, announcer.announced)
-        stranger = "1 while this shard has found a stranger at the lock of the announcer."
-        yield _gauge("announcer_lock_stranger", stranger, bool(announcer.stranger))
+        sequencer = self._parts.sequencer
+        in_office = "1 while this shard numbers the events of the whole database."
+        yield _gauge("announcer_in_office", in_office, sequencer.in_office)
+        numbered = "Turns of publishing transactions that this shard has numbered, and notified of."
+        yield _counter("announced_transactions", numbered, sequencer.numbered)
+        stranger = "1 while this shard has found a stranger at the lock of the office."
+        yield _gauge("announcer_lock_stranger", stranger, bool(sequencer.stranger))
 
     def _access(self) -> Iterator[Metric]:
         revocations = self._parts.revocations

@@ -1,7 +1,7 @@
 """The listener: sole owner of the LISTEN connection. It turns notifications into Wake messages.
 
     channel `headrace_slot_<n>`, payload `<head> <stream>`   ──►   Wake(stream, head)
-    channel `headrace_rate`                                  ──►   the announcer, whose business it is
+    channel `headrace_rate`                                  ──►   the sequencer, whose business it is
 
 Notifications are hints. What makes them safe to rely on: LISTEN is committed before the first read of a slot's
 streams; after any loss of the connection all slots are listened to again, and Relistened tells the dispatcher to read

@@ -53,13 +53,12 @@ class Pruner:
             gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
             try:
                 with connect(self._settings.database_url, self._name) as connection:
+                    sql_functions.number_left(connection)
                     self._round(connection)
                     if time.monotonic() >= forget_at:
                         sql_functions.forget_revocations(connection, self._settings.max_token_life_s)
                         sql_functions.forget_publications(connection, self._settings.idempotency_keep_s)
                         forget_at = time.monotonic() + FORGET_S * random.uniform(0.5, 1.5)
-                        # The sweep has told of them already. But rows whose announcer has died hold copies of events.
-                        sql_functions.announce_left(connection)
             except psycopg.Error as error:
                 # Old events stay a little longer; nobody is hurt. The next try comes with the next interval.
                 outage.failed(error)

@@ -192,10 +192,9 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
     connection.execute("select headrace.forget_publications(make_interval(secs => %s))", (keep_s,))
 
 
-def announce_left(connection: psycopg.Connection[Any]) -> None:
-    """Notify of what committed transactions have left to an announcer that is no more. Yields. Raises psycopg.Error."""
-    with block(connection, "set local synchronous_commit = off"):
-        connection.execute("select from headrace.announce_since()")
+def number_left(connection: psycopg.Connection[Any]) -> None:
+    """Number what committed transactions have left to a sequencer that is no more. Yields. Raises psycopg.Error."""
+    connection.execute("select from headrace.sequence()")
 
 
 def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:

@@ -25,19 +25,19 @@ from headrace.shard.intake import Intake
 from headrace.shard.messages import Message, Ready, Sweep, Tick
 from headrace.shard.node.registration import Registration
 from headrace.shard.poller import Poller
-from headrace.shard.postgres.announcer import Announcer
 from headrace.shard.postgres.listener import Listener
 from headrace.shard.postgres.presence import Presence
 from headrace.shard.postgres.pruner import Pruner
 from headrace.shard.postgres.readers import Readers
 from headrace.shard.postgres.revocations import Revocations
+from headrace.shard.postgres.sequencer import Sequencer
 from headrace.shard.process import Part
 from headrace.shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 PARTS = [
-    "announcer",
+    "sequencer",
     "readers",
     "listener",
     "filters",
@@ -75,7 +75,7 @@ class House:
         settings, inbox = self.settings, self.inbox
         parts: dict[str, Callable[[], Part]] = {
             "readers": lambda: Readers(settings, inbox, "n-0"),
-            "announcer": lambda: Announcer(settings, "n-0"),
+            "sequencer": lambda: Sequencer(settings, "n-0"),
             "listener": lambda: Listener(settings, inbox, "n-0", lambda payload: None),
             "filters": lambda: Filters({"label": lambda context, stream: True}, 1.0, inbox),
             "clock": lambda: Clock(settings, inbox),

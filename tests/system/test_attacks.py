@@ -12,7 +12,7 @@ from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
-from tests.system.test_announcer import Writers
+from tests.system.test_sequencer import Writers
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.fixtures.router import SECRET
 from tests.fixtures.shard import Database
 from tests.fixtures.stack import Stack, StartStack
 from tests.fixtures.waiting import wait_until
-from tests.system.test_announcer import Writers, in_office
+from tests.system.test_sequencer import Writers, in_office
 
 
 def hostile_in(postgres: EmbeddedPostgres, url: str) -> HostileSchema:

@@ -1,4 +1,4 @@
-"""One shard announces for many commits, and whatever becomes of it, every event arrives: here, no sweep helps."""
+"""One shard numbers for many commits, and whatever becomes of it, every event arrives: here, no sweep helps."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.fixtures.postgres import scratch_postgres
 from tests.fixtures.shard import Database, Shard, StartShard
 from tests.fixtures.waiting import DEADLINE_S, wait_until
 
-IN_OFFICE = "this shard announces"
+IN_OFFICE = "this shard numbers"
 EAGER = {"announce_above_per_s": 1, "log_level": "info"}
 """The first sample brings a shard into office, and it stays there while there is one commit every two seconds."""
 
@@ -61,7 +61,7 @@ class Writers:
 def in_office(*shards: Shard) -> Shard | None:
     """The shard whose log says that it is in office."""
     for shard in shards:
-        last = [line for line in shard.log.splitlines() if "announce" in line]
+        last = [line for line in shard.log.splitlines() if "number" in line]
         if shard.running and last and IN_OFFICE in last[-1]:
             return shard
     return None
@@ -76,10 +76,10 @@ def holders(database: Database) -> list[int]:
     )
 
 
-def rows_left(database: Database) -> int:
-    """Rows that announcers take away, and have not taken."""
+def waiting(database: Database) -> int:
+    """Turns that transactions have left, and that nobody has numbered."""
     return int(
-        database.one("select (select count(*) from headrace.unannounced) + (select count(*) from headrace.stage)")
+        database.one("select count(*) from headrace.waiting(array(select distinct t.stream from headrace.turn t))")
     )
 
 
@@ -91,10 +91,10 @@ def has_all(client: Client, database: Database) -> None:
 
 
 def test_a_shard_takes_office_and_leaves_it(start_shard: StartShard, database: Database) -> None:
-    """Under load one shard announces; when that is over its connection is gone, nothing is left, and others notify."""
+    """Under load one shard numbers; when that is over its connection is gone, nothing is left, and others number."""
     shard = start_shard(**EAGER)
     client = shard.live("s")
-    assert database.backends("announcer") == []
+    assert database.backends("sequencer") == []
     with Writers(database.url) as writers:
         wait_until(lambda: in_office(shard), "the shard is in office")
         before = writers.published
@@ -102,36 +102,37 @@ def test_a_shard_takes_office_and_leaves_it(start_shard: StartShard, database: D
         has_all(client, database)
     assert not writers.faults
     has_all(client, database)
-    wait_until(lambda: not database.backends("announcer"), "the connection is closed")
+    wait_until(lambda: not database.backends("sequencer"), "the connection is closed")
     assert holders(database) == []
-    assert rows_left(database) == 0
+    assert waiting(database) == 0
     database.publish("s", "by itself")
     client.wait_for_data("by itself")
 
 
-def test_an_open_transaction_that_relied_on_the_announcer_is_announced_late(
+def test_an_open_transaction_that_has_left_its_turn_is_numbered_late(
     start_shard: StartShard, database: Database
 ) -> None:
-    """It commits when the shard has left office: who has left still rings for it."""
+    """It commits when the shard has left office: the shard does rounds until then."""
     shard = start_shard(**EAGER)
     client = shard.live("s", "late")
     with psycopg.connect(database.url) as late:
         with Writers(database.url):
             wait_until(lambda: in_office(shard), "the shard is in office")
-            headrace.publish_now(late, "late", "x")
+            headrace.publish(late, "late", "x")
+            late.execute("set constraints all immediate")
         wait_until(lambda: not holders(database), "the office is free")
         # One that did not wait would be gone after its last two statements.
         asked: set[object] = set()
         started = "select query_start from pg_stat_activity where pid = any (%s)"
         wait_until(
-            lambda: asked.update(database.column(started, database.backends("announcer"))) or len(asked) >= 10,
+            lambda: asked.update(database.column(started, database.backends("sequencer"))) or len(asked) >= 10,
             "who has left goes on asking",
         )
         late.commit()
     client.wait_for_data("x")
 
 
-def test_terminating_the_announcer_again_and_again(start_shard: StartShard, database: Database) -> None:
+def test_terminating_the_sequencer_again_and_again(start_shard: StartShard, database: Database) -> None:
     """Its backend is terminated ten times while others publish: everything arrives, also what was left by the last."""
     shard = start_shard(**EAGER)
     client = shard.live("s")
@@ -144,14 +145,14 @@ def test_terminating_the_announcer_again_and_again(start_shard: StartShard, data
     has_all(client, database)
 
 
-def test_killing_the_announcer_while_another_shard_stands_by(start_shard: StartShard, database: Database) -> None:
+def test_killing_the_sequencer_while_another_shard_stands_by(start_shard: StartShard, database: Database) -> None:
     """A shard that has started while another is in office succeeds it when it is killed, with all that was left."""
     first = start_shard("n-0", **EAGER)
     with Writers(database.url) as writers:
         wait_until(lambda: in_office(first), "the first is in office")
         other = start_shard("n-1", **EAGER)
         client = other.live("s")
-        wait_until(lambda: len(database.backends("announcer")) == 2, "the other one stands by")
+        wait_until(lambda: len(database.backends("sequencer")) == 2, "the other one stands by")
         first.kill()
         wait_until(lambda: in_office(other), "the other one is in office")
     assert not writers.faults
@@ -159,14 +160,14 @@ def test_killing_the_announcer_while_another_shard_stands_by(start_shard: StartS
     assert client.ids == list(range(client.ids[0], client.ids[-1] + 1))
 
 
-def test_a_stopped_announcer_loses_its_office(start_shard: StartShard, database: Database) -> None:
+def test_a_stopped_sequencer_loses_its_office(start_shard: StartShard, database: Database) -> None:
     """The shard in office is stopped, not killed: others deliver meanwhile, and its session is ended by the server."""
     shards = [start_shard(f"n-{number}", **EAGER) for number in range(2)]
     with Writers(database.url) as writers:
         clients = {shard.id: shard.live("s") for shard in shards}
         first = wait_until(lambda: in_office(*shards), "one is in office")
         (other,) = set(shards) - {first}
-        wait_until(lambda: len(database.backends("announcer")) == 2, "the other one stands by")
+        wait_until(lambda: len(database.backends("sequencer")) == 2, "the other one stands by")
         os.kill(first.pid, signal.SIGSTOP)
         client = clients[other.id]
         for _ in range(3):
@@ -181,16 +182,15 @@ def test_a_stopped_announcer_loses_its_office(start_shard: StartShard, database:
 
 
 @pytest.mark.parametrize("who", ["in office", "standing by"])
-def test_a_row_that_another_had_locked_is_told_of(start_shard: StartShard, database: Database, who: str) -> None:
-    """Rings that come across a row which a session has locked that then ends overlook it; looking back finds it."""
+def test_a_stream_that_another_holds_is_passed_over(start_shard: StartShard, database: Database, who: str) -> None:
+    """Rounds pass over a stream that a transaction holds, and hold up no other; they come back to it."""
     with psycopg.connect(database.url, autocommit=True) as other, psycopg.connect(database.url) as publisher:
         other.execute("select headrace.take_office()")
         shard = start_shard(**EAGER)
-        client = shard.live("locked")
-        headrace.publish(publisher, "locked", "x")
-        publisher.commit()
-        other.execute("begin")
-        other.execute("select from headrace.announce_since()")
+        client, free = shard.live("held"), shard.live("s")
+        database.publish("held", "first")
+        wait_until(lambda: waiting(database) == 1, "the turn is left")
+        headrace.publish_now(publisher, "held", "now")
         if who == "in office":
             other.execute("select headrace.leave_office()")
         with Writers(database.url) as writers:
@@ -198,30 +198,56 @@ def test_a_row_that_another_had_locked_is_told_of(start_shard: StartShard, datab
                 wait_until(lambda: in_office(shard), "the shard is in office")
             else:
                 database.connection.execute("select pg_notify('headrace_rate', 'office')")
-                wait_until(lambda: database.backends("announcer"), "the shard stands by")
-            before = writers.published
-            wait_until(lambda: writers.published > before + 500, "it has rung")
+                wait_until(lambda: database.backends("sequencer"), "the shard stands by")
+            database.publish("held", "last")
+            free.wait_for(len(free.ids) + 500)
             client.pump()
             assert client.ids == []
-            other.close()
-            client.wait_for_data("x")
+            publisher.commit()
+            client.wait_for_data("last")
+        assert client.data == ["first", "now", "last"]
         assert not writers.faults
 
 
-def test_the_pruner_takes_away_what_a_dead_announcer_has_left(start_shard: StartShard, database: Database) -> None:
-    """A copy of an event that nobody took away is not kept for ever, though no shard ever announces."""
+def test_a_turn_that_nobody_was_there_for_wakes_a_shard(start_shard: StartShard, database: Database) -> None:
+    """A transaction above READ COMMITTED leaves its turn where nobody is in office: a shard comes and numbers it."""
+    shard = start_shard(**EAGER)
+    client = shard.live("s")
+    with psycopg.connect(database.url) as publisher:
+        publisher.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        for number in range(3):
+            headrace.publish(publisher, "s", str(number))
+            publisher.commit()
+            client.wait_for_data(str(number))
+    wait_until(lambda: not database.backends("sequencer"), "the connection is closed")
+    assert database.one("select count(*) from headrace.turn") == 0
+
+
+def test_numbered_turns_are_removed(start_shard: StartShard, database: Database) -> None:
+    """While a shard is in office, the turns that it has numbered do not pile up."""
+    shard = start_shard(**EAGER)
+    with Writers(database.url) as writers:
+        wait_until(lambda: in_office(shard), "the shard is in office")
+        last = wait_until(lambda: database.one("select max(turn) from headrace.turn"), "a turn is left")
+        wait_until(lambda: database.one("select min(turn) > %s from headrace.turn", last), "they are removed")
+    assert not writers.faults
+
+
+def test_the_pruner_numbers_what_a_dead_shard_has_left(start_shard: StartShard, database: Database) -> None:
+    """A turn that was left to a shard in office is numbered though that died and no shard ever takes office again."""
     assert database.one("select headrace.take_office()")
     with psycopg.connect(database.url) as publisher:
         headrace.publish(publisher, "s", "x")
     database.connection.execute("select headrace.leave_office()")
-    assert rows_left(database) == 1
-    start_shard(announce_above_per_s=0, prune_interval_s=0.1)
-    wait_until(lambda: rows_left(database) == 0, "it is taken away")
-    assert database.head("s") == 1
+    assert waiting(database) == 1
+    shard = start_shard(announce_above_per_s=0, prune_interval_s=0.1)
+    client = shard.connect(("s", 0))
+    client.wait_for_data("x")
+    assert waiting(database) == 0
 
 
 def test_a_shard_in_office_ends_in_order(start_shard: StartShard, database: Database) -> None:
-    """At SIGTERM it leaves office and nothing unannounced behind; publishers go on by themselves."""
+    """At SIGTERM it leaves office and no turn behind; publishers go on by themselves."""
     first, other = start_shard("n-0", **EAGER), start_shard("n-1")
     client = other.live("s")
     with Writers(database.url) as writers:
@@ -231,9 +257,7 @@ def test_a_shard_in_office_ends_in_order(start_shard: StartShard, database: Data
         has_all(client, database)
     has_all(client, database)
     assert not writers.faults
-    # Of a publisher that stood still between its publishing and its commit a copy may be left, until a pruner comes.
-    start_shard("n-2", announce_above_per_s=0, prune_interval_s=0.1)
-    wait_until(lambda: rows_left(database) == 0, "nothing is left")
+    assert waiting(database) == 0
 
 
 @pytest.fixture
@@ -244,7 +268,7 @@ def own_server() -> Iterator[Any]:
 
 
 def test_postgresql_is_killed_while_a_shard_is_in_office(start_shard: StartShard, own_server: Any) -> None:
-    """The rows vanish with the crash; what was committed arrives, and the shard takes office again."""
+    """What was committed arrives, also what nobody had numbered, and the shard takes office again."""
     shard = start_shard(database_url=own_server.url, **EAGER)
     client = shard.live("s")
     with Writers(own_server.url):
