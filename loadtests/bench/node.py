@@ -37,7 +37,7 @@ class Node:
 
     One shard alone gets a core to itself, and everything else runs on the other one, with the clients. Of several
     shards none is pinned. root is the directory of the headrace that runs; settings are variables of its environment.
-    If counts_statements, PostgreSQL writes each statement of headrace's processes to its log, to be counted.
+    If counts_statements, PostgreSQL writes each statement to its log, to be counted.
     """
 
     def __init__(
@@ -65,8 +65,6 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         environ |= self.settings
         environ["PYTHONPATH"] = os.pathsep.join([str(self.root), *filter(None, [environ.get("PYTHONPATH")])])
-        if self.counts_statements:
-            environ["PGOPTIONS"] = "-c log_statement=all"
         argv = [sys.executable, "-P", "-m", "headrace.cli", "up", "--port", "0", "--node", "b"]
         argv += ["--shards", str(self.shards), "--router-workers", str(self.router_workers)]
         with self._output.open("wb") as output:
@@ -84,6 +82,8 @@ class Node:
         self.router_pids = self._pids("gunicorn")
         if self.shards == 1:
             cores.pin(self.shard_pids[0], cores.SERVER)
+        if self.counts_statements:
+            self._log_statements()
 
     def stop(self) -> None:
         """End the node and remove its directory."""
@@ -166,10 +166,12 @@ class Node:
     def questions(self) -> tuple[int, int]:
         """How many statements PostgreSQL has run so far, and how many of them read pages of the log.
 
-        The node MUST count statements, else both are 0.
+        Raises FailedError if PostgreSQL has written none to its log.
         """
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
-        return len(_STATEMENT.findall(text)), text.count("from headrace.read_events(")
+        if not (statements := len(_STATEMENT.findall(text))):
+            raise FailedError("PostgreSQL has written no statement to its log")
+        return statements, text.count("from headrace.read_events(")
 
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:
@@ -206,6 +208,18 @@ class Node:
         for process in (master, *master.children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def _log_statements(self) -> None:
+        # Only a superuser may set this, and headrace's processes connect as the database's owner.
+        with psycopg.connect(self.superuser_url, autocommit=True) as connection:
+            connection.execute("alter system set log_statement = 'all'")
+            connection.execute("select pg_reload_conf()")
+            # Other sessions have it as soon as their next statement begins after the postmaster has passed it on.
+            deadline = time.monotonic() + READY_S
+            while connection.execute("show log_statement").fetchone() != ("all",):
+                if time.monotonic() > deadline:
+                    raise FailedError(f"PostgreSQL does not log statements within {READY_S:g} s")
+                time.sleep(0.02)
 
     def _postgres(self) -> psutil.Process:
         assert self._up is not None
