@@ -26,7 +26,8 @@ of these events out when it comes with its id:
 - A gap that is told and a reset drop what is pending: the client loads its page anew. Events that retention has removed
   and that the client would not have been shown leave it as it is: perhaps a pending event is kept.
 - Where ids jump, the log goes on in another incarnation, which may give the sequence numbers of lost events to others.
-  So what is pending is dropped there. At worst an event arrives that the page shows already; none is lost.
+  So what is pending is dropped there, among removed events as well. At worst an event arrives that the page shows
+  already; none is lost.
 
 Bytes are written, and connections ended, in `shard/writer.py`; whether a client may see an event is decided in
 `shard/visibility.py`.
@@ -340,6 +341,8 @@ class Delivery:
         if missed:
             self._gap(subscription, page.trimmed_to)
         else:
+            if page.jumped(subscription.position):
+                subscription.pending = None
             subscription.position, subscription.hidden = page.trimmed_to, True
         return True
 

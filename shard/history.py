@@ -210,7 +210,8 @@ class History:
         position = start if isinstance(start, Position) else None
         value = _standing(position, page, events, visible)
         if position is not None and position.pending is not None and "reset" not in value:
-            at = Position(max(position.id, page.trimmed_to), None if "gap" in value else position.pending)
+            dropped = "gap" in value or page.jumped(position.id)
+            at = Position(max(position.id, page.trimmed_to), None if dropped else position.pending)
             events, pending = _without_pending(at, events)
             if pending is not None:
                 value["next"] = str(Position(value["next"], pending))

@@ -80,6 +80,10 @@ class Page:
         """The audiences of the removed events above position, which is below trimmed_to; "" is everybody."""
         return {audience for audience, newest in self.removed if newest > position} or {""}
 
+    def jumped(self, position: int) -> bool:
+        """Whether ids jump between position and trimmed_to, which is above it."""
+        return any(position < last <= self.trimmed_to for _, last in self.jumps)
+
     def foreign(self, position: int) -> bool:
         """Whether position, which a client gives as its own, cannot come from this log."""
         return position > self.head or any(first <= position < last for first, last in self.jumps)

@@ -24,6 +24,7 @@ from headrace.shard.messages import (
 )
 from headrace.stream import slot
 from headrace.tokens import Context
+from tests.unit.test_dispatcher import Unknown
 from tests.unit.test_dispatcher_model import Client, DispatcherMachine, unchunked
 
 FD = 12
@@ -224,6 +225,27 @@ def test_where_ids_jump_nothing_is_pending(machine: DispatcherMachine) -> None:
     frames = [Frame(1001, "another", seq=81), Frame(1002, "more", seq=82)]
     answer_the_live_read(machine, {"head": 1002, "jumps": ((3, 1000),), "frames": frames})
     assert got(machine.clients[FD])[1:] == ["1001=another", "1002=more"]
+    machine.clients.clear()
+
+
+@pytest.mark.parametrize(("jumps", "expected"), [((), []), (((3, 1000),), ["1002=shown"])])
+def test_where_ids_jump_among_removed_events(
+    machine: DispatcherMachine, jumps: tuple[tuple[int, int], ...], expected: list[str]
+) -> None:
+    """Retention has removed nothing that the client would have been shown, but the incarnation is another one."""
+    machine.dispatcher.delivery._visibility._predicates = Unknown()
+    machine.connect(("a",), "watermark")
+    machine.calm()
+    machine.log.labels["a"].append(None)
+    machine.tell(Wake("a", 3))
+    change = {
+        "head": 1002,
+        "trimmed_to": 1001,
+        "removed": (("theirs", 1001),),
+        "frames": [Frame(1002, "shown", seq=81)],
+    }
+    answer_the_live_read(machine, {**change, "jumps": jumps})
+    assert got(machine.clients[FD])[1:] == expected
     machine.clients.clear()
 
 
