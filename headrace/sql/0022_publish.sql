@@ -129,6 +129,9 @@ language plpgsql volatile
 as $$
 begin
     if current_setting('headrace.ringing', true) = xid::text then
+        if current_setting('headrace.alone', true) <> '' then
+            perform set_config('headrace.alone', '', true);
+        end if;
         return current_setting('transaction_isolation') = 'serializable';
     end if;
     if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
@@ -156,13 +159,18 @@ declare
     refusal constant text := headrace.fault(stream, data, event, visible_to);
     xid constant xid8 := pg_current_xact_id();
     bell boolean;
+    number bigint;
 begin
     if refusal is not null then
         raise exception using message = refusal, errcode = '22023';
     end if;
     bell := headrace.rings(xid);
     insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-        values (xid, stream, nullif(event, 'message'), data, visible_to, bell);
+        values (xid, stream, nullif(event, 'message'), data, visible_to, bell)
+        returning seq into number;
+    if bell then
+        perform set_config('headrace.alone', number::text, true);
+    end if;
 end $$;
 
 -- Raises 22023 if the arrays of a headrace.publish_many have different lengths, or an event of theirs is not allowed.
@@ -318,7 +326,7 @@ begin
     end if;
     perform set_config('headrace.ringing', '', true);
     in_office := headrace.defers();
-    if isolation = 'serializable' then
+    if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
             on conflict (stream, xid) do update set turn = default, alone = false;
     elsif in_office or isolation <> 'read committed' then
@@ -335,16 +343,17 @@ end $$;
 
 -- Leaves a turn for each stream of the transaction's events from from_seq on. The last turn of a transaction counts.
 create function headrace.leave_turns(own xid8, own_from bigint) returns void
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 set enable_seqscan to off
 set jit to off
 as $$
+begin
     insert into headrace.turn (stream, xid, from_seq, alone)
         select p.stream, own, min(p.seq), count(*) = 1 from headrace.payload p
             where p.xid = own and p.seq >= own_from group by p.stream
-        on conflict (stream, xid) do update set turn = default, alone = false
-$$;
+        on conflict (stream, xid) do update set turn = default, alone = false;
+end $$;
 
 -- Numbers what waits in the streams of the transaction's events from own_from on, then these events, and notifies. Events
 -- from the next row on that rings are numbered when that row's trigger fires: RESET ALL makes a transaction ring twice. A

@@ -45,7 +45,8 @@ comment on function headrace.rings(xid8) is
 'Whether the row of headrace.payload that is about to be inserted must get the mark `rings`, and so have a trigger.
 
 True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
-transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. Once in a
+transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
+second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
 session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
 event that a client has seen must survive a crash. For callers that have fixed the search path.';
 comment on function headrace.pass_old_numbers() is

@@ -443,7 +443,9 @@ Which of them wait is told by headrace.tick and headrace.behind as they were cop
 -- Savepoints need no care: a savepoint that is rolled back takes along its rows, the pending trigger, and the setting
 -- that says that a row with the mark exists. headrace.ringing (a setting, local to the transaction) holds the id of the
 -- transaction that has a row with the mark. It is set before the row is inserted, because under SET CONSTRAINTS ALL
--- IMMEDIATE the trigger fires within that INSERT.
+-- IMMEDIATE the trigger fires within that INSERT. headrace.alone (likewise) has the seq of the row with the mark, as long
+-- as there is no second row: most transactions publish one event, whose trigger need not look for more. After a RESET ALL
+-- both are empty; then the trigger looks, and the next row gets a mark of its own.
 --
 -- headrace.publish_now has to return an id. So it locks its stream at once, numbers what waits in it, and then its own
 -- event, whose payload is in headrace.event itself.
@@ -554,6 +556,9 @@ language plpgsql
 as $$
 begin
     if current_setting('headrace.ringing', true) = xid::text then
+        if current_setting('headrace.alone', true) <> '' then
+            perform set_config('headrace.alone', '', true);
+        end if;
         return current_setting('transaction_isolation') = 'serializable';
     end if;
     if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
@@ -570,7 +575,8 @@ comment on function headrace.rings(xid8) is
 'Whether the row of headrace.payload that is about to be inserted must get the mark `rings`, and so have a trigger.
 
 True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
-transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. Once in a
+transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
+second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
 session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
 event that a client has seen must survive a crash. For callers that have fixed the search path.';
 
@@ -620,13 +626,18 @@ declare
     refusal constant text := headrace.fault(stream, data, event, visible_to);
     xid constant xid8 := pg_current_xact_id();
     bell boolean;
+    number bigint;
 begin
     if refusal is not null then
         raise exception using message = refusal, errcode = '22023';
     end if;
     bell := headrace.rings(xid);
     insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-        values (xid, stream, nullif(event, 'message'), data, visible_to, bell);
+        values (xid, stream, nullif(event, 'message'), data, visible_to, bell)
+        returning seq into number;
+    if bell then
+        perform set_config('headrace.alone', number::text, true);
+    end if;
 end $$;
 comment on function headrace.publish(text,text,text,text) is
 'Publishes one event with this transaction: it exists when the transaction commits, and vanishes when it rolls back.
@@ -1159,7 +1170,7 @@ begin
     end if;
     perform set_config('headrace.ringing', '', true);
     in_office := headrace.defers();
-    if isolation = 'serializable' then
+    if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
             on conflict (stream, xid) do update set turn = default, alone = false;
     elsif in_office or isolation <> 'read committed' then
@@ -1186,17 +1197,18 @@ alter table headrace.payload enable always trigger take_turn;
 
 create function headrace.leave_turns(own xid8, own_from bigint)
 returns void
-language sql
+language plpgsql
 security definer
 set search_path to 'pg_catalog', 'pg_temp'
 set enable_seqscan to 'off'
 set jit to 'off'
 as $$
+begin
     insert into headrace.turn (stream, xid, from_seq, alone)
         select p.stream, own, min(p.seq), count(*) = 1 from headrace.payload p
             where p.xid = own and p.seq >= own_from group by p.stream
-        on conflict (stream, xid) do update set turn = default, alone = false
-$$;
+        on conflict (stream, xid) do update set turn = default, alone = false;
+end $$;
 comment on function headrace.leave_turns(xid8,bigint) is
 'Leaves a turn for each stream in which the transaction own has an event from the seq own_from on.
 
