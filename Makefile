@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-more test-older check docs schema bench torture lock clean
+.PHONY: help up test test-more test-older check docs schema bench torture log-torture lock clean
 
 help:
 	@echo "make .venv   the environment, with .venv/bin/headrace"
@@ -17,6 +17,7 @@ help:
 	@echo "make schema  headrace/sql/schema.sql, the whole schema for readers, after a change of a migration"
 	@echo "make lock    the exact versions of everything, anew; ARGS=--upgrade renews them"
 	@echo "make torture a minute of faults, with a judge; ARGS=\"--seed 7 --seconds 300\"; SCENARIO=operations: operators at work"
+	@echo "make log-torture the same for the SQL log alone, with every kind of transaction; ARGS=\"--failover --seed 7\""
 	@echo "make bench   how fast it is, beside the least that a server can do; ARGS=\"fanout hot_stream\""
 
 .venv: .venv/stamp
@@ -84,6 +85,9 @@ example-%: .venv
 
 torture: .venv
 	$(BIN)/python -m loadtests.$(or $(SCENARIO),torture) $(ARGS)
+
+log-torture: .venv
+	$(BIN)/python -m loadtests.log_torture $(ARGS)
 
 bench: .venv
 	$(BIN)/python -m loadtests.bench $(ARGS)
