@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -55,16 +56,23 @@ def main(
     faults = frozenset({"failover"} if failover else {"crash"} if crash else ())
     names: list[str | None] = list(BREAKS) if broken == "all" else [broken]
     failed = False
-    for name in names:
-        caught = False
-        for number in range(seed, seed + seeds):
-            with Cluster(postgres, synchronous=number % 2 == 0) as cluster:
-                verdict = LogTortureRun(cluster, Plan(number, seconds, faults, name, publishers))()
-            _show(verdict)
-            caught = caught or bool(verdict.violations)
-            if name is not None and caught:
-                break
-        failed = failed or caught == (name is None)
+    with ExitStack() as opened:
+        shared = None if failover else opened.enter_context(Cluster(postgres))
+        for name in names:
+            caught = False
+            for number in range(seed, seed + seeds):
+                plan = Plan(number, seconds, faults, name, publishers)
+                if shared is not None:
+                    verdict = LogTortureRun(shared, plan)()
+                    shared.drop()
+                else:
+                    with Cluster(postgres, synchronous=number % 2 == 0) as cluster:
+                        verdict = LogTortureRun(cluster, plan)()
+                _show(verdict)
+                caught = caught or bool(verdict.violations)
+                if name is not None and caught:
+                    break
+            failed = failed or caught == (name is None)
     sys.exit(1 if failed else 0)
 
 

@@ -30,17 +30,20 @@ LAZY_S: Final = 0.3
 class Cluster:
     """A server with a migrated template database, and where a fail-over is wanted, a standby.
 
-    Owned by the main thread; all threads read `url`, `era` and `about_to_crash`: for a moment before a kill publishers
-    ask for no durable commits, so that a commit which is not made durable all the same is lost. synchronous: commits
-    wait for the standby. `binaries` names the directory of another PostgreSQL than the embedded one.
+    Owned by the main thread; all threads read `url`, `era` and `flushes`. flushes says who asks for durable commits:
+    `usual`; or before a kill of the server, so that a commit which is not made durable all the same is lost: `log`,
+    none but the log itself, or `nobody`, since all publish in transactions that only numbering makes durable.
+    synchronous: commits wait for the standby. `binaries` names the directory of another PostgreSQL than the embedded
+    one.
     """
 
     def __init__(self, binaries: Path | None = None, *, synchronous: bool = False) -> None:
         self.era = 0
-        self.about_to_crash = False
+        self.flushes = "usual"
         self._binaries = binaries
         self.synchronous = synchronous
         self._database = "postgres"
+        self._crashes = 0
         self._directories: list[Path] = []
         self._servers: list[EmbeddedPostgres] = []
 
@@ -82,15 +85,16 @@ class Cluster:
         _execute(self._servers[self.era], f"create database {name} template {TEMPLATE} owner {OWNER}")
 
     def drop(self) -> None:
-        """Remove the database. It MUST have no prepared transactions."""
+        """Remove the database, which MUST have no prepared transactions any more."""
         _execute(self._servers[self.era], f"drop database {self._database} with (force)")
 
     def crash(self) -> None:
         """Kill the server as a power failure would, and start it again."""
-        self.about_to_crash = True
+        self._crashes += 1
+        self.flushes = ("nobody", "log")[self._crashes % 2]
         time.sleep(LAZY_S)
         self._servers[self.era].kill()
-        self.about_to_crash = False
+        self.flushes = "usual"
         self._servers[self.era].start()
 
     def add_standby(self) -> None:

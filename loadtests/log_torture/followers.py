@@ -3,7 +3,7 @@
 from loadtests.log_torture import log_calls
 from loadtests.log_torture.log_calls import Connection
 from loadtests.log_torture.session_loop import SessionLoop
-from loadtests.log_torture.streams import NEW_STREAMS, STREAMS, new_stream
+from loadtests.log_torture.streams import STREAMS, all_streams
 
 
 class Follower(SessionLoop):
@@ -19,7 +19,7 @@ class Follower(SessionLoop):
     def serve(self, connection: Connection) -> None:
         """Read until the end. Where a session was lost, it goes on behind the last event."""
         if not hasattr(self, "seen"):
-            names = [*STREAMS, *map(new_stream, range(NEW_STREAMS))]
+            names = all_streams()
             self.seen = {name: {} for name in names}
             self._after = dict.fromkeys(names, 0)
         heads: dict[str, int] = {}

@@ -23,7 +23,7 @@ class RandomKiller(SessionLoop):
         """Kill until the end."""
         while not self.ending.is_set():
             self.rest(0.6)
-            role = self.random.choice(("sequencer", "sequencer", "publisher"))
+            role = self.random.choice(("sequencer",) * 6 + ("publisher",) * 3 + ("listener", "follower"))
             if (pid := _victim(self, role)) is None:
                 continue
             if role == "publisher" and self.random.random() < 0.5:
@@ -40,7 +40,7 @@ class Ambusher(SessionLoop):
     role = "ambusher"
 
     def serve(self, connection: Connection) -> None:
-        """Lie in wait, at one point after the other, until the end. Calls prune in between, as shards do."""
+        """Lie in wait, at one point after the other, until the end. Removes what is old in between."""
         connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'".encode())
         while not self.ending.is_set():
             table, mode = self.random.choice(AMBUSHES)
@@ -55,7 +55,7 @@ class Ambusher(SessionLoop):
             except errors.DeadlockDetected:
                 self.notes.count("ambushes deadlocked")
             connection.execute("rollback")
-            connection.execute(log_calls.PRUNE)
+            connection.execute(self.random.choice((log_calls.PRUNE, log_calls.FORGET)))
             self.rest(0.8)
 
     def _catch(self, connection: Connection, role: str) -> bool:

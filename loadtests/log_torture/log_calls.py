@@ -18,35 +18,45 @@ TAKE_OFFICE: Final = "select headrace.take_office()"
 LEAVE_OFFICE: Final = "select headrace.leave_office()"
 NOBODY_DEFERS: Final = "select headrace.nobody_defers()"
 HEAD: Final = "headrace.head(%(stream)s)::text"
-WATERMARK: Final = "headrace.head(%(stream)s)::text"
+WATERMARK: Final = "headrace.watermark(%(stream)s)"
 READ: Final = """
-    select ordinal, head, jumps, unread, id, null::bigint as seq, type, data, visible_to
-      from headrace.read_after(%s, %s, %s, %s, %s)"""
+    select ordinal, head, jumps, unread, id, seq, type, data, visible_to
+      from headrace.read_events(%s, %s, %s, %s, %s)"""
+FORGET: Final = "select headrace.forget_turns()"
+"""Removes what rounds have numbered and no longer need, as a shard does now and then."""
 PRUNE: Final = "select headrace.prune(1000)"
 KEEP: Final = "select headrace.set_retention('*', '1 day')"
 """A rule of retention that removes nothing while a run lasts."""
 
 MAX_PENDING: Final = 500
 """With more pending events than this a watermark is the plain head."""
-SAFE_COMMITS: Final[frozenset[str]] = frozenset()
+SAFE_COMMITS: Final = frozenset({"repeatable read", "serializable"})
 """Isolation levels in which no commit fails by the log's doing."""
-REFUSES_NOW: Final[frozenset[str]] = frozenset()
+REFUSES_NOW: Final = frozenset({"repeatable read", "serializable"})
 """Isolation levels in which an event cannot be numbered at once."""
 
 AMBUSHES: Final = (
-    ("headrace.stage", "share"),
-    ("headrace.unannounced", "access exclusive"),
-    ("headrace.unannounced", "share"),
+    ("headrace.tick", "access exclusive"),
+    ("headrace.tick", "share"),
+    ("headrace.turn", "access exclusive"),
+    ("headrace.turn", "share"),
+    ("headrace.round", "exclusive"),
+    ("headrace.deployment", "access exclusive"),
     ("headrace.stream", "access exclusive"),
     ("headrace.stream", "exclusive"),
+    ("headrace.stream", "share"),
+    ("headrace.behind", "access exclusive"),
+    ("headrace.behind", "share"),
+    ("headrace.jump", "share"),
     ("headrace.event", "share"),
+    ("headrace.payload", "access exclusive"),
 )
 """Tables and locks of them, at which a round or a numbering at commit waits, each at another point of its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round says: how many events it has numbered, and how many streams it has passed over."""
+    """What one round says: how many turns it has numbered, and how many streams it has passed over."""
 
     numbered: int
     skipped: int
@@ -54,9 +64,9 @@ class Round:
 
 def do_round(connection: Connection) -> Round:
     """One round, as a sequencer does it. Raises psycopg.Error."""
-    row = connection.execute("select transactions from headrace.announce_since()").fetchone()
+    row = connection.execute("select transactions, skipped from headrace.sequence()").fetchone()
     assert row is not None
-    return Round(row[0], 0)
+    return Round(max(row[0], 0), row[1])
 
 
 @dataclass(frozen=True, slots=True)

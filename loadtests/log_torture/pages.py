@@ -31,9 +31,9 @@ class PageReader(SessionLoop):
             )
             connection.execute(f"begin isolation level {level}".encode())
             if way == "one statement":
-                text, shown, versions = self._row(
-                    connection, f"select {log_calls.WATERMARK}, {ROWS}, {VERSIONS}", stream
-                )
+                pause = f"pg_sleep({self.random.choice((0, 0.05))})"
+                parts = f"select {ROWS}, {VERSIONS}, {pause}::text, {log_calls.WATERMARK}"
+                shown, versions, _, text = self._row(connection, parts, stream)
             elif way == "rows first":
                 shown, versions = self._row(connection, f"select {ROWS}, {VERSIONS}", stream)
                 self.rest(0.1, 0.5)

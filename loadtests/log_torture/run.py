@@ -20,6 +20,7 @@ from loadtests.log_torture.judge import (
     judge_pages,
 )
 from loadtests.log_torture.killers import Ambusher, RandomKiller
+from loadtests.log_torture.listeners import Listener
 from loadtests.log_torture.notes import Notes, Violation
 from loadtests.log_torture.pages import PageReader
 from loadtests.log_torture.publishers import Publisher
@@ -81,6 +82,7 @@ class LogTortureRun:
         self._publishers: list[Publisher] = []
         self._followers: list[Follower] = []
         self._others: list[SessionLoop] = []
+        self._listener: Listener | None = None
 
     def __call__(self) -> Verdict:
         """Torture, and judge. Raises LookupError if the break does not apply."""
@@ -96,7 +98,8 @@ class LogTortureRun:
         pages = [PageReader(*make, number) for number in range(plan.pages)]
         self._others = [*sequencers, *pages, RandomKiller(*make, 0), Ambusher(*make, 0)]
         loops = [*self._publishers, *self._followers, *self._others]
-        for loop in loops:
+        self._listener = Listener(*make, 0)
+        for loop in [*loops, self._listener]:
             loop.start()
         try:
             self._wait()
@@ -111,7 +114,11 @@ class LogTortureRun:
                 for pid, *what in connection.execute(ACTIVITY).fetchall():
                     notes.violation("hangs", f"{names.get(pid, pid)}: {what}")
             return Verdict(plan, 0, dict(notes.counts), notes.violations)
-        return self._judge()
+        try:
+            return self._judge()
+        finally:
+            self._listener.stop()
+            self._listener.ended(END_DEADLINE_S)
 
     def _prepare(self) -> None:
         plan = self._plan
@@ -163,6 +170,7 @@ class LogTortureRun:
             for follower in self._followers:
                 while follower.read(connection, {}):
                     pass
+            self._await_notifications(truth)
         found = list(judge(truth, notes.transactions))
         answered = [note for note in notes.transactions.values() if note.ended is not None]
         if self._position is None:
@@ -175,6 +183,19 @@ class LogTortureRun:
         found += judge_pages([page for page in notes.pages if page.era == cluster.era], truth)
         events = sum(len(read.events) for read in truth.log.values())
         return Verdict(self._plan, events, dict(notes.counts), notes.violations + found)
+
+    def _await_notifications(self, truth: Truth) -> None:
+        """Wait until the listener knows all heads, which nobody raises any more."""
+        give_up = time.monotonic() + END_DEADLINE_S / 6
+        assert self._listener is not None
+        while True:
+            known = self._listener.heads
+            late = {name: read.head for name, read in truth.log.items() if known.get(name) != read.head}
+            if not late or time.monotonic() > give_up:
+                break
+            time.sleep(0.01)
+        for name, head in late.items():
+            self._notes.violation("not told", f"{name} has head {head}, the listener knows {known.get(name)}")
 
     def _judge_fail_over(self, truth: Truth) -> list[Violation]:
         """Start the killed server once more, without clients, and compare what it had."""

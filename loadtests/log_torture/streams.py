@@ -15,6 +15,11 @@ def new_stream(number: int) -> str:
     return f"{'abgz'[number % 4]}new-{number}"
 
 
+def all_streams() -> list[str]:
+    """The names of all streams that a run may publish to."""
+    return [*STREAMS, *map(new_stream, range(NEW_STREAMS))]
+
+
 def row(stream: str, number: int) -> str:
     """The name of the chain for which transactions contend."""
     return f"{stream}/{number}"

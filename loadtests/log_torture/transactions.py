@@ -96,11 +96,10 @@ class Transaction:
         """Several events in one call, on several streams, whose ids are told."""
         chains = [own_row(stream, self._publisher) for stream in streams]
         versions = [self._move(stream, chain) for stream, chain in zip(streams, chains, strict=True)]
-        step = self._next_step()
+        self._next_step()
         events = [self._new(stream, now=True) for stream in streams]
         found = self._connection.execute(log_calls.PUBLISH_MANY_NOW, _arrays(events)).fetchone()
         assert found is not None and len(found[0]) == len(events)
-        self.note.firings.append(step)  # what the transaction has published before may come to its turn here
         for event, chain, version, id_ in zip(events, chains, versions, found[0], strict=True):
             self._write_down(event, chain, version, id_)
 
@@ -153,6 +152,11 @@ class Transaction:
         if immediate:
             self.note.firings.append(step)
             self._waits = False
+
+    def flash_constraints(self) -> None:
+        """Have the deferred constraints do their work now, and defer them again."""
+        self.set_constraints(immediate=True)
+        self.set_constraints(immediate=False)
 
     def any_row(self, stream: str) -> str:
         """One of the rows of the stream that all publishers contend for."""

@@ -6,12 +6,12 @@ from loadtests.log_torture import log_calls
 from loadtests.log_torture.commit_order import Link
 from loadtests.log_torture.judge import Publication, Truth
 from loadtests.log_torture.log_calls import Connection, StreamRead
-from loadtests.log_torture.streams import NEW_STREAMS, STREAMS, new_stream
+from loadtests.log_torture.streams import all_streams
 
 
 def read_truth(connection: Connection) -> Truth:
     """All that the database holds. Nobody else is at work any more."""
-    names = [*STREAMS, *map(new_stream, range(NEW_STREAMS))]
+    names = all_streams()
     publications = {
         row[0]: Publication(*row)
         for row in _rows(connection, "select token, stream, transaction, chain, version, id from torture.publication")
