@@ -90,7 +90,7 @@ REPEATED_BY_PUBLISHERS: Final = (
     "select headrace.publish_many(array_fill('attacks:many'::text, array[100]), array_fill('x'::text, array[100]))",
     "set headrace.max_payload_bytes = 1000000000",
     "select headrace.disconnect('attacks:nobody')",
-    "select headrace.head('attacks:traffic'), headrace.member_count('attacks:room')",
+    "select headrace.watermark('attacks:traffic'), headrace.member_count('attacks:room')",
 )
 REFUSED_BY_VALUE: Final = "select headrace.publish('attacks:large', repeat('x', 2000000))"
 ROLES: Final = ("attack_connect", "attack_create", "attack_publish")

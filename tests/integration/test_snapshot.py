@@ -230,6 +230,22 @@ def test_in_an_open_transaction_the_pending_events_are_those_of_the_begin(
         end()
 
 
+def test_what_the_page_s_own_transaction_publishes_arrives(database_url: str, notes: Notes) -> None:
+    """Until its transaction commits an event is not pending, so that its page's client is sent it."""
+    with psycopg.connect(database_url) as connection:
+        for isolation in (psycopg.IsolationLevel.READ_COMMITTED, psycopg.IsolationLevel.REPEATABLE_READ):
+            connection.isolation_level = isolation
+            before = headrace.watermark(connection, "notes")
+            headrace.publish(connection, "notes", "own")
+            with headrace.snapshot(connection) as page:
+                assert page.watermark("notes") == before
+            connection.commit()
+            (seq,) = connection.execute("select max(seq) from headrace.payload where data = 'own'").fetchone() or ()
+            after = "1" if isolation == psycopg.IsolationLevel.READ_COMMITTED else f"1-{seq}"
+            assert headrace.watermark(connection, "notes") == after
+            connection.commit()
+
+
 def test_a_page_in_one_statement(database_url: str, notes: Notes) -> None:
     """`headrace.watermark` in the statement of the page's own query, as a program in any language calls it."""
     notes.add("a")

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 import headrace
+from headrace.cursor import parse_part
 from headrace.event import HEARTBEAT
 from headrace.stream import slot
 from tests.fixtures.client import wait_all
@@ -255,14 +256,14 @@ def test_an_event_published_while_a_client_connects_arrives_once(
 
 
 def test_a_page_that_was_born_stale_misses_nothing(calm_shard: Shard, calm_database: Database, stream: str) -> None:
-    """What was published between rendering a page at the head and connecting arrives, then what follows live."""
+    """What was published between rendering a page and connecting arrives, then what follows live."""
     calm_database.publish(stream, "on the page")
     with psycopg.connect(calm_database.url) as page:
         page.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        watermark = headrace.head(page, stream)
+        watermark = headrace.watermark(page, stream)
         calm_database.publish(stream, "born", "stale")
-        assert headrace.head(page, stream) == watermark
-    client = calm_shard.connect((stream, watermark))
+        assert headrace.watermark(page, stream) == watermark
+    client = calm_shard.connect((stream, parse_part(watermark)))
     client.wait_for(2)
     calm_database.publish(stream, "live")
     client.wait_for(3)
