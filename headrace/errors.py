@@ -48,7 +48,10 @@ class StreamNameError(UsageError):
 class CursorError(UsageError):
     """A text that is no cursor, or one for another number of streams."""
 
-    sentence = "a cursor must be `now`, `all` or one id per stream joined with dots; send back the last id received."
+    sentence = (
+        "a cursor must be `now`, `all` or, joined with dots, one part per stream, such as 17 or 17-81-3; send back the"
+        " last `id:` received."
+    )
 
 
 class EventError(UsageError):

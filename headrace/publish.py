@@ -23,8 +23,9 @@ from headrace.sql_execution import execute, fetch
 def publish(connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None) -> None:
     """Publish one event, with data, to the stream when, and only if, the connection's transaction commits.
 
-    The event gets its id at commit. So an open transaction holds up no other publisher, and transactions that publish
-    to the same streams in different orders cannot deadlock. In autocommit this call is a transaction of its own.
+    Publishing is an insert: an open transaction holds up no other publisher, and transactions that publish to the same
+    streams in different orders cannot deadlock. The event gets its id when the transaction commits, or a few
+    milliseconds later from a shard that numbers for all. In autocommit this call is a transaction of its own.
 
     stream is a name of 1 to 512 bytes of UTF-8. data is text of at most 1 MiB of UTF-8, unless the schema's owner has
     called the SQL function `headrace.set_max_payload_bytes`. event is the type that browsers dispatch on: 1 to 512
@@ -43,8 +44,9 @@ def publish_now(
 ) -> int:
     """Publish one event like `publish`, but number it at once and return its id.
 
-    Call it in a transaction of its own. Until that transaction ends, all other publishers to the stream wait for it,
-    and two transactions that call this function for the same streams in different orders may deadlock. Raises like
+    Call it in a transaction of its own. Until that transaction ends, it holds the stream: other transactions that
+    number in it by themselves wait, and two transactions that call this function for the same streams in different
+    orders may deadlock. The transaction MUST be READ COMMITTED, or the database raises SQLSTATE 25001. Raises like
     `publish`.
     """
     return int(fetch(connection, sql_calls.publish_now(stream, data, event, visible_to)))
@@ -62,7 +64,7 @@ def publish_many(
 
     All sequences have the same length. streams and data are as in `publish`. events are the types and visible_to the
     labels; None, as a whole or at a position, means type `message`, and everybody. Empty sequences publish nothing. The
-    events get their ids at commit, as in `publish`. Raises like `publish`, and EventError for different lengths.
+    events get their ids when those of `publish` do. Raises like `publish`, and EventError for different lengths.
     """
     call = sql_calls.publish_many(streams, data, events, visible_to)
     if call is not None:

@@ -235,9 +235,11 @@ class Settings:
     announce_above_per_s: float = _log(
         50.0,
         number(float, 0, 1_000_000, "transactions a second"),
-        "Publishing transactions a second from which on one shard notifies for all of them. 0: never.",
+        "Publishing transactions a second from which on one shard numbers for all of them. 0: never.",
     )
-    announce_interval_s: float = _log(0.005, seconds(0.001, 1), "Seconds between the notifications of that shard.")
+    announce_interval_s: float = _log(
+        0.005, seconds(0.001, 1), "Seconds between two rounds of that shard, each of which numbers and notifies."
+    )
 
     presence_interval_s: float = _presence(
         0.5, seconds(0.05, 60), "Seconds between a shard's reports to PostgreSQL of the members who joined and left."

@@ -17,7 +17,7 @@ SKEW_FAIL_S: Final = 5.0
 QUEUE_WARN: Final = 0.1
 QUEUE_FAIL: Final = 0.5
 CONNECTIONS_BESIDE_READERS: Final = 8
-"""Of each shard: for LISTEN, pruning, presence, revocations, its canary and announcing, and two for history."""
+"""Of each shard: for LISTEN, pruning, presence, revocations, its canary and numbering, and two for history."""
 
 Connection = psycopg.Connection[Any]
 
@@ -95,7 +95,7 @@ def notification_queue(connection: Connection) -> Finding:
 
 
 def open_transactions(connection: Connection) -> Finding:
-    """The oldest transaction that holds up a stream, since it has numbered events and not ended; or an old snapshot."""
+    """The oldest transaction that holds a stream, since it has numbered events and not ended; or an old snapshot."""
     holding = connection.execute(_HOLDING).fetchone()
     if holding is not None and holding[1] >= HELD_WARN_S:
         pid, age_s, state, name, query, waiting = holding
@@ -110,7 +110,7 @@ def open_transactions(connection: Connection) -> Finding:
     if oldest is not None and oldest[1] >= SNAPSHOT_WARN_S:
         pid, age_s, state, name, query = oldest
         found = f"pid {pid} ({name or 'no name'}, {state}) has a snapshot of {age_s:.0f} s ago: {_short(query)}"
-        return warn("open transactions", found, "end it: while it lasts, busy streams become slow to publish to")
+        return warn("open transactions", found, "end it: while it lasts, numbering in busy streams becomes slow")
     return ok("open transactions", "none holds up a stream")
 
 

@@ -67,7 +67,7 @@ def publishers(connection: Connection) -> Finding:
 
 
 def strangers(connection: Connection) -> Finding:
-    """Sessions of strangers that hold a lock by which publishing transactions decide how they notify."""
+    """Sessions of strangers that hold a lock by which publishing transactions decide who numbers their events."""
     before = set(locks.strangers(connection))
     if before:
         time.sleep(LOOKS_APART_S)

@@ -1,13 +1,13 @@
 """The advisory locks of publishing, and strangers that hold them.
 
-PostgreSQL lets every role that may connect take any advisory lock. Two decide whether a publishing transaction notifies
-by itself (`headrace/sql/schema.sql`, chapter 6):
+PostgreSQL lets every role that may connect take any advisory lock. Two decide whether a publishing transaction numbers
+its events by itself (`headrace/sql/schema.sql`, chapter 5):
 
-    office      The session that holds it exclusively is the announcer, and publishing transactions leave notifying to
-                it. A stranger that holds it exclusively notifies nobody; a stranger that holds it in share keeps
-                shards from becoming the announcer.
-    deferring   Publishing transactions hold it in share. If a stranger holds it exclusively, they all notify by
-                themselves, which is slower where commits are many.
+    office      The session that holds it exclusively is in office, and publishing transactions leave turns to it. A
+                stranger that holds it exclusively numbers nothing; a stranger that holds it in share keeps shards
+                from taking office.
+    deferring   Publishing transactions that leave turns hold it in share. If a stranger holds it exclusively, all
+                number by themselves, which is slower where commits are many.
 
 A stranger is a role without the rights of the owner of the schema.
 """
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import psycopg
 
-OFFICE: Final = "announcer's"
+OFFICE: Final = "office's"
 DEFERRING: Final = "publishers'"
 
 _STRANGERS: Final = """
@@ -25,7 +25,7 @@ _STRANGERS: Final = """
            coalesce(a.usename::text, (
                select string_agg(distinct p.owner::text, ' or ') from pg_prepared_xacts p
                 where p.database = current_database()), '?'),
-           case l.objid::bigint when x'72616361'::int then 'announcer''s' else 'publishers''' end,
+           case l.objid::bigint when x'72616361'::int then 'office''s' else 'publishers''' end,
            l.mode = 'ExclusiveLock'
       from pg_locks l
       left join pg_stat_activity a on a.pid = l.pid

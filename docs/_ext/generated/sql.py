@@ -20,8 +20,8 @@ _GRANT: Final = re.compile(r"^\s*grant execute on function\s+([^;]*?)\s+to headr
 _LEADING: Final = re.compile(r"((?:^--[^\n]*\n)+)$", re.M)
 
 FOR_APPLICATIONS: Final = (
-    *("publish", "publish_now", "publish_many", "publish_many_now", "head", "publish_changes", "unpublish_changes"),
-    *("disconnect", "members", "member_count", "identity", "max_payload_bytes"),
+    *("publish", "publish_now", "publish_many", "publish_many_now", "watermark", "head"),
+    *("publish_changes", "unpublish_changes", "disconnect", "members", "member_count", "identity", "max_payload_bytes"),
 )
 """What applications call, in the order in which a reader asks for it. The publisher's role may execute each."""
 FOR_OWNERS: Final = ("set_retention", "set_max_payload_bytes", "begin_block", "slot")
