@@ -13,7 +13,8 @@ newer than they are, with clients connected. Rules for a migration, which runs b
     It removes only what the release before does not use. Then the file's first line is `-- oldest: N`: programs that
     know fewer than N migrations refuse this schema from then on, and those that run already no longer work. It is
     short, since it holds its locks to the end: a rewrite, or an index of events, holds up all publishers. It locks
-    tables in the order in which publishing and numbering do: payload, turn, stream, event. A released file never changes.
+    tables in the order in which publishing and numbering do: payload, turn, stream, event. A released file never
+    changes.
 
 A lock on a table waits for all open transactions that have used the table, and other transactions wait behind it. So a
 migration waits for a lock no longer than LOCK_TIMEOUT_S; then all is rolled back, publishers go on, and the migration
