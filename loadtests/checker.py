@@ -1,7 +1,10 @@
-"""Checks what a client received: per stream every event once, in order, under ids that rise by one."""
+"""Checks what a client received: per stream every event once, in order, under ids that rise by one.
+
+Where a cursor names pending events, the ids of those that leave it are passed over, since the client has these events.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from headrace import cursor
@@ -36,7 +39,8 @@ class Checker:
     """What one subscriber has received, over any number of connections.
 
     Owned by the subscriber. `cursor` is what to send as Last-Event-ID, "" at first; `positions` are the last ids,
-    one per stream, None where nothing is known yet; `checked` counts events. A hidden
+    one per stream, None where nothing is known yet; `pending` counts the pending events that the cursor names of each
+    stream; `checked` counts events. A hidden
     event counts as lost, so it is for streams on which every client sees every event.
     """
 
@@ -44,6 +48,7 @@ class Checker:
         self.streams = tuple(streams)
         self.cursor = ""
         self.positions: list[int | None] = [None] * len(streams)
+        self.pending = [0] * len(streams)
         self.checked = 0
         self._missing: list[set[int]] = [set() for _ in streams]
         self._numbers: dict[tuple[int, str], int] = {}
@@ -57,12 +62,7 @@ class Checker:
             told = _positions(id_, len(self.streams))
         except CursorError as error:
             return [Problem("malformed", str(error))]
-        problems = [
-            Problem("cursor", f"{stream!r}: the server says {position}, {held} was received")
-            for stream, position, held in zip(self.streams, told, self.positions, strict=True)
-            if held not in (None, position)
-        ]
-        self.positions[:] = told
+        problems = list(self._compare(told, range(len(told))))
         self.cursor = id_
         return problems
 
@@ -93,10 +93,10 @@ class Checker:
             if position is None or position < head
         ]
 
-    def _step(self, index: int, told: Sequence[int]) -> Iterator[Problem]:
-        stream, id_, last = self.streams[index], told[index], self.positions[index]
+    def _step(self, index: int, told: Sequence[Position]) -> Iterator[Problem]:
+        stream, id_, last = self.streams[index], told[index].id, self.positions[index]
         missing = self._missing[index]
-        if last is None or id_ == last + 1:
+        if last is None or id_ == last + 1 + self._left_out(index, told[index]):
             self.positions[index] = id_
         elif id_ > last:
             yield Problem("hole", f"{stream!r}: {id_} after {last}")
@@ -107,12 +107,20 @@ class Checker:
             yield Problem("disorder", f"{stream!r}: {id_} after {last}")
         else:
             yield Problem("repeat", f"{stream!r}: {id_} again, after {last}")
-        for other, position in enumerate(told):
-            held = self.positions[other]
-            if other != index and held != position:
-                self.positions[other] = position
-                if held is not None:
-                    yield Problem("cursor", f"{self.streams[other]!r}: the server says {position}, {held} was received")
+        self.pending[index] = len(told[index].pending or ())
+        yield from self._compare(told, [other for other in range(len(told)) if other != index])
+
+    def _compare(self, told: Sequence[Position], indexes: Iterable[int]) -> Iterator[Problem]:
+        """Take the server's word on where the client is in these streams, and compare it with what was received."""
+        for index in indexes:
+            held, position = self.positions[index], told[index]
+            if held is not None and held != position.id - self._left_out(index, position):
+                yield Problem("cursor", f"{self.streams[index]!r}: the server says {position}, {held} was received")
+            self.positions[index], self.pending[index] = position.id, len(position.pending or ())
+
+    def _left_out(self, index: int, position: Position) -> int:
+        """How many events the client was not sent on its way to a position, since they were pending."""
+        return max(0, self.pending[index] - len(position.pending or ()))
 
     def _content(self, index: int, payload: Payload) -> Iterator[Problem]:
         if payload.number == 0:
@@ -135,6 +143,7 @@ class Checker:
             value = json.loads(message.data)
             index = self.streams.index(value["stream"])
             self.positions[index] = int(value["missed_to"] if kind == "gap" else value["head"])
+            self.pending[index] = 0
         except (ValueError, KeyError, TypeError) as error:
             return [Problem("malformed", f"{message!r}: {error!r}")]
         # After a gap or a reset, a publisher's next event need not have its next number.
@@ -142,8 +151,8 @@ class Checker:
         return [Problem(kind, message.data)]
 
 
-def _positions(id_: str, streams: int) -> tuple[int, ...]:
-    positions = [start.id for start in cursor.parse(id_, streams) if isinstance(start, Position)]
+def _positions(id_: str, streams: int) -> tuple[Position, ...]:
+    positions = [start for start in cursor.parse(id_, streams) if isinstance(start, Position)]
     if len(positions) < streams:
         raise CursorError(f"cursor {id_!r} has no ids")
     return tuple(positions)

@@ -64,6 +64,33 @@ def test_ids_of_several_streams(ids: list[str], kinds: list[str]) -> None:
     assert feed(checker, *ids) == kinds
 
 
+@pytest.mark.parametrize(
+    ("ids", "kinds"),
+    [
+        (["8-81-3", "10-84", "11-84", "13"], []),
+        (["8-81-3", "12"], ["hole"]),
+        (["9-84", "12-84"], ["hole"]),
+        (["10"], []),
+        (["8-81-3", "10-84", "10-84"], ["repeat"]),
+        (["8"], ["hole"]),
+    ],
+)
+def test_what_is_pending_is_left_out(ids: list[str], kinds: list[str]) -> None:
+    """Each event that leaves the cursor's set explains one id that is passed over, and no more."""
+    checker = Checker(["a"])
+    assert checker.place("7-81-3") == []
+    assert feed(checker, *ids) == kinds
+
+
+def test_a_cursor_alone_tells_of_what_was_left_out() -> None:
+    """The server's word runs ahead of the events by those that were left out, of each stream for itself."""
+    checker = Checker(["a", "b"])
+    assert checker.place("7-81-3.4-90") == []
+    assert checker.place("8-84.4-90") == []
+    assert feed(checker, "8-84.6/1") == []
+    assert [problem.kind for problem in checker.place("9-84.6")] == ["cursor"]
+
+
 def test_a_connection_that_begins_elsewhere_is_noticed() -> None:
     """After a reconnect the server must say that the client is where it is, neither before nor after."""
     checker = Checker(["a"])
