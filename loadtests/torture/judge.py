@@ -4,6 +4,7 @@ What a client is owed, per stream of its connection:
 
     every committed event that it may see, after the cursor it began with, once, in the order of ids, unaltered
     no event that it may not see, and none that was not committed
+    of a page and its stream together: each event once, in either of them
     a cursor (any `id:`) that never goes back and never passes an event which it has not been sent
     a gap for ids that retention has removed, and for no others; a reset never, since no log here is replaced
     a connection that stays until the client leaves or stops reading for too long, its token expires, or its shard dies
@@ -13,47 +14,18 @@ Times are seconds of one monotonic clock that publishers, subscribers and faults
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from headrace import cursor
 from headrace.cursor import Position
 from headrace.errors import CursorError
+from loadtests.torture.stream_log import Committed, StreamLog
 
 MAX_SHOWN_IDS: Final = 12
 DATED_AHEAD: Final = "dated ahead"
 """The ending of a connection that was refused because its token was issued before the clock was set back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """An event of the log, with its data as it must arrive, and when its transaction's COMMIT began and returned."""
-
-    id: int
-    data: str
-    type: str = "message"
-    label: str | None = None
-    began: float | None = None
-    ended: float | None = None
-
-
-class StreamLog:
-    """All events that were ever committed to one stream, and up to where retention has removed them."""
-
-    def __init__(self, events: Iterable[Committed], trimmed_to: int = 0) -> None:
-        self.events = {event.id: event for event in events}
-        self.trimmed_to = trimmed_to
-        self._visible: dict[tuple[bool, ...], list[int]] = {}
-        self._labels = sorted({event.label for event in self.events.values() if event.label is not None})
-
-    def visible(self, sees: Callable[[str], bool]) -> list[int]:
-        """The ids of the events that a client sees, in order. sees says of each label whether the client sees it."""
-        key = tuple(map(sees, self._labels))
-        if key not in self._visible:
-            shown = {label for label, seen in zip(self._labels, key, strict=True) if seen} | {None}
-            self._visible[key] = sorted(id_ for id_, event in self.events.items() if event.label in shown)
-        return self._visible[key]
 
 
 @dataclass(slots=True)
@@ -70,8 +42,9 @@ class Received:
 class ClientConnection:
     """One connection of a client.
 
-    sent is the cursor in the client's request, None if it asked for `now` or `all`. opened_at is when the response's
-    head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
+    sent is the cursor in the client's request, None if it asked for `now` or `all`. shown has the nonces, as bits, of
+    the transactions on the page that was made for the connection, None where there is no new page. opened_at is when the
+    response's head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
     `goodbye <reason>`, `refused <status>`, `dated ahead`, or `unanswered`. stalled_s is the client's longest pause in
     reading. port is the client's own; shard is the first shard that took it.
     """
@@ -86,12 +59,13 @@ class ClientConnection:
     port: int = 0
     shard: str = ""
     malformed: str = ""
+    shown: int | None = None
     frames: list[Received] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class ClientHistory:
-    """Everything that one client asked for and received. start is `now`, `all` or a cursor."""
+    """Everything that one client asked for and received. start is `now`, `all`, `page` or a cursor."""
 
     client: str
     kind: str
@@ -181,6 +155,8 @@ class _Walk:
         ]
         self._positions: list[int | None] = [None] * len(history.streams)
         self._had: set[tuple[int, int]] = set()
+        self._shown = 0
+        self._excused: set[int] = set()
         self._session = ClientConnection("", None, 0.0)
         self._found: list[Violation] = []
         self._at = 0.0
@@ -204,6 +180,9 @@ class _Walk:
     def _begin(self, session: ClientConnection) -> None:
         self._session = session
         self._at = session.asked_at
+        if session.shown is not None:
+            self._shown = session.shown
+            self._excused = set()
         if session.sent is not None:
             starts = cursor.parse(session.sent, len(self._positions))
             self._positions = [start.id if isinstance(start, Position) else None for start in starts]
@@ -250,6 +229,8 @@ class _Walk:
         elif (frame.data, frame.type) != (event.data, event.type):
             got, sent = f"{frame.type} {(frame.data or '')[:60]!r}", f"{event.type} {event.data[:60]!r}"
             self._report("altered", index, (id_,), f"arrived as {got}, was published as {sent}")
+        elif self._shows(event) and index not in self._excused:
+            self._report("repeated", index, (id_,), "is on the client's page")
         elif not _contains(self._visible[index], id_):
             self._report("leaked", index, (id_,), f"has the label {event.label!r}, which is hidden from this client")
 
@@ -293,6 +274,8 @@ class _Walk:
             self._report("malformed", None, (), f"a sentinel {frame.type!r} for {name!r}")
             return
         index = self._history.streams.index(name)
+        # Then the client loads its page anew, and may be sent what that shows.
+        self._excused.add(index)
         if kind == "reset":
             self._report("reset", index, (), f"was told of a reset to {head}, which nothing owes it")
             self._positions[index] = head
@@ -309,10 +292,18 @@ class _Walk:
         self._positions[index] = max(position or 0, last)
 
     def _between(self, index: int, after: int, up_to: int | None) -> tuple[int, ...]:
-        """The ids that the client may see above `after`, up to and including `up_to` (None: the head)."""
+        """The ids that the client may see above `after`, up to and including `up_to` (None: the head).
+
+        Those that its page shows are not among them.
+        """
         ids = self._visible[index]
         low = bisect_right(ids, after)
-        return tuple(ids[low : len(ids) if up_to is None else bisect_right(ids, up_to)])
+        found = ids[low : len(ids) if up_to is None else bisect_right(ids, up_to)]
+        events = self._logs[index].events
+        return tuple(id_ for id_ in found if not self._shows(events[id_])) if self._shown else tuple(found)
+
+    def _shows(self, event: Committed) -> bool:
+        return bool(self._shown >> event.nonce & 1)
 
     def _report(self, kind: str, index: int | None, ids: Sequence[int], text: str) -> None:
         stream = "" if index is None else self._history.streams[index]

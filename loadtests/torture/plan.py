@@ -16,7 +16,10 @@ _KINDS: Final = {"steady": 40, "slow": 12, "stalling": 12, "vanishing": 12, "res
 
 @dataclass(frozen=True, slots=True)
 class PlannedClient:
-    """A subscriber of the run: its streams, where it begins, its user and audiences, and how it behaves (kind)."""
+    """A subscriber of the run: its streams, where it begins, its user and audiences, and how it behaves (kind).
+
+    start is `now`, `all`, a cursor, or `page`: where the page of the client ends.
+    """
 
     name: str
     kind: str
@@ -90,7 +93,7 @@ def _client(
     else:
         pool = [*shared, *brief, f"private:{number}"]
         streams = chance.sample(pool, chance.randint(2, 5))
-    start = chance.choices(("now", "all", "0"), (70, 20, 10))[0]
+    start = chance.choices(("now", "all", "0", "page"), (45, 20, 10, 25))[0]
     if start == "0":
         start = ".".join("0" for _ in streams)
     kind = chance.choices(tuple(_KINDS), tuple(_KINDS.values()))[0]

@@ -15,10 +15,11 @@ import psycopg
 from loadtests.torture import presence, truth
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.footprint import INTERVAL_S, Footprints, Growth
-from loadtests.torture.judge import ClientHistory, Owed, StreamLog, Violation, delivered, judge
+from loadtests.torture.judge import ClientHistory, Owed, Violation, delivered, judge
 from loadtests.torture.plan import Plan
 from loadtests.torture.predicates import EXPECTED
 from loadtests.torture.publishers import Publishing
+from loadtests.torture.stream_log import StreamLog
 from loadtests.torture.subscribers import Subscribing
 from loadtests.torture.system import System
 from loadtests.torture.visitors import STREAM, VISITORS, Visitors

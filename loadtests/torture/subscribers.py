@@ -22,6 +22,7 @@ from headrace.cursor import Position
 from headrace.errors import CursorError
 from headrace.event import CURSOR_TYPE
 from loadtests.chunks import Body
+from loadtests.torture import pages
 from loadtests.torture.judge import DATED_AHEAD, ClientConnection, ClientHistory, Received
 from loadtests.torture.plan import Plan, PlannedClient
 from loadtests.torture.system import System
@@ -76,6 +77,7 @@ class TortureSubscriber:
         self._chance = all_.plan.random(f"subscriber {client.name}")
         self._signed_at = 0.0
         self._path = self._sign()
+        self._since = client.start
         self._body = Body(b"")
 
     @property
@@ -95,6 +97,9 @@ class TortureSubscriber:
             self._rest(chance.uniform(0, 2))
         while not self._all.closing:
             session = self._session()
+            if session is None:
+                self._rest(0.5)
+                continue
             self.history.sessions.append(session)
             self._live(session)
             session.ended_at = time.monotonic()
@@ -103,19 +108,28 @@ class TortureSubscriber:
 
     # -- one connection
 
-    def _session(self) -> ClientConnection:
+    def _session(self) -> ClientConnection | None:
+        """The next connection; None if its page cannot be rendered now. Now and then the client reloads its page."""
+        reloads = self._client.start == "page" and not self._all.draining and self._chance.random() < 0.2
+        page = None
+        if self._client.start == "page" and (reloads or not self.last_id):
+            page = pages.render(self._all.system, self._client.streams)
+            if page is None:
+                return None
+            self.last_id, self._since = "", page.since
         number = len(self.history.sessions)
-        sent = self.last_id or (self._client.start if self._client.start not in ("now", "all") else None)
-        return ClientConnection(f"{self._client.name}-{number}", sent, time.monotonic())
+        sent = self.last_id or (self._since if self._since not in ("now", "all") else None)
+        shown = page.shown if page else None
+        return ClientConnection(f"{self._client.name}-{number}", sent, time.monotonic(), shown=shown)
 
     def _request(self, session: ClientConnection) -> bytes:
         path = self._sign() if self._client.ttl_s is not None else self._path
         lines = [f"X-Request-Id: {session.request_id}", "Host: torture", "Accept: text/event-stream"]
-        since = session.sent or self._client.start
+        since = session.sent or self._since
         if session.sent is not None and self._chance.random() < 0.7:
             lines.append(f"Last-Event-ID: {session.sent}")
             # As the browser element does: the URL of the page stays, and the header wins.
-            since = self._client.start if "/" not in self._client.start else since
+            since = self._since if "/" not in self._since else since
         # Some proxies ask in the old way, and get a body without chunks.
         version = "HTTP/1.0" if self._chance.random() < 0.2 else "HTTP/1.1"
         return "\r\n".join([f"GET {path}?since={since} {version}", *lines, "", ""]).encode()

@@ -10,8 +10,9 @@ from typing import Any
 
 import psycopg
 
-from loadtests.torture.judge import Committed, StreamLog, Violation
+from loadtests.torture.judge import Violation
 from loadtests.torture.publishers import Transaction
+from loadtests.torture.stream_log import Committed, StreamLog
 
 _HISTORY = """
     select s.name, h.id, h.data, coalesce(h.type, 'message'), h.label
@@ -76,7 +77,8 @@ def check(
             of.append(Committed(row.id, row.data, row.type, row.label))
         else:
             arrives = row.data.replace("\r\n", "\n").replace("\r", "\n")
-            of.append(Committed(row.id, arrives, row.type, row.label, transaction.began, transaction.ended))
+            times = transaction.began, transaction.ended
+            of.append(Committed(row.id, arrives, row.type, row.label, *times, nonce))
     where = {(stream, event.data): event.id for stream, log in events.items() for event in log}
     if len(where) != len(rows):
         complain(f"{len(rows) - len(where)} events are in the log twice")

@@ -8,15 +8,14 @@ import pytest
 from loadtests.torture.judge import (
     ClientConnection,
     ClientHistory,
-    Committed,
     Death,
     Owed,
     Received,
-    StreamLog,
     delivered,
     judge,
     ranges,
 )
+from loadtests.torture.stream_log import Committed, StreamLog
 
 LABELS = {4: "staff", 7: "staff"}
 END = 100.0
@@ -26,7 +25,7 @@ def log(count: int = 9, trimmed_to: int = 0) -> StreamLog:
     """Ids from 1 on, of which 4 and 7 are for the staff; each committed at the second of its id."""
     return StreamLog(
         (
-            Committed(id_, f"data {id_}", "message", LABELS.get(id_), id_ - 0.1, id_ + 0.1)
+            Committed(id_, f"data {id_}", "message", LABELS.get(id_), id_ - 0.1, id_ + 0.1, nonce=id_)
             for id_ in range(1, 1 + count)
         ),
         trimmed_to,
@@ -69,6 +68,38 @@ def kinds(history: ClientHistory, *, trimmed_to: int = 0, deaths: tuple[Death, .
 
 def all_events(*but: int) -> list[Received]:
     return [event(number) for number in range(1, 10) if number not in but]
+
+
+def shows(*nonces: int) -> int:
+    """A page that shows these transactions."""
+    return sum(1 << nonce for nonce in nonces)
+
+
+PAGE = {"sent": "2-81-1", "shown": shows(1, 2, 4, 7)}
+
+
+def test_a_page_and_its_stream_are_one() -> None:
+    """What the page shows is not owed, on further connections too, until the client loads its page anew."""
+    came = [cursor("2-81-1"), event(3, "3-81-1"), event(5, "5-82"), event(6, "6-82"), event(8), event(9)]
+    assert kinds(staff(session(*came, **PAGE))) == []
+    assert kinds(staff(session(*came[:3], **PAGE), session(*came[3:], sent="5-82"))) == []
+    again = session(event(9), sent="6", shown=shows(*range(1, 9)))
+    assert kinds(staff(session(*came[:3], **PAGE), again)) == []
+    told = [cursor("2-81-1"), gap(3, 5), cursor("5"), event(6), event(7), event(8), event(9)]
+    assert kinds(staff(session(*told, **PAGE)), trimmed_to=5) == [], "after a gap it may be sent what the page shows"
+
+
+@pytest.mark.parametrize(
+    ("came", "kind"),
+    [
+        ([event(3), event(4), event(5), event(6), event(8), event(9)], "repeated"),
+        ([event(3), event(6), event(8), event(9)], "lost"),
+        ([event(3), event(5), cursor("8"), event(9)], "lost"),
+    ],
+)
+def test_a_page_and_its_stream_that_are_not_one(came: list[Received], kind: str) -> None:
+    """An event that the page shows comes again, or one that it does not show never comes."""
+    assert set(kinds(staff(session(*came, **PAGE)))) == {kind}
 
 
 def test_a_clean_history_passes() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from headrace import event, tokens
 from loadtests.chunks import Body
-from loadtests.torture.judge import DATED_AHEAD, ClientConnection, Owed, StreamLog, judge
+from loadtests.torture.judge import DATED_AHEAD, ClientConnection, Owed, judge
 from loadtests.torture.machine import Machine
 from loadtests.torture.plan import PlannedClient
+from loadtests.torture.stream_log import StreamLog
 from loadtests.torture.subscribers import Subscribing, TortureSubscriber
 from loadtests.torture.system import System
 

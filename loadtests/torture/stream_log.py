@@ -1,0 +1,38 @@
+"""The log of a stream as the judge knows it: every event that was ever committed, and what was removed."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """An event of the log, with its data as it must arrive, and when its transaction's COMMIT began and returned.
+
+    nonce names the transaction.
+    """
+
+    id: int
+    data: str
+    type: str = "message"
+    label: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    nonce: int = 0
+
+
+class StreamLog:
+    """All events that were ever committed to one stream, and up to where retention has removed them."""
+
+    def __init__(self, events: Iterable[Committed], trimmed_to: int = 0) -> None:
+        self.events = {event.id: event for event in events}
+        self.trimmed_to = trimmed_to
+        self._visible: dict[tuple[bool, ...], list[int]] = {}
+        self._labels = sorted({event.label for event in self.events.values() if event.label is not None})
+
+    def visible(self, sees: Callable[[str], bool]) -> list[int]:
+        """The ids of the events that a client sees, in order. sees says of each label whether the client sees it."""
+        key = tuple(map(sees, self._labels))
+        if key not in self._visible:
+            shown = {label for label, seen in zip(self._labels, key, strict=True) if seen} | {None}
+            self._visible[key] = sorted(id_ for id_, event in self.events.items() if event.label in shown)
+        return self._visible[key]
