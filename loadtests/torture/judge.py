@@ -43,7 +43,7 @@ class ClientConnection:
     """One connection of a client.
 
     sent is the cursor in the client's request, None if it asked for `now` or `all`. shown has the nonces, as bits, of
-    the transactions on the page that was made for the connection, None where there is no new page. opened_at is when the
+    the transactions on the page that was made for the connection, None where there is none. opened_at is when the
     response's head came. ending is empty while it lasts, else: `left` (by the client), `cut` (by the server),
     `goodbye <reason>`, `refused <status>`, `dated ahead`, or `unanswered`. stalled_s is the client's longest pause in
     reading. port is the client's own; shard is the first shard that took it.
