@@ -86,6 +86,7 @@ def _render(verdict: TortureVerdict) -> str:
     lines.append(
         f"seed {verdict.seed}, {verdict.seconds:g} s: {verdict.events} events of {verdict.transactions} transactions, "
         f"{verdict.deliveries} deliveries to {verdict.subscribers} clients over {verdict.connections} connections, "
+        f"{verdict.pages} pages ({verdict.pages_with_pending} with pending events), "
         f"{len(verdict.faults)} faults, {verdict.gaps} gaps owed and told; whole after {verdict.whole_after_s:g} s; "
         f"{kinds}"
     )

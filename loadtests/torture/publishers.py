@@ -27,7 +27,10 @@ SCHEMA: Final = """
     create table torture.history (stream_id int, id bigint, data text, type text, label text);
     create function torture.copy() returns trigger language plpgsql as $$
     begin
-        insert into torture.history values (new.stream_id, new.id, new.data, new.type, new.visible_to);
+        insert into torture.history
+            select new.stream_id, new.id, coalesce(new.data, p.data), coalesce(new.type, p.type),
+                    coalesce(new.visible_to, p.visible_to)
+                from (select) as always left join headrace.payload p on p.xid = new.xid and p.seq = new.seq;
         return null;
     end $$;
     create trigger torture_copy after insert on headrace.event for each row execute function torture.copy();

@@ -50,6 +50,8 @@ class TortureVerdict:
     deliveries: int = 0
     subscribers: int = 0
     connections: int = 0
+    pages: int = 0
+    pages_with_pending: int = 0
     gaps: int = 0
     whole_after_s: float = 0.0
     presence: dict[str, float] = field(default_factory=dict)
@@ -260,6 +262,8 @@ class TortureRun:
         verdict.deliveries = sum(map(delivered, histories))
         verdict.subscribers = len(histories)
         verdict.connections = sum(len(history.sessions) for history in histories)
+        pages = self._subscribing.pages
+        verdict.pages, verdict.pages_with_pending = pages.rendered, pages.with_pending
         verdict.errors = dict(self._publishing.errors)
         verdict.endings = dict(endings)
         seen: set[tuple[str, str]] = set()

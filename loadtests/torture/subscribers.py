@@ -22,8 +22,8 @@ from headrace.cursor import Position
 from headrace.errors import CursorError
 from headrace.event import CURSOR_TYPE
 from loadtests.chunks import Body
-from loadtests.torture import pages
 from loadtests.torture.judge import DATED_AHEAD, ClientConnection, ClientHistory, Received
+from loadtests.torture.pages import Pages
 from loadtests.torture.plan import Plan, PlannedClient
 from loadtests.torture.system import System
 
@@ -46,6 +46,7 @@ class Subscribing:
     def __init__(self, plan: Plan, system: System) -> None:
         self.plan = plan
         self.system = system
+        self.pages = Pages(system)
         self.draining = False
         self.closing = False
         self.connected = 0
@@ -110,10 +111,10 @@ class TortureSubscriber:
 
     def _session(self) -> ClientConnection | None:
         """The next connection; None if its page cannot be rendered now. Now and then the client reloads its page."""
-        reloads = self._client.start == "page" and not self._all.draining and self._chance.random() < 0.2
+        reloads = self._client.start == "page" and not self._all.draining and self._chance.random() < 0.1
         page = None
         if self._client.start == "page" and (reloads or not self.last_id):
-            page = pages.render(self._all.system, self._client.streams)
+            page = self._all.pages.render(self._client.streams)
             if page is None:
                 return None
             self.last_id, self._since = "", page.since
