@@ -93,9 +93,6 @@ BREAKS: Final[dict[str, Break]] = {
         "        self._position, self.pending = known.id, known.pending",
         "        self._position, self.pending = known.id, None",
     ),
-    "pending-not-moved": Break(
-        "shard/moves.py", "(s.stream.name, s.part)", "(s.stream.name, type(s.part)(s.position))"
-    ),
     "gap-not-told": Break(
         "shard/delivery.py",
         "self._tell(subscription, event.gap_frame(name, missed_from, missed_to), missed_to)",
