@@ -40,8 +40,11 @@ _ROWS: Final = {
     "slot_floor": "select count(*) = 1024 from headrace.slot_floor",
     "deployment": "select count(*) = 1 from headrace.deployment",
     "fence": "select count(*) = 1 from headrace.fence",
+    "epoch": "select count(*) = 1 from headrace.epoch",
+    "tick": "select count(*) > 0 from headrace.tick",
+    "round": "select count(*) = 1 from headrace.round",
 }
-"""Tables whose migration fills them with a fixed number of rows, and the query that tells whether they have them."""
+"""Tables whose migration fills them, and the query that tells whether they have their rows."""
 
 # Whether the role has all its rights, and everybody else none of those that a dump without rights gives to everybody.
 _RIGHTS: Final = """

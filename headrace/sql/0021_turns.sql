@@ -2,6 +2,9 @@
 -- commit, from a shard that numbers for all, or at commit, where no shard does. This file has the tables, and what
 -- happens to rows that leave the log; 0022 publishes and numbers at commit, 0023 numbers in rounds, 0024 reads.
 
+-- In the order in which those who number use them: a lock on events alone would meet a transaction that has a stream.
+lock table headrace.stream, headrace.event in access exclusive mode;
+
 create table headrace.payload (
     xid xid8 not null,
     seq bigint not null generated always as identity,
@@ -67,7 +70,8 @@ comment on table headrace.tick is
     'What the last rounds have numbered: in the row with the highest n, all turns visible in seen; but see headrace.behind.';
 comment on column headrace.tick.n is 'Number of the round.';
 comment on column headrace.tick.seen is 'The snapshot in which the round looked for turns.';
-insert into headrace.tick (n, seen) values (0, pg_current_snapshot());
+-- It covers no turn, so that it is right in any server in which a dump of a new schema is restored.
+insert into headrace.tick (n, seen) values (0, '1:1:');
 
 create table headrace.behind (
     stream text collate "C" primary key,

@@ -1,8 +1,8 @@
 -- Publishing, and numbering at commit. headrace/sql/schema.sql, in its chapter on numbering, has the theory.
 
 -- Begins an incarnation; also lets the numbers of payloads go on above all that any other incarnation has given out, since
--- cursors tell events without an id by them, and gives the turns of a log that was copied row by row to this transaction,
--- since the transactions that left them belong to another server.
+-- cursors tell events without an id by them, and leaves the turns of a log that was copied row by row anew, since the
+-- transactions that left them belong to another server.
 create or replace function headrace.begin_block(new_identity boolean default false, forced boolean default true)
 returns bigint
 language plpgsql volatile security definer
@@ -10,7 +10,6 @@ set search_path to pg_catalog, pg_temp
 as $$
 declare
     now_on constant bigint := headrace.server_timeline();
-    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
     known headrace.deployment;
     copied boolean;
     rewritten boolean;
@@ -32,7 +31,7 @@ begin
     if begun is null then
         begun := greatest(extract(epoch from clock_timestamp()) * 1000000, known.start + 1048576);
         known.start := begun;
-        perform setval(numbers, greatest(begun, coalesce(pg_sequence_last_value(numbers), 0)));
+        perform headrace.raise_numbers(begun);
     end if;
     if rewritten and known.writer is not null then
         perform headrace.adopt_turns();
@@ -46,78 +45,83 @@ begin
     return begun;
 end $$;
 
--- Leaves the turns that wait in a log that was restored from a dump, or replicated row by row, as turns of this transaction.
--- Their transactions' ids mean nothing here; which of them wait is told by the last snapshots, which are rows as they are.
+-- Leaves the turns that wait in a log that was restored from a dump, or replicated row by row, as turns of the transaction
+-- 2. Their transactions' ids mean nothing here, and neither do the last snapshots, so what waits is told by the events:
+-- it has no place among them. PostgreSQL gives the id 2 to no transaction, and each snapshot shows it. No numbering is
+-- under way, since each would begin the incarnation first; transactions of this server may have left turns, though.
 create function headrace.adopt_turns() returns void
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 declare
     own constant xid8 := pg_current_xact_id();
-    streams text[];
     old_xids xid8[];
     old_seqs bigint[];
 begin
-    select array_agg(w.stream order by w.turn, w.seq), array_agg(w.xid order by w.turn, w.seq),
-            array_agg(w.seq order by w.turn, w.seq)
-        into streams, old_xids, old_seqs
+    -- Turns of this server come last: their numbers are of a sequence that a replicated log has not.
+    select array_agg(w.xid order by w.here, w.turn, w.seq), array_agg(w.seq order by w.here, w.turn, w.seq)
+        into old_xids, old_seqs
         from (
-            select t.stream, t.xid, t.turn, p.seq from headrace.turn t
-                cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
-                left join headrace.behind b on b.stream = t.stream
+            select t.xid, t.turn, p.seq, t.xmin = t.xid::xid as here from headrace.turn t
                 join headrace.payload p on p.xid = t.xid and p.stream = t.stream
                     and case when t.alone then p.seq = t.from_seq else p.seq >= t.from_seq end
-                where t.xid <> own and (
-                    t.xid >= pg_snapshot_xmax(coalesce(b.seen, k.seen))
-                    or t.xid in (select pg_snapshot_xip(coalesce(b.seen, k.seen)))
+                where t.xid <> own and not exists (
+                    select from headrace.stream s join headrace.event e on e.stream_id = s.stream_id
+                        where s.name = p.stream and e.xid = p.xid and e.seq = p.seq
                 )
         ) w;
     delete from headrace.turn t where t.xid <> own;
     delete from headrace.behind;
     -- All turns that exist from now on wait.
     insert into headrace.tick (n, seen) select coalesce(max(k.n), 0) + 1, '1:1:' from headrace.tick k;
-    if streams is null then
+    if old_xids is null then
         return;
     end if;
     with moved as (
         insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-            select own, p.stream, p.type, p.data, p.visible_to, false
+            select '2', p.stream, p.type, p.data, p.visible_to, false
                 from unnest(old_xids, old_seqs) with ordinality as w (xid, seq, place)
                 join headrace.payload p on p.xid = w.xid and p.seq = w.seq order by w.place
             returning stream, seq
     )
-    insert into headrace.turn (stream, xid, from_seq, alone)
-        select m.stream, own, min(m.seq), count(*) = 1 from moved m group by m.stream
-        on conflict (stream, xid) do update
-            set from_seq = least(headrace.turn.from_seq, excluded.from_seq), alone = false;
+    insert into headrace.turn (stream, xid, turn, from_seq, alone) overriding system value
+        select m.stream, '2', 0, min(m.seq), count(*) = 1 from moved m group by m.stream;
     delete from headrace.payload p using unnest(old_xids, old_seqs) as w (xid, seq)
         where p.xid = w.xid and p.seq = w.seq;
 end $$;
 
--- Where no numbering has begun this database's incarnation yet: lets the numbers of payloads go on above all that any other
--- may have given out. The lock keeps two sessions from setting the sequence back; a publisher must not hold it until its
--- transaction ends, so the block undoes all but the sequence, which no transaction undoes.
-create function headrace.pass_old_numbers() returns void
+-- Lets the numbers of payloads go on above up_to. The lock keeps two sessions from setting the sequence back. Nobody must
+-- hold it until a transaction ends, since publishers take it, so the block undoes all but the sequence, which nothing
+-- undoes. Where the clock is behind, the numbers jump: an event may get the next one in this moment.
+create function headrace.raise_numbers(up_to bigint) returns void
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 declare
     numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
+    reached bigint;
+begin
+    perform from headrace.epoch e for update;
+    reached := coalesce(pg_sequence_last_value(numbers), 0);
+    perform setval(numbers, case when up_to > reached then up_to else reached + 1048576 end);
+    raise exception using errcode = '22HR2';
+exception when sqlstate '22HR2' then
+    null;
+end $$;
+
+-- Where no numbering has begun this database's incarnation yet: lets the numbers of payloads go on above all that any other
+-- may have given out. It waits for nobody who begins the incarnation.
+create function headrace.pass_old_numbers() returns void
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
 begin
     perform from headrace.deployment d
         where d.writer is null or d.timeline = headrace.server_timeline()
             and d.file = pg_relation_filepath('headrace.deployment') and d.writer = d.xmin;
-    if found then
-        return;
+    if not found then
+        perform headrace.raise_numbers((extract(epoch from clock_timestamp()) * 1000000)::bigint);
     end if;
-    perform from headrace.deployment d for update;
-    perform setval(
-        numbers,
-        greatest(extract(epoch from clock_timestamp()) * 1000000, coalesce(pg_sequence_last_value(numbers), 0))::bigint
-    );
-    raise exception using errcode = '22HR2';
-exception when sqlstate '22HR2' then
-    null;
 end $$;
 
 -- True for the first row of a transaction, and again after its trigger has fired; for each row of a SERIALIZABLE
@@ -311,6 +315,26 @@ begin
     );
 end $$;
 
+-- The highest number of a turn when the statement, or COMMIT, began in which this is called. A turn that was taken
+-- since then stays, where each event has a trigger: a new version of its row for each event would make the next event
+-- slower than the one before.
+create function headrace.turns_since() returns bigint
+language plpgsql volatile security definer
+set search_path to pg_catalog, pg_temp
+as $$
+declare
+    known constant text[] := string_to_array(current_setting('headrace.turning', true), ' ');
+    began constant text := extract(epoch from statement_timestamp());
+    reached bigint;
+begin
+    if known[1] = began then
+        return known[2];
+    end if;
+    reached := coalesce(pg_sequence_last_value(pg_get_serial_sequence('headrace.turn', 'turn')::regclass), 0);
+    perform set_config('headrace.turning', began || ' ' || reached, true);
+    return reached;
+end $$;
+
 -- At commit, or earlier by SET CONSTRAINTS or PREPARE: leaves a turn for each stream to others, or numbers. A transaction
 -- above READ COMMITTED leaves turns, since its snapshot may be older than what waits in its streams.
 create function headrace.take_turn() returns trigger
@@ -320,16 +344,21 @@ as $$
 declare
     isolation constant text := current_setting('transaction_isolation');
     in_office boolean;
+    since bigint := 9223372036854775807;
 begin
     if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
         return null;
     end if;
     perform set_config('headrace.ringing', '', true);
     in_office := headrace.defers();
+    if isolation = 'serializable' then
+        since := headrace.turns_since();
+    end if;
     if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
-            on conflict (stream, xid) do update set turn = default, alone = false;
-    elsif in_office or isolation <> 'read committed' then
+            on conflict (stream, xid) do update set turn = default, alone = false
+            where headrace.turn.alone or headrace.turn.turn <= since;
+    elsif in_office or isolation = 'repeatable read' then
         perform headrace.leave_turns(new.xid, new.seq);
     else
         perform headrace.number_own(new.xid, new.seq);

@@ -18,7 +18,7 @@ language plpgsql stable security definer
 set search_path to pg_catalog, pg_temp
 as $$
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         -- The snapshot may be older than events that committed before and have to come first.
         raise exception '% numbers at once, which needs a READ COMMITTED transaction', what using
             errcode = '25001', hint = 'call headrace.publish, whose events get their ids after the commit';
@@ -181,6 +181,7 @@ declare
     wanted text[];
     held text[];
 begin
+    perform headrace.require_read_committed('headrace.sequence');
     transactions := 0;
     skipped := 0;
     select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;
@@ -199,8 +200,8 @@ begin
         return;
     end if;
     now_on := headrace.begin_numbering();
-    if exists (select from headrace.turn t where t.xid = pg_current_xact_id()) then
-        return;  -- of headrace.adopt_turns; a snapshot takes its own transaction for ended
+    if exists (select from headrace.payload p where p.xid = pg_current_xact_id()) then
+        return;  -- a snapshot takes its own transaction for ended, and would cover turns that it has not taken yet
     end if;
     -- Once more, as it is since the lock was got.
     select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;

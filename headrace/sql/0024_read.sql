@@ -294,10 +294,12 @@ $$;
 revoke all on function
     headrace.adopt_turns(),
     headrace.pass_old_numbers(),
+    headrace.raise_numbers(bigint),
     headrace.check_many(text[], text[], text[], text[]),
     headrace.waiting(text[]),
     headrace.number_waiting(text[], int[], bigint[]),
     headrace.take_turn(),
+    headrace.turns_since(),
     headrace.leave_turns(xid8, bigint),
     headrace.number_own(xid8, bigint),
     headrace.require_read_committed(text),

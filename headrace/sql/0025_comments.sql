@@ -53,13 +53,18 @@ comment on function headrace.pass_old_numbers() is
 'Where no numbering has begun this database''s incarnation yet, lets headrace.payload.seq go on above all that any other
 incarnation has given out.
 
-The lock on the row keeps two sessions from setting the sequence back. A publisher must not hold it until its
-transaction ends, so the function undoes all that it has done but the sequence, which nothing undoes.';
-comment on function headrace.adopt_turns() is
-'Leaves the turns that wait, in a log that was restored from a dump or replicated row by row, as turns of this
-transaction: the transactions that left them belong to another server.
+It waits for no transaction that begins the incarnation, since a publisher would wait for that.';
+comment on function headrace.raise_numbers(bigint) is
+'Lets headrace.payload.seq go on above up_to; if it is above that already, at least 2^20 higher.
 
-Which of them wait is told by headrace.tick and headrace.behind as they were copied. For headrace.begin_block.';
+The lock on the row of headrace.epoch keeps two sessions from setting the sequence back. Nobody must hold it until a
+transaction ends, since publishers take it, so the function undoes all that it has done but the sequence, which nothing
+undoes.';
+comment on function headrace.adopt_turns() is
+'Leaves the turns that wait, in a log that was restored from a dump or replicated row by row, as turns of the transaction
+2: the transactions that left them belong to another server. PostgreSQL gives the id 2 to no transaction.
+
+What waits is told by headrace.event: it has no place there. For headrace.begin_block, while nobody can number.';
 comment on function headrace.begin_numbering() is
 'What every numbering MUST call before it takes its first stream.
 
@@ -73,6 +78,11 @@ comment on function headrace.take_turn() is
 
 It fires earlier by SET CONSTRAINTS and by PREPARE TRANSACTION. A transaction above READ COMMITTED leaves turns, since
 its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.';
+comment on function headrace.turns_since() is
+'The highest number of any turn, as it was when the statement, or COMMIT, first called this. Turns with higher numbers
+were taken since then.
+
+The setting headrace.turning, local to the transaction, has the time at which the statement began, and this number.';
 comment on function headrace.leave_turns(xid8, bigint) is
 'Leaves a turn for each stream in which the transaction own has an event from the seq own_from on.
 
@@ -171,3 +181,5 @@ comment on column headrace.event.created_at is
 'The clock when the id was given out; only retention relies on it.';
 comment on function headrace.kept_events() is
 'All events that the log has, with the names of their streams. For people, and for the owner of the schema.';
+comment on table headrace.epoch is
+    'Its row is locked for a moment by headrace.raise_numbers. What is in it is as older numberings left it.';

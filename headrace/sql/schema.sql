@@ -9,7 +9,8 @@
 --
 -- One role, headrace_publisher, may call the functions that are granted to it at the end of this file. Nobody but the
 -- owner of the schema has any right on a table. Functions that touch tables are SECURITY DEFINER, and each function
--- that is not inlined fixes its search path, so that nothing which a stranger makes in another schema is ever called.
+-- that is not inlined fixes its search path, or is called by those alone that have fixed it, so that nothing which a
+-- stranger makes in another schema is ever called.
 
 do $$
 begin
@@ -286,7 +287,7 @@ create table headrace.epoch (
     check (single)
 );
 comment on table headrace.epoch is
-    'Not used: headrace.deployment has taken its place. One row, as older numberings left it.';
+    'Its row is locked for a moment by headrace.raise_numbers. What is in it is as older numberings left it.';
 comment on column headrace.epoch.single is 'Always true: there is one row.';
 comment on column headrace.epoch.timeline is 'The timeline that block was set for.';
 comment on column headrace.epoch.block is 'New streams begin at this block of ids.';
@@ -332,7 +333,6 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
     now_on constant bigint := headrace.server_timeline();
-    numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
     known headrace.deployment;
     copied boolean;
     rewritten boolean;
@@ -354,7 +354,7 @@ begin
     if begun is null then
         begun := greatest(extract(epoch from clock_timestamp()) * 1000000, known.start + 1048576);
         known.start := begun;
-        perform setval(numbers, greatest(begun, coalesce(pg_sequence_last_value(numbers), 0)));
+        perform headrace.raise_numbers(begun);
     end if;
     if rewritten and known.writer is not null then
         perform headrace.adopt_turns();
@@ -383,50 +383,45 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
     own constant xid8 := pg_current_xact_id();
-    streams text[];
     old_xids xid8[];
     old_seqs bigint[];
 begin
-    select array_agg(w.stream order by w.turn, w.seq), array_agg(w.xid order by w.turn, w.seq),
-            array_agg(w.seq order by w.turn, w.seq)
-        into streams, old_xids, old_seqs
+    -- Turns of this server come last: their numbers are of a sequence that a replicated log has not.
+    select array_agg(w.xid order by w.here, w.turn, w.seq), array_agg(w.seq order by w.here, w.turn, w.seq)
+        into old_xids, old_seqs
         from (
-            select t.stream, t.xid, t.turn, p.seq from headrace.turn t
-                cross join (select k.seen from headrace.tick k order by k.n desc limit 1) k
-                left join headrace.behind b on b.stream = t.stream
+            select t.xid, t.turn, p.seq, t.xmin = t.xid::xid as here from headrace.turn t
                 join headrace.payload p on p.xid = t.xid and p.stream = t.stream
                     and case when t.alone then p.seq = t.from_seq else p.seq >= t.from_seq end
-                where t.xid <> own and (
-                    t.xid >= pg_snapshot_xmax(coalesce(b.seen, k.seen))
-                    or t.xid in (select pg_snapshot_xip(coalesce(b.seen, k.seen)))
+                where t.xid <> own and not exists (
+                    select from headrace.stream s join headrace.event e on e.stream_id = s.stream_id
+                        where s.name = p.stream and e.xid = p.xid and e.seq = p.seq
                 )
         ) w;
     delete from headrace.turn t where t.xid <> own;
     delete from headrace.behind;
     -- All turns that exist from now on wait.
     insert into headrace.tick (n, seen) select coalesce(max(k.n), 0) + 1, '1:1:' from headrace.tick k;
-    if streams is null then
+    if old_xids is null then
         return;
     end if;
     with moved as (
         insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-            select own, p.stream, p.type, p.data, p.visible_to, false
+            select '2', p.stream, p.type, p.data, p.visible_to, false
                 from unnest(old_xids, old_seqs) with ordinality as w (xid, seq, place)
                 join headrace.payload p on p.xid = w.xid and p.seq = w.seq order by w.place
             returning stream, seq
     )
-    insert into headrace.turn (stream, xid, from_seq, alone)
-        select m.stream, own, min(m.seq), count(*) = 1 from moved m group by m.stream
-        on conflict (stream, xid) do update
-            set from_seq = least(headrace.turn.from_seq, excluded.from_seq), alone = false;
+    insert into headrace.turn (stream, xid, turn, from_seq, alone) overriding system value
+        select m.stream, '2', 0, min(m.seq), count(*) = 1 from moved m group by m.stream;
     delete from headrace.payload p using unnest(old_xids, old_seqs) as w (xid, seq)
         where p.xid = w.xid and p.seq = w.seq;
 end $$;
 comment on function headrace.adopt_turns() is
-'Leaves the turns that wait, in a log that was restored from a dump or replicated row by row, as turns of this
-transaction: the transactions that left them belong to another server.
+'Leaves the turns that wait, in a log that was restored from a dump or replicated row by row, as turns of the transaction
+2: the transactions that left them belong to another server. PostgreSQL gives the id 2 to no transaction.
 
-Which of them wait is told by headrace.tick and headrace.behind as they were copied. For headrace.begin_block.';
+What waits is told by headrace.event: it has no place there. For headrace.begin_block, while nobody can number.';
 
 
 -- 4 Publishing --------------------------------------------------------------------------------------------------------
@@ -580,7 +575,7 @@ second row it empties the setting headrace.alone, which has the seq of a row tha
 session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
 event that a client has seen must survive a crash. For callers that have fixed the search path.';
 
-create function headrace.pass_old_numbers()
+create function headrace.raise_numbers(up_to bigint)
 returns void
 language plpgsql
 security definer
@@ -588,28 +583,41 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
     numbers constant regclass := pg_get_serial_sequence('headrace.payload', 'seq');
+    reached bigint;
+begin
+    perform from headrace.epoch e for update;
+    reached := coalesce(pg_sequence_last_value(numbers), 0);
+    perform setval(numbers, case when up_to > reached then up_to else reached + 1048576 end);
+    raise exception using errcode = '22HR2';
+exception when sqlstate '22HR2' then
+    null;
+end $$;
+comment on function headrace.raise_numbers(bigint) is
+'Lets headrace.payload.seq go on above up_to; if it is above that already, at least 2^20 higher.
+
+The lock on the row of headrace.epoch keeps two sessions from setting the sequence back. Nobody must hold it until a
+transaction ends, since publishers take it, so the function undoes all that it has done but the sequence, which nothing
+undoes.';
+
+create function headrace.pass_old_numbers()
+returns void
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
 begin
     perform from headrace.deployment d
         where d.writer is null or d.timeline = headrace.server_timeline()
             and d.file = pg_relation_filepath('headrace.deployment') and d.writer = d.xmin;
-    if found then
-        return;
+    if not found then
+        perform headrace.raise_numbers((extract(epoch from clock_timestamp()) * 1000000)::bigint);
     end if;
-    perform from headrace.deployment d for update;
-    perform setval(
-        numbers,
-        greatest(extract(epoch from clock_timestamp()) * 1000000, coalesce(pg_sequence_last_value(numbers), 0))::bigint
-    );
-    raise exception using errcode = '22HR2';
-exception when sqlstate '22HR2' then
-    null;
 end $$;
 comment on function headrace.pass_old_numbers() is
 'Where no numbering has begun this database''s incarnation yet, lets headrace.payload.seq go on above all that any other
 incarnation has given out.
 
-The lock on the row keeps two sessions from setting the sequence back. A publisher must not hold it until its
-transaction ends, so the function undoes all that it has done but the sequence, which nothing undoes.';
+It waits for no transaction that begins the incarnation, since a publisher would wait for that.';
 
 create function headrace.publish(
     stream text,
@@ -726,7 +734,7 @@ stable security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
 begin
-    if current_setting('transaction_isolation') <> 'read committed' then
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         -- The snapshot may be older than events that committed before and have to come first.
         raise exception '% numbers at once, which needs a READ COMMITTED transaction', what using
             errcode = '25001', hint = 'call headrace.publish, whose events get their ids after the commit';
@@ -944,7 +952,7 @@ comment on table headrace.tick is
 comment on column headrace.tick.n is 'Number of the round.';
 comment on column headrace.tick.seen is 'The snapshot in which the round looked for turns.';
 
-insert into headrace.tick (n, seen) values (0, pg_current_snapshot());
+insert into headrace.tick (n, seen) values (0, '1:1:');
 create table headrace.behind (
     stream text collate "C" not null,
     seen pg_snapshot not null,
@@ -1164,16 +1172,21 @@ as $$
 declare
     isolation constant text := current_setting('transaction_isolation');
     in_office boolean;
+    since bigint := 9223372036854775807;
 begin
     if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
         return null;
     end if;
     perform set_config('headrace.ringing', '', true);
     in_office := headrace.defers();
+    if isolation = 'serializable' then
+        since := headrace.turns_since();
+    end if;
     if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
-            on conflict (stream, xid) do update set turn = default, alone = false;
-    elsif in_office or isolation <> 'read committed' then
+            on conflict (stream, xid) do update set turn = default, alone = false
+            where headrace.turn.alone or headrace.turn.turn <= since;
+    elsif in_office or isolation = 'repeatable read' then
         perform headrace.leave_turns(new.xid, new.seq);
     else
         perform headrace.number_own(new.xid, new.seq);
@@ -1194,6 +1207,30 @@ create constraint trigger take_turn after insert on headrace.payload
     for each row when (new.rings)
     execute function headrace.take_turn();
 alter table headrace.payload enable always trigger take_turn;
+
+create function headrace.turns_since()
+returns bigint
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    known constant text[] := string_to_array(current_setting('headrace.turning', true), ' ');
+    began constant text := extract(epoch from statement_timestamp());
+    reached bigint;
+begin
+    if known[1] = began then
+        return known[2];
+    end if;
+    reached := coalesce(pg_sequence_last_value(pg_get_serial_sequence('headrace.turn', 'turn')::regclass), 0);
+    perform set_config('headrace.turning', began || ' ' || reached, true);
+    return reached;
+end $$;
+comment on function headrace.turns_since() is
+'The highest number of any turn, as it was when the statement, or COMMIT, first called this. Turns with higher numbers
+were taken since then.
+
+The setting headrace.turning, local to the transaction, has the time at which the statement began, and this number.';
 
 create function headrace.leave_turns(own xid8, own_from bigint)
 returns void
@@ -1465,6 +1502,7 @@ declare
     wanted text[];
     held text[];
 begin
+    perform headrace.require_read_committed('headrace.sequence');
     transactions := 0;
     skipped := 0;
     select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;
@@ -1483,8 +1521,8 @@ begin
         return;
     end if;
     now_on := headrace.begin_numbering();
-    if exists (select from headrace.turn t where t.xid = pg_current_xact_id()) then
-        return;  -- of headrace.adopt_turns; a snapshot takes its own transaction for ended
+    if exists (select from headrace.payload p where p.xid = pg_current_xact_id()) then
+        return;  -- a snapshot takes its own transaction for ended, and would cover turns that it has not taken yet
     end if;
     -- Once more, as it is since the lock was got.
     select k.seen, k.n into before, number from headrace.tick k order by k.n desc limit 1;

@@ -64,13 +64,15 @@ def test_dumps_that_work(
 @pytest.mark.parametrize(
     ("dumped", "restored", "message"),
     [
-        (["--schema-only"], [], "has the table deployment but no record of its version, as after a dump without data"),
+        (["--schema-only"], [], "has the table behind but no record of its version, as after a dump without data"),
         (["--exclude-table-data=headrace.slot_floor"], [], "lacks the rows of headrace.slot_floor, as after a part"),
         (["--exclude-table-data=headrace.deployment"], [], "lacks the rows of headrace.deployment"),
+        (["--exclude-table-data=headrace.tick"], [], "lacks the rows of headrace.tick"),
+        (["--exclude-table-data=headrace.round"], [], "lacks the rows of headrace.round"),
         (["--exclude-table=headrace.event"], [], r"lacks the table headrace.event, .* `drop schema headrace cascade`"),
         ([], ["--section=pre-data", "--section=data"], "lacks the index headrace.event_created_at, the trigger"),
     ],
-    ids=["no data", "rows", "identity", "table", "no indexes and triggers"],
+    ids=["no data", "rows", "identity", "ticks", "round", "table", "no indexes and triggers"],
 )
 def test_parts_of_dumps(
     postgres: EmbeddedPostgres,

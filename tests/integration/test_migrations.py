@@ -22,7 +22,8 @@ READ = """
       from headrace.read_after(%s::text[], %s::bigint[], %s, %s)"""
 # On top of whatever is pending: each table that publishing uses gets something new.
 NEXT = b"""
-    alter table headrace.stage add column later int not null default 0;
+    alter table headrace.payload add column later int not null default 0;
+    alter table headrace.turn add column later int not null default 0;
     alter table headrace.stream add column later int not null default 0;
     alter table headrace.event add column later int;
     create table headrace.later (x int);
@@ -162,7 +163,7 @@ def test_an_open_transaction_does_not_make_the_migration_hold_up_others(
     said: list[str] = []
     # Bounded, for the day when a migration does wait for it.
     with psycopg.connect(empty_database_url, options="-c idle_in_transaction_session_timeout=45s") as holder:
-        holder.execute("select headrace.publish('held', 'x')")
+        holder.execute("select headrace.publish_now('held', 'x')")
         pid = holder.info.backend_pid
         with pytest.raises(MigrationBlockedError, match=f"pid {pid}, open for .* last query .select headrace.publish"):
             migrate(empty_database_url, patience_s=0)
