@@ -13,6 +13,8 @@ settings.load_profile("headrace")
 
 pytest_plugins = [
     "tests.fixtures.postgres",
+    "tests.fixtures.ear",
+    "tests.fixtures.rounds",
     "tests.fixtures.redis",
     "tests.fixtures.scripted_shard",
     "tests.fixtures.shard",

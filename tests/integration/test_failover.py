@@ -120,7 +120,7 @@ def test_a_crash_with_asynchronous_commits(primary: EmbeddedPostgres) -> None:
     with connect(primary) as connection:
         assert read_after(connection, "s", 0) == (2, None, [1, 2])
         assert publish(connection, "s") == 3
-        assert connection.execute("select count(*) from headrace.stage").fetchone() == (0,)
+        assert connection.execute("select count(*) from headrace.turn").fetchone() == (0,)
 
 
 def test_a_restart_is_no_jump(primary: EmbeddedPostgres) -> None:

@@ -4,7 +4,6 @@ import threading
 
 import psycopg
 import pytest
-from psycopg import errors
 
 from tests.fixtures.postgres import Connect, Connection
 from tests.fixtures.read_after import value
@@ -85,18 +84,39 @@ def test_new_streams_are_made_before_any_row_is_locked(connect: Connect) -> None
 
 
 @pytest.mark.parametrize("exists", [True, False])
-def test_repeatable_read_conflict_of_many(connect: Connect, exists: bool) -> None:
-    """Under REPEATABLE READ one stream of many that another has numbered since the snapshot is a 40001."""
+def test_repeatable_read_leaves_all_of_many(connect: Connect, exists: bool) -> None:
+    """Under REPEATABLE READ one stream of many that another has numbered since the snapshot is no conflict."""
     first, second = connect(), connect(autocommit=True)
     if exists:
         second.execute("select headrace.publish('b', '0')")
     first.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     first.execute("select 1 from headrace.stream")
     second.execute("select headrace.publish('b', '1')")
-    publishing = b"select headrace.publish_many(array['a', 'b', 'c'], array['2', '2', '2'])"
-    first.execute(publishing)
-    with pytest.raises(errors.SerializationFailure):
-        first.commit()
-    first.execute(publishing)
+    first.execute("select headrace.publish_many(array['a', 'b', 'c', 'b'], array['2', '2', '2', '3'])")
     first.commit()
-    assert [value(second, "select headrace.head(%s)", name) for name in "abc"] == [1, 3 if exists else 2, 1]
+    assert value(second, "select transactions from headrace.sequence()") == 3
+    assert [value(second, "select headrace.head(%s)", name) for name in "abc"] == [1, 4 if exists else 3, 1]
+    newest = "select array_agg(data order by id) from headrace.kept_events() where stream = 'b'"
+    assert value(second, newest)[-3:] == ["1", "2", "3"]
+
+
+def test_a_transaction_of_many_numbers_first_what_waits(connect: Connect) -> None:
+    """What waits in its streams comes first, in the order of the turns; what waits in others is left to others."""
+    office, waiting, publisher = connect(autocommit=True), connect(autocommit=True), connect(autocommit=True)
+    assert value(office, "select headrace.take_office()")
+    waiting.execute("select headrace.publish_many(array['a', 'b', 'z'], array['1', '1', '1'])")
+    waiting.execute("select headrace.publish('b', '2')")
+    waiting.execute("select headrace.publish_many(array['c', 'b', 'c'], array['2', '3', '3'])")
+    office.execute("select headrace.leave_office()")
+    publisher.execute("select headrace.publish_many(array['c', 'a', 'b', 'd'], array['own', 'own', 'own', 'own'])")
+    events = (
+        "select stream, array_agg(id order by id), array_agg(data order by id) from headrace.kept_events() group by 1"
+    )
+    assert publisher.execute(f"{events} order by 1".encode()).fetchall() == [
+        ("a", [1, 2], ["1", "own"]),
+        ("b", [1, 2, 3, 4], ["1", "2", "3", "own"]),
+        ("c", [1, 2, 3], ["2", "3", "own"]),
+        ("d", [1], ["own"]),
+    ]
+    assert publisher.execute("select stream from headrace.turn").fetchall() == [("z",)]
+    assert [value(publisher, "select headrace.head(%s)", name) for name in "abcd"] == [2, 4, 3, 1]
