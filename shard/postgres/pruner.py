@@ -1,11 +1,12 @@
-"""The pruner: removes the events that retention no longer keeps, in small batches.
+"""The pruner: removes the events that retention no longer keeps, in small batches, and numbers what others have left.
 
-One shard at a time does it: headrace.prune tells the others that a shard is at it.
+One shard at a time prunes: headrace.prune tells the others that a shard is at it.
 """
 
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -27,13 +28,17 @@ FORGET_S = 600.0
 class Pruner:
     """Prunes every few seconds, until nothing is left to remove or another shard is found pruning.
 
+    Before that it does a round, for turns that nobody else numbers: those that were left to a shard that has died, and
+    to a stranger at the lock of the office. `left` is called when it has numbered any, and MUST NOT switch greenlets.
+
     Owned by its own greenlet.
     """
 
-    def __init__(self, settings: Settings, shard_id: str) -> None:
+    def __init__(self, settings: Settings, shard_id: str, left: Callable[[], None] = lambda: None) -> None:
         self.pruned = 0
         self._settings = settings
         self._name = f"headrace {shard_id} pruner"
+        self._left = left
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -53,7 +58,8 @@ class Pruner:
             gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
             try:
                 with connect(self._settings.database_url, self._name) as connection:
-                    sql_functions.number_left(connection)
+                    if sql_functions.number_left(connection):
+                        self._left()
                     self._round(connection)
                     if time.monotonic() >= forget_at:
                         sql_functions.forget_revocations(connection, self._settings.max_token_life_s)

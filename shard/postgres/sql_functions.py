@@ -192,9 +192,14 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
     connection.execute("select headrace.forget_publications(make_interval(secs => %s))", (keep_s,))
 
 
-def number_left(connection: psycopg.Connection[Any]) -> None:
-    """Number what committed transactions have left to a sequencer that is no more. Yields. Raises psycopg.Error."""
-    connection.execute("select from headrace.sequence()")
+def number_left(connection: psycopg.Connection[Any]) -> int:
+    """Number what committed transactions have left to others; how many turns, 0 if another session does a round. Yields.
+
+    Raises psycopg.Error.
+    """
+    row = connection.execute("select transactions from headrace.sequence()").fetchone()
+    assert row is not None
+    return max(0, int(row[0]))
 
 
 def _pairs(jumps: list[int] | None) -> tuple[tuple[int, int], ...]:
