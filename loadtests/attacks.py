@@ -41,7 +41,7 @@ STREAM: Final = "attacks:traffic"
 
 _KEYS: Final = ("x'6865616472616361'", "x'6865616472616364'", "x'6865616472616365'", "x'686561647261636d'")
 HELD: Final = tuple(f"select pg_advisory_lock({key}::bigint)" for key in _KEYS)
-"""Locks that a session of its own takes and keeps: the announcer's, the publishers', and two that nothing uses now."""
+"""Locks that a session of its own takes and keeps: the office's, the publishers', and two that nothing uses now."""
 REPEATED: Final = (
     "select pg_try_advisory_lock(x'6865616472616361'::bigint), pg_advisory_unlock(x'6865616472616361'::bigint)",
     "select pg_notify('headrace_slot_' || n, '9 ' || repeat('x', n)) from generate_series(1, 1000, 100) n",

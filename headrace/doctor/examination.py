@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
-from headrace.doctor import front, listening, machine, postgresql, redis_server, rights, secret, shards
+from headrace.doctor import front, listening, machine, numbering, postgresql, redis_server, rights, secret, shards
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
 from headrace.node import redis_errors
@@ -91,6 +91,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
             ("publishers", rights.publishers),
             ("locks", rights.strangers),
             ("pruning", rights.pruning),
+            ("numbering", numbering.numbering),
             ("notification queue", postgresql.notification_queue),
             ("open transactions", postgresql.open_transactions),
             ("clocks", postgresql.clock),

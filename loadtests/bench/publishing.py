@@ -22,7 +22,7 @@ TURNS: Final = 5
 """Turns with live delivery and without notifications alternate, since the machine's speed changes within minutes."""
 
 OFFICE_S: Final = 20.0
-"""How long the announcer may take to leave its office when no session publishes; it looks back over two seconds."""
+"""How long a shard may take to leave office when no session publishes; it looks back over two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def _beside_silence(bench: Bench) -> list[Figure]:
         with _silence(connection), _calm(bench):
             silent.append(pgbench.per_second(publishing, bench.seconds))
     plain = pgbench.per_second(writers.PLAIN, bench.seconds)
-    # While this lock is held no transaction may rely on an announcer, so each notifies by itself.
+    # While this lock is held no transaction leaves a turn to a shard, so each numbers and notifies by itself.
     connection.execute("select pg_advisory_lock(x'6865616472616364'::bigint)")
     with _calm(bench):
         notifying = pgbench.per_second(publishing, bench.seconds)
@@ -107,7 +107,7 @@ def _published_live(bench: Bench, pgbench: writers.Writers) -> Live:
         ):
             clients.ready()
             watching.ready()
-            pgbench.per_second(publishing, 1)  # until one shard announces
+            pgbench.per_second(publishing, 1)  # until one shard is in office
             with _calm(bench):
                 rate = pgbench.per_second(publishing, bench.seconds)
             received, watched = clients.result(), watching.result()
@@ -133,7 +133,7 @@ def _calm(bench: Bench) -> Iterator[None]:
 
 @contextmanager
 def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Within the block publishing transactions neither notify nor leave it to an announcer."""
+    """Within the block publishing transactions number at commit and notify nobody."""
     definitions = [
         connection.execute("select pg_get_functiondef(%s::regprocedure)", [f"headrace.{function}"]).fetchone()
         for function in ("announce(int[])", "defers()")
@@ -156,9 +156,9 @@ def _silence(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def _wait_for_office(connection: psycopg.Connection[Any]) -> None:
-    """Take the announcer's place as soon as it leaves for lack of commits: until then it would notify for nothing."""
+    """Take office as soon as the shard leaves it for lack of commits: until then it would do rounds for nothing."""
     deadline = time.monotonic() + OFFICE_S
     while connection.execute("select headrace.take_office()").fetchone() != (True,):
         if time.monotonic() > deadline:
-            raise FailedError(f"the announcer is in office still, {OFFICE_S:g} s after the last event")
+            raise FailedError(f"a shard is in office still, {OFFICE_S:g} s after the last event")
         time.sleep(0.1)

@@ -20,7 +20,7 @@ SESSIONS: Final = 16
 STREAMS: Final = 1000
 THREADS: Final = 2
 WARM_S: Final = 3.0
-"""Seconds at the beginning of a run that are not counted: caches fill, and one shard becomes the announcer."""
+"""Seconds at the beginning of a run that are not counted: caches fill, and one shard takes office."""
 _TPS: Final = re.compile(r"^tps = ([\d.]+) \(without", re.MULTILINE)
 
 PLAIN: Final = f"insert into public.bare (stream, data) values (:stream, repeat('x', {DATA_BYTES}));"

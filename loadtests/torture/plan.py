@@ -124,7 +124,7 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PRESENCE_INTERVAL_S": "0.2",
         "PRESENCE_GRACE_S": str(PRESENCE_GRACE_S),
         "PRESENCE_EXPIRY_S": str(PRESENCE_EXPIRY_S),
-        # From 50 a second the announcer is hardly ever in office; from 0 or 1, most of the time or now and then.
+        # From 50 a second a shard is hardly ever in office; from 0 or 1, most of the time or now and then.
         "ANNOUNCE_ABOVE_PER_S": chance.choice(("0", "1", "1", "50")),
         "ANNOUNCE_INTERVAL_S": chance.choice(("0.001", "0.005", "0.05")),
     }

@@ -82,7 +82,7 @@ def test_a_doctor_runs_nothing_of_strangers(postgres: EmbeddedPostgres, empty_da
             )
             found = {finding.check: finding for finding in examination.examine(settings)}
             assert connection.execute("select * from public.ran").fetchall() == []
-            for check in ("schema", "schema parts", "pruning", "front door"):
+            for check in ("schema", "schema parts", "pruning", "numbering", "front door"):
                 assert says(found[check], Level.FAIL, "belongs to trapping")
             connection.execute("drop owned by trapping")
     finally:

@@ -195,8 +195,8 @@ def test_the_documentation_lists_every_metric(start_stack: StartStack, monkeypat
             assert set(re.findall(r"(\w+)=", shown)) - {"le"} == labels[family], name
 
 
-def test_who_announces_says_so(start_stack: StartStack) -> None:
-    """While commits are many, one shard of two is in office, and counts the transactions that it has notified for."""
+def test_the_shard_in_office_says_so(start_stack: StartStack) -> None:
+    """While commits are many, one shard of two is in office, and counts the turns that it has numbered."""
     stack = start_stack(shards=2, announce_above_per_s=1)
     router = stack.router
     assert router is not None
@@ -215,7 +215,7 @@ def test_who_announces_says_so(start_stack: StartStack) -> None:
     before = now("headrace_announced_transactions_total")
     for _ in range(5):
         stack.database.publish("room:1", "x")
-    wait_until(lambda: now("headrace_announced_transactions_total") >= before + 5, "all five are announced")
+    wait_until(lambda: now("headrace_announced_transactions_total") >= before + 5, "all five are numbered")
 
 
 def test_a_shard_that_does_not_answer_is_named(start_stack: StartStack) -> None:
