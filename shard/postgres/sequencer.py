@@ -20,8 +20,9 @@ says `turn` on the channel headrace_rate where nobody is in office: then the fir
 The office is an advisory lock, which any role that may connect can take (`headrace/schema/locks.py`). A stranger that
 holds the lock numbers nothing, and publishing transactions leave their turns to that stranger. So a shard looks who
 holds the lock when its pruner finds turns that nobody has numbered, or its sweep finds events that nobody has notified
-of. While a stranger holds the lock, one shard does rounds as if it was in office. When the office is to be had again, the shard takes it and keeps it for WARY_S after the
-stranger was seen last, since a shard in office cannot be pushed out.
+of. While a stranger holds the lock, one shard does rounds as if it was in office. When the office is to be had again,
+the shard takes it and keeps it for WARY_S after the stranger was seen last, since a shard in office cannot be pushed
+out.
 """
 
 import logging

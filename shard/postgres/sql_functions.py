@@ -193,9 +193,9 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
 
 
 def number_left(connection: psycopg.Connection[Any]) -> int:
-    """Number what committed transactions have left to others; how many turns, 0 if another session does a round. Yields.
+    """Number what committed transactions have left to others, and return how many turns that were. Yields.
 
-    Raises psycopg.Error.
+    It is 0 if another session is doing a round. Raises psycopg.Error.
     """
     row = connection.execute("select transactions from headrace.sequence()").fetchone()
     assert row is not None
