@@ -4,7 +4,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -12,6 +12,8 @@ import headrace
 from loadtests.bench.clients import FailedError
 from loadtests.bench.payload import payload
 from loadtests.bench.pilot import Pilot
+
+BEGIN_S: Final = 20.0
 
 
 class BenchPublisher:
@@ -73,6 +75,18 @@ class BenchPublisher:
     def many(self, streams: Sequence[str]) -> None:
         """Publish one event to each of the streams, in one transaction."""
         headrace.publish_many(self.connection, streams, [payload() for _ in streams])
+
+    def begin(self, streams: Sequence[str]) -> None:
+        """Publish the first event to each of some new streams; returns when these events have their ids.
+
+        Raises FailedError if that takes longer than BEGIN_S.
+        """
+        self.many(streams)
+        deadline = time.monotonic() + BEGIN_S
+        while (begun := self.heads(streams)) < len(streams):
+            if time.monotonic() > deadline:
+                raise FailedError(f"of {len(streams)} streams {begun} have begun within {BEGIN_S:g} s")
+            time.sleep(0.05)
 
     def head(self, stream: str) -> int:
         """The stream's newest id."""

@@ -32,7 +32,6 @@ BUSY_PER_S: Final = 2000
 ROWS: Final = 10_000
 PATIENCE_S: Final = 120.0
 """How long the subscribers may take to receive what is left after the last commit."""
-BEGIN_S: Final = 20.0
 
 _PLAIN: Final = """
     create table if not exists public.bench_plain (
@@ -143,12 +142,7 @@ def _statements(variables: str, stream: str) -> tuple[str, str]:
 @contextmanager
 def _followed(bench: Bench, streams: Sequence[str]) -> Iterator[Subscriber]:
     """New streams, each with one event and a subscriber who begins behind it."""
-    bench.publisher.many(streams)
-    deadline = time.monotonic() + BEGIN_S
-    while (begun := bench.publisher.heads(streams)) < len(streams):
-        if time.monotonic() > deadline:
-            raise FailedError(f"of {len(streams)} streams {begun} have begun within {BEGIN_S:g} s")
-        time.sleep(0.05)
+    bench.publisher.begin(streams)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as directory:
         paths = Path(directory) / "paths"
         paths.write_text("".join(path + "\n" for path in bench.node.paths(streams)))

@@ -63,7 +63,7 @@ class Writers:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False)
         found = _TPS.search(done.stdout)
         if done.returncode or not found:
-            raise FailedError(f"pgbench: {done.stderr.strip()[-1000:]}")
+            raise FailedError(f"pgbench: {(done.stderr or done.stdout).strip()[-1000:]}")
         return float(found[1])
 
     def logged(self, statements: str, seconds: float, when_warm: Callable[[], None], rate: float = 0) -> TransactionLog:
