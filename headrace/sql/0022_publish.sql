@@ -142,9 +142,6 @@ begin
         perform headrace.pass_old_numbers();
         perform set_config('headrace.checked', pg_backend_pid()::text, false);
     end if;
-    if current_setting('synchronous_commit') = 'off' then
-        perform set_config('synchronous_commit', 'local', true);
-    end if;
     perform set_config('headrace.ringing', xid::text, true);
     return true;
 end $$;
@@ -350,6 +347,10 @@ begin
         return null;
     end if;
     perform set_config('headrace.ringing', '', true);
+    -- Not before: the application may set it, or RESET ALL, after it has published.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
     in_office := headrace.defers();
     if isolation = 'serializable' then
         since := headrace.turns_since();

@@ -47,8 +47,8 @@ comment on function headrace.rings(xid8) is
 True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
 transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
 second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
-session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
-event that a client has seen must survive a crash. For callers that have fixed the search path.';
+session it calls headrace.pass_old_numbers, which costs half as much as an event. For callers that have fixed the search
+path.';
 comment on function headrace.pass_old_numbers() is
 'Where no numbering has begun this database''s incarnation yet, lets headrace.payload.seq go on above all that any other
 incarnation has given out.
@@ -77,7 +77,10 @@ comment on function headrace.take_turn() is
 'Constraint trigger of headrace.payload: at commit it leaves a turn for each stream of the transaction, or numbers.
 
 It fires earlier by SET CONSTRAINTS and by PREPARE TRANSACTION. A transaction above READ COMMITTED leaves turns, since
-its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.';
+its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.
+
+It makes the commit durable: the seq of an event that a page has shown must survive a crash, or it would be given out
+again, and the page''s client would not be sent the event that has it then.';
 comment on function headrace.turns_since() is
 'The highest number of any turn, as it was when the statement, or COMMIT, first called this. Turns with higher numbers
 were taken since then.

@@ -560,9 +560,6 @@ begin
         perform headrace.pass_old_numbers();
         perform set_config('headrace.checked', pg_backend_pid()::text, false);
     end if;
-    if current_setting('synchronous_commit') = 'off' then
-        perform set_config('synchronous_commit', 'local', true);
-    end if;
     perform set_config('headrace.ringing', xid::text, true);
     return true;
 end $$;
@@ -572,8 +569,8 @@ comment on function headrace.rings(xid8) is
 True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
 transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
 second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
-session it calls headrace.pass_old_numbers, which costs half as much as an event. It makes the commit durable, since an
-event that a client has seen must survive a crash. For callers that have fixed the search path.';
+session it calls headrace.pass_old_numbers, which costs half as much as an event. For callers that have fixed the search
+path.';
 
 create function headrace.raise_numbers(up_to bigint)
 returns void
@@ -1178,6 +1175,10 @@ begin
         return null;
     end if;
     perform set_config('headrace.ringing', '', true);
+    -- Not before: the application may set it, or RESET ALL, after it has published.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
     in_office := headrace.defers();
     if isolation = 'serializable' then
         since := headrace.turns_since();
@@ -1201,7 +1202,10 @@ comment on function headrace.take_turn() is
 'Constraint trigger of headrace.payload: at commit it leaves a turn for each stream of the transaction, or numbers.
 
 It fires earlier by SET CONSTRAINTS and by PREPARE TRANSACTION. A transaction above READ COMMITTED leaves turns, since
-its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.';
+its snapshot may be older than what waits in its streams. If nobody is in office, such a transaction wakes a shard.
+
+It makes the commit durable: the seq of an event that a page has shown must survive a crash, or it would be given out
+again, and the page''s client would not be sent the event that has it then.';
 create constraint trigger take_turn after insert on headrace.payload
     deferrable initially deferred
     for each row when (new.rings)

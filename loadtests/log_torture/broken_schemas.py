@@ -104,7 +104,7 @@ BREAKS: Final[dict[str, Sequence[Break]]] = {
         Break("headrace.sequence()", "h.stream)) from heads h", "h.stream)) from heads h where h.count > 1"),
     ),
     # A commit is not made durable, or a round is not.
-    "publish-not-durable": (Break("headrace.rings(xid8)", "= 'off' then", "= 'never' then"),),
+    "publish-not-durable": (Break("headrace.take_turn()", "= 'off' then", "= 'never' then"),),
     "numbering-not-durable": (Break("headrace.begin_numbering()", "= 'off' then", "= 'never' then"),),
 }
 """By name, what is broken."""

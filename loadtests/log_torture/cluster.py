@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import psycopg
 
@@ -30,19 +30,19 @@ LAZY_S: Final = 0.3
 class Cluster:
     """A server with a migrated template database, and where a fail-over is wanted, a standby.
 
-    Owned by the main thread; all threads read `url`, `era` and `flushes`. flushes says who asks for durable commits:
-    `usual`; or before a kill of the server, so that a commit which is not made durable all the same is lost: `log`,
-    none but the log itself, or `nobody`, since all publish in transactions that only numbering makes durable.
-    synchronous: commits wait for the standby. `binaries` names the directory of another PostgreSQL than the embedded
-    one.
+    Owned by the main thread; all threads read `url`, `era` and `before_kill`. before_kill says what clients do just
+    before a kill of the server, when nobody asks for durable commits, so that a commit which the log does not make
+    durable is lost: `turns`, publishers leave turns, and sequencers do no rounds; or `numbers`, publishers number at
+    once; None at other times. synchronous: commits wait for the standby. `binaries` names the directory of another
+    PostgreSQL than the embedded one.
     """
 
     def __init__(self, binaries: Path | None = None, *, synchronous: bool = False) -> None:
         self.era = 0
-        self.flushes = "usual"
+        self.before_kill: Literal["turns", "numbers"] | None = None
         self._binaries = binaries
         self.synchronous = synchronous
-        self._database = "postgres"
+        self.database = "postgres"
         self._crashes = 0
         self._directories: list[Path] = []
         self._servers: list[EmbeddedPostgres] = []
@@ -72,29 +72,34 @@ class Cluster:
     @property
     def url(self) -> str:
         """The tortured database, as its owner. After a fail-over it is on the server that was promoted."""
-        return self._servers[self.era].owned_url(self._database)
+        return self._servers[self.era].owned_url(self.database)
+
+    @property
+    def standby_url(self) -> str:
+        """The tortured database on the standby; after the fail-over the same as `url`."""
+        return self._servers[-1].owned_url(self.database)
 
     @property
     def old_url(self) -> str:
         """The database on the server from which the last fail-over came."""
-        return self._servers[self.era - 1].owned_url(self._database)
+        return self._servers[self.era - 1].owned_url(self.database)
 
     def create(self, name: str) -> None:
         """Make a database with headrace's schema; `url` leads there from now on."""
-        self._database = name
+        self.database = name
         _execute(self._servers[self.era], f"create database {name} template {TEMPLATE} owner {OWNER}")
 
     def drop(self) -> None:
         """Remove the database, which MUST have no prepared transactions any more."""
-        _execute(self._servers[self.era], f"drop database {self._database} with (force)")
+        _execute(self._servers[self.era], f"drop database {self.database} with (force)")
 
     def crash(self) -> None:
         """Kill the server as a power failure would, and start it again."""
         self._crashes += 1
-        self.flushes = ("nobody", "log")[self._crashes % 2]
+        self.before_kill = "turns" if self._crashes % 2 else "numbers"
         time.sleep(LAZY_S)
         self._servers[self.era].kill()
-        self.flushes = "usual"
+        self.before_kill = None
         self._servers[self.era].start()
 
     def add_standby(self) -> None:

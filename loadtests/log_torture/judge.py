@@ -28,8 +28,8 @@ class Publication:
     token: int
     stream: str
     transaction: int
-    chain: str
-    version: int
+    chain: str | None
+    version: int | None
     id: int | None
 
 
@@ -184,16 +184,15 @@ def judge_pages(pages: Sequence[Page], truth: Truth) -> Iterator[Violation]:
 
 def _reach(versions: dict[str, int], truth: Truth, event: LogEvent) -> None:
     one = truth.publications.get(event.token)
-    if one is not None:
+    if one is not None and one.chain is not None and one.version is not None:
         versions[one.chain] = max(versions.get(one.chain, 0), one.version)
 
 
 def _compare(page: Page, told: Fingerprint, reached: Mapping[str, int]) -> Iterator[Violation]:
     """The page's rows beside what its watermark stands for."""
     beyond = page.shown.count - told.count
-    if not page.watermark.pending and beyond > MAX_PENDING:
-        return  # the plain head, since too many events were pending
-    if page.exact and page.shown != told:
+    too_many = not page.watermark.pending and beyond > MAX_PENDING  # then the watermark is the plain head
+    if page.exact and page.shown != told and not too_many:
         yield Violation("page", f"{_named(page)} shows {beyond} events more than it stands for; {page.shown} {told}")
     if beyond < 0:
         yield Violation("page", f"{_named(page)} shows {-beyond} events less than it stands for")

@@ -61,11 +61,13 @@ class Publisher(SessionLoop):
     _era = 0
 
     def _transact(self, connection: Connection) -> None:
-        kind = "long" if self.long else self.random.choice(KINDS)
-        if self.cluster.flushes == "nobody":
-            kind = self.random.choice(("now", "many now"))
+        kind = "long" if self.long else "bulk" if self.random.random() < 0.002 else self.random.choice(KINDS)
+        if (before_kill := self.cluster.before_kill) is not None:
+            kind = self.random.choice(
+                ("now", "many now") if before_kill == "numbers" else ("usual", "snapshot", "early")
+            )
         level = LEVELS.get(kind, "read committed")
-        synchronous = self.random.random() < 0.7 and self.cluster.flushes == "usual"
+        synchronous = self.random.random() < 0.7 and before_kill is None
         connection.execute(b"set synchronous_commit = " + (b"on" if synchronous else b"off"))
         note = self.notes.begin(level)
         note.synchronous = synchronous
@@ -74,6 +76,8 @@ class Publisher(SessionLoop):
         try:
             connection.execute(f"begin isolation level {level}".encode())
             blind = self._steps(transaction, kind, connection)
+            if not note.synchronous and self.random.random() < 0.5:
+                transaction.commit_carelessly()
             where = "commit"
             self._end(connection, note, kind)
         except psycopg.Error as error:
@@ -106,6 +110,8 @@ class Publisher(SessionLoop):
                     transaction.write_then_publish(fresh, own_row(fresh, self.number))
                 else:
                     transaction.queue_then_publish(fresh)
+            case "bulk":
+                transaction.publish_bulk(streams[0])
             case "early":
                 for stream in streams:
                     transaction.publish_alone(stream)

@@ -96,6 +96,9 @@ class LogTortureRun:
         self._followers = [Follower(*make, number) for number in range(2)]
         sequencers = [Sequencer(*make, number) for number in range(plan.sequencers)]
         pages = [PageReader(*make, number) for number in range(plan.pages)]
+        if "failover" in plan.faults:
+            pages.append(PageReader(*make, plan.pages))
+            pages[-1].standby = True
         self._others = [*sequencers, *pages, RandomKiller(*make, 0), Ambusher(*make, 0)]
         loops = [*self._publishers, *self._followers, *self._others]
         self._listener = Listener(*make, 0)
@@ -127,6 +130,9 @@ class LogTortureRun:
             broken_schemas.apply(self._cluster.url, plan.broken)
         with psycopg.connect(self._cluster.url, autocommit=True) as connection:
             connection.execute(log_calls.KEEP)
+            # What a transaction has after RESET ALL.
+            name = self._cluster.database
+            connection.execute(f"alter database {name} set synchronous_commit = off".encode())
             connection.execute(files(__package__).joinpath("application.sql").read_bytes())
             for stream in STREAMS:
                 for number in range(ROWS):

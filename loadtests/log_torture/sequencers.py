@@ -25,7 +25,7 @@ class Sequencer(SessionLoop):
         connection.execute("set synchronous_commit = %s".replace("%s", self.random.choice(("on", "off"))))
         while not self.ending.is_set():
             if not _true(connection, log_calls.TAKE_OFFICE):
-                if self.random.random() < 0.2:
+                if self.random.random() < 0.2 and self.cluster.before_kill != "turns":
                     self._round(connection, "rounds standing by")
                 self.rest(0.1)
                 continue
@@ -47,6 +47,10 @@ class Sequencer(SessionLoop):
     def _hold(self, connection: Connection) -> None:
         until = time.monotonic() + self.random.choice((0.05, 0.3, 1.0))
         while time.monotonic() < until and not self.ending.is_set():
+            if self.cluster.before_kill == "turns":
+                self.ending.wait(0.01)
+                until = time.monotonic() + 1.0
+                continue
             self._round(connection, "rounds")
             self.rest(self.random.choice((0.0, 0.002, 0.02, 0.1)))
             if self.random.random() < 0.1:

@@ -32,6 +32,11 @@ class SessionLoop(ABC):
         self.name = f"{self.role} {number}"
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
+    @property
+    def url(self) -> str:
+        """The database to connect to."""
+        return self.cluster.url
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
@@ -62,7 +67,7 @@ class SessionLoop(ABC):
         while not concluded:
             connected = False
             try:
-                with psycopg.connect(self.cluster.url, autocommit=True, connect_timeout=5) as connection:
+                with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
                     connected = True
                     self.notes.sessions[self.name] = connection.info.backend_pid
                     if not self.ending.is_set():

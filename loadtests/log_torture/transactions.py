@@ -16,6 +16,8 @@ from loadtests.log_torture.streams import ROWS, own_row, queue, row
 
 AUDIENCES: Final = (None, None, None, "staff", "user:7")
 TYPES: Final = ("message", None, "changed")
+BULK: Final = 600
+"""The number of events in one stream of a transaction that has more of them than a watermark names."""
 PADDINGS: Final = (0, 0, 0, 0, 40, 3000)
 """Bytes that make the data longer. The last is enough for PostgreSQL to store it elsewhere."""
 
@@ -80,6 +82,28 @@ class Transaction:
         for event, chain, version in zip(events, chains, versions, strict=True):
             self._write_down(event, chain, version)
 
+    def publish_bulk(self, stream: str) -> None:
+        """More events in one stream than a watermark names."""
+        chain = own_row(stream, self._publisher)
+        version = self._move(stream, chain)
+        self._next_step()
+        events = [self._new(stream) for _ in range(BULK)]
+        self._connection.execute(log_calls.PUBLISH_MANY, _arrays(events))
+        self._waits = not self._immediate
+        self._write_down(events[0], chain, version)
+        self._connection.execute(
+            "insert into torture.publication (token, stream, transaction) select t, %s, %s from unnest(%s::bigint[]) t",
+            [stream, self.note.number, [event.token for event in events[1:]]],
+        )
+
+    def commit_carelessly(self) -> None:
+        """Ask for a commit that is not durable: what was published must be durable all the same.
+
+        Does nothing where the log has done its work already, and relies on the setting.
+        """
+        if not self.note.firings and not self._immediate and not any(e.now for e in self.note.published.values()):
+            self._connection.execute("set local synchronous_commit = off")
+
     def publish_now(self, stream: str) -> None:
         """Get a row, publish and be told the id; the stream stays locked until the end."""
         chain = self.any_row(stream)
@@ -143,6 +167,7 @@ class Transaction:
     def reset_all(self) -> None:
         """RESET ALL, which forgets what headrace remembers in a setting of the transaction."""
         self._connection.execute("reset all")
+        self.note.synchronous = False  # as the database has it
 
     def set_constraints(self, immediate: bool) -> None:
         """SET CONSTRAINTS ALL IMMEDIATE, which has all deferred constraints do their work, or DEFERRED again."""

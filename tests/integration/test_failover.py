@@ -123,6 +123,21 @@ def test_a_crash_with_asynchronous_commits(primary: EmbeddedPostgres) -> None:
         assert connection.execute("select count(*) from headrace.turn").fetchone() == (0,)
 
 
+def test_a_crash_after_a_turn(primary: EmbeddedPostgres) -> None:
+    """An event that was left to a shard survives a crash of the server, whatever its transaction asks for at last."""
+    with connect(primary) as office, connect(primary) as connection:
+        office.execute("select headrace.take_office()")
+        with connection.transaction():
+            connection.execute("select headrace.publish('s', 'x')")
+            connection.execute("set local synchronous_commit = off")
+        assert connection.execute("select headrace.head('s')").fetchone() == (0,)
+        primary.kill()
+    primary.start()
+    with connect(primary) as connection:
+        connection.execute("select headrace.sequence()")
+        assert read_after(connection, "s", 0) == (1, None, [1])
+
+
 def test_a_restart_is_no_jump(primary: EmbeddedPostgres) -> None:
     """A restart stays on its timeline: ids go on without a gap."""
     with connect(primary) as connection:
