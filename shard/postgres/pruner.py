@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.05
 """Between batches, so that pruning does not show in the latency of publishing."""
+NUMBER_S = 10.0
+"""The longest time between two rounds: with a longer interval of pruning, the pruner comes for a round alone."""
 FORGET_S = 600.0
 """Between two looks at all revocations, 3 ms for a thousand, and the rest; nothing depends on when it is forgotten."""
 
@@ -53,14 +55,17 @@ class Pruner:
 
     def _run(self) -> None:
         forget_at = 0.0
+        prune_at = 0.0
         outage = Outage(logger, "pruning failed, trying again later", "pruning works again")
         while True:
-            gevent.sleep(self._settings.prune_interval_s * random.uniform(0.5, 1.5))
+            gevent.sleep(min(self._settings.prune_interval_s, NUMBER_S) * random.uniform(0.5, 1.5))
             try:
                 with connect(self._settings.database_url, self._name) as connection:
                     if sql_functions.number_left(connection):
                         self._left()
-                    self._round(connection)
+                    if time.monotonic() >= prune_at:
+                        self._round(connection)
+                        prune_at = time.monotonic() + max(0.0, self._settings.prune_interval_s - NUMBER_S)
                     if time.monotonic() >= forget_at:
                         sql_functions.forget_revocations(connection, self._settings.max_token_life_s)
                         sql_functions.forget_publications(connection, self._settings.idempotency_keep_s)

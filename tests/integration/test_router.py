@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 import headrace
+from headrace.cursor import Position
 from headrace.node.directory import Directory
 from headrace.node.placement import rendezvous
 from headrace.node.socket_passing import MAX_CHANNELS
@@ -107,7 +108,7 @@ def test_after_the_answer_the_client_is_the_shards_alone(router: Router, shards:
         held.close()
         assert read_to_end(client) == HEAD + b"id: 18\ndata: x\n\n: heartbeat\n\n"
         (message,) = shard.messages
-        assert message.streams == (("room:1", 17),)
+        assert message.streams == (("room:1", Position(17)),)
         assert message.context.user == "ada"
         assert message.request_id == "r-1"
         assert message.peer == "{}:{}".format(*client.getsockname())
