@@ -23,8 +23,11 @@ def read(connection: Connection) -> Callable[..., dict[str, Page]]:
 
 
 def publish(connection: Connection, stream: str, *labels: str | None, size: int = 1) -> None:
-    for label in labels:
-        connection.execute("select headrace.publish(%s, %s, visible_to => %s)", [stream, "x" * size, label])
+    """Publish one event for each label; every third has its payload in its own row."""
+    for number, label in enumerate(labels):
+        function = "publish_now" if number % 3 == 2 else "publish"
+        statement = f"select headrace.{function}(%s, %s, visible_to => %s)"
+        connection.execute(statement.encode(), [stream, "x" * size, label])
 
 
 def trim(connection: Connection, stream: str, keep: int) -> None:
@@ -115,6 +118,7 @@ def test_marks_go_with_their_stream(connection: Connection) -> None:
     assert marks() == [("b",)]
     connection.execute("truncate headrace.stream")
     assert marks() == []
+    assert connection.execute("select count(*) from headrace.payload").fetchone() == (0,)
 
 
 def test_older_shards_read_as_before(connection: Connection) -> None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema.identity import identity
 from headrace.schema.migrations import migrate
 from tests.fixtures.postgres import execute, scratch_postgres
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 MICROSECONDS_IN_2020 = 1_577_836_800_000_000
 Connection = psycopg.Connection[Any]
@@ -107,6 +108,102 @@ def test_failover_that_loses_commits(primary: EmbeddedPostgres, standby: Embedde
         assert read_after(connection, "quiet", 1) == (start + 1, [2, start], [start + 1])
         assert read_after(connection, "new", 0) == (start + 1, [1, start], [start + 1])
         assert identity(connection) == named
+
+
+def test_turns_that_wait_survive_a_promotion(primary: EmbeddedPostgres, standby: EmbeddedPostgres) -> None:
+    """The promoted standby numbers what waited in its order, and nobody waits for the first publisher there.
+
+    Payloads get numbers above all that clients of the lost primary may know.
+    """
+    with connect(primary) as connection, connect(primary) as office:
+        assert publish(connection, "s") == 1
+        assert office.execute("select headrace.take_office()").fetchone() == (True,)
+        connection.execute("select headrace.publish('s', 'waits')")
+    copy_as_standby(primary, standby)
+    with connect(primary) as connection, connect(primary) as office, connect(standby) as reader:
+        assert office.execute("select headrace.take_office()").fetchone() == (True,)
+        connection.execute("select headrace.publish('s', 'waits, too')")
+        at = connection.execute("select headrace.watermark('s')").fetchone()
+        assert at is not None
+        assert str(at[0]).startswith("1-")
+        wait_until(
+            lambda: reader.execute("select headrace.watermark('s')").fetchone() == at, "the standby has both events"
+        )
+    standby.stop()
+    with connect(primary) as connection:
+        connection.execute("select headrace.publish('s', 'lost') from generate_series(1, 100)")
+        highest = connection.execute("select max(seq) from headrace.payload").fetchone()
+        assert highest is not None
+    primary.kill()
+
+    standby.start()
+    with connect(standby) as long, connect(standby) as connection, connect(standby) as office:
+        execute(standby, "select pg_promote()")
+        wait_until(lambda: connection.execute("select not pg_is_in_recovery()").fetchone() == (True,), "promotion")
+        assert office.execute("select headrace.take_office()").fetchone() == (True,)
+        connection.execute("set lock_timeout = '10s'")
+        with long.transaction():
+            long.execute("select headrace.publish('s', 'open')")
+            connection.execute("select headrace.publish('s', 'new')")
+            assert office.execute("select transactions from headrace.sequence()").fetchone() == (3,)
+        assert office.execute("select transactions from headrace.sequence()").fetchone() == (1,)
+        head, jumps, ids = read_after(connection, "s", 1)
+        assert jumps is not None
+        assert ids == [jumps[1] + number for number in range(1, 5)] == list(range(head - 3, head + 1))
+        rows = connection.execute("select data from headrace.kept_events() order by id offset 1").fetchall()
+        assert [data for (data,) in rows] == ["waits", "waits, too", "new", "open"]
+        seqs = connection.execute("select min(seq) from headrace.payload where data in ('new', 'open')").fetchone()
+        assert seqs is not None
+        assert seqs[0] > highest[0]
+
+
+def test_a_long_publish_now_after_a_promotion(connection: Connection, database_url: str) -> None:
+    """It begins the incarnation, for which numberings wait; those who only publish do not."""
+    connection.execute("select headrace.publish_now('s', '1')")
+    # As a promotion leaves the row: of another timeline, but not written by anybody else.
+    connection.execute("update headrace.deployment set timeline = timeline + 1, writer = pg_current_xact_id()::xid")
+    with psycopg.connect(database_url) as long, psycopg.connect(database_url, autocommit=True) as publisher:
+        assert connection.execute("select headrace.take_office()").fetchone() == (True,)
+        long.execute("select headrace.publish_now('t', 'x')")
+        publisher.execute("set lock_timeout = '10s'")
+        publisher.execute("select headrace.publish('s', '2')")
+        with publisher.transaction():
+            publisher.execute("set transaction isolation level serializable")
+            publisher.execute("select headrace.publish('s', '3')")
+        long.commit()
+    assert connection.execute("select transactions from headrace.sequence()").fetchone() == (2,)
+    rows = connection.execute("select data from headrace.kept_events() where stream = 's' order by id").fetchall()
+    assert rows == [("1",), ("2",), ("3",)]
+
+
+def test_publishers_that_raise_the_numbers_at_once(connection: Connection, database_url: str) -> None:
+    """After a promotion sessions that publish at the same time give no number twice, and wait for no transaction."""
+    connection.execute("select headrace.publish('s', 'x')")
+    connection.execute("update headrace.deployment set timeline = timeline + 1, writer = pg_current_xact_id()::xid")
+    connection.execute("select setval('headrace.payload_seq_seq', %s)", [1 << 52])  # the clock is behind
+    assert connection.execute("select headrace.take_office()").fetchone() == (True,)
+    faults: list[BaseException] = []
+    start = threading.Barrier(8)
+
+    def publish_often(level: str) -> None:
+        try:
+            start.wait(DEADLINE_S)
+            for _ in range(5):
+                with psycopg.connect(database_url) as session:
+                    session.execute(f"set transaction isolation level {level}".encode())
+                    session.execute("select headrace.publish('s', 'x') from generate_series(1, 10)")
+        except BaseException as fault:
+            faults.append(fault)
+
+    levels = ["read committed", "repeatable read", "serializable", "read committed"] * 2
+    threads = [threading.Thread(target=publish_often, args=[level]) for level in levels]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert faults == []
+    counted = connection.execute("select count(*), count(distinct seq) from headrace.payload").fetchone()
+    assert counted == (401, 401)
 
 
 def test_a_crash_with_asynchronous_commits(primary: EmbeddedPostgres) -> None:

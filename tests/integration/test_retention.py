@@ -31,12 +31,17 @@ def rule(connection: Connection, pattern: str, keep: str | None, count: int | No
 
 
 def prune(connection: Connection, batch: int = 1000) -> list[int]:
-    """Prune until nothing is left; return what each call removed."""
+    """Prune until nothing is left; return what each call removed. No payload is left behind, and none is missing."""
     removed: list[int] = []
     while not removed or removed[-1] > 0:
         row = connection.execute("select headrace.prune(%s)", [batch]).fetchone()
         assert row is not None
         removed.append(row[0])
+    placed = "select count(*) from headrace.event where seq is not null"
+    joined = "select count(*) from headrace.event join headrace.payload using (xid, seq)"
+    payloads = connection.execute(f"select (select count(*) from headrace.payload), ({placed}), ({joined})".encode())
+    (counted,) = payloads.fetchall()
+    assert len(set(counted)) == 1
     return removed
 
 
@@ -231,6 +236,32 @@ def test_publishing_does_not_wait_for_pruning(connection: Connection, other: Con
     connection.execute("select headrace.publish_now('new', 'x')")
     other.commit()
     assert kept(connection, "s") == [2, 3]
+
+
+def test_events_without_an_id_are_not_removed(connection: Connection, other: Connection) -> None:
+    """However old a payload is, its event is kept from the moment at which it gets its id."""
+    rule(connection, "*", "1 microsecond")
+    assert other.execute("select headrace.take_office()").fetchone() == (True,)
+    other.commit()
+    connection.execute("select headrace.publish('s', 'waits')")
+    assert connection.execute("select headrace.prune(10)").fetchone() == (0,)
+    assert connection.execute("select data from headrace.payload").fetchall() == [("waits",)]
+    assert connection.execute("select transactions from headrace.sequence()").fetchone() == (1,)
+    assert prune(connection) == [1, 0]
+    assert mark(connection, "s") == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+def test_payloads_of_either_kind_go_with_their_events(connection: Connection, batch: int) -> None:
+    """Those in tables of their own and those in the events' rows, of one stream and of several."""
+    for _ in range(3):
+        publish(connection, "s", 2, "1 hour")
+        connection.execute("select headrace.publish_many_now(array['s', 't'], array['now', 'now'])")
+        publish(connection, "t", 1, "1 hour")
+    connection.execute("update headrace.event set created_at = now() - interval '1 hour'")
+    publish(connection, "t", 1)
+    assert sum(prune(connection, batch)) == 15
+    assert (kept(connection, "s"), kept(connection, "t")) == ([], [7])
 
 
 def test_a_walk_examines_events_once(connection: Connection, database_url: str) -> None:
