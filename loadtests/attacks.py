@@ -47,21 +47,23 @@ REPEATED: Final = (
     "select pg_notify('headrace_slot_' || n, '9 ' || repeat('x', n)) from generate_series(1, 1000, 100) n",
     "select pg_notify('headrace_slot_' || n, payload) from generate_series(1, 999, 50) n, (values (''), ('x'),"
     " ('-1 s'), (' '), ('99999999999999999999999 s'), (repeat('9', 7000)), (E'1 \\n')) v (payload)",
-    "select pg_notify('headrace_rate', payload) from (values (''), ('office'), (repeat('x', 7000))) v (payload)",
+    "select pg_notify('headrace_rate', payload)"
+    " from (values (''), ('office'), ('turn'), (repeat('x', 7000))) v (payload)",
     "listen headrace_rate",
     "select count(*) from generate_series(1, 50000)",
 )
 FORBIDDEN: Final = (
     "select * from headrace.event",
     "select * from headrace.deployment",
-    "insert into headrace.stage (xid, stream, data, rings) values ('1', 's', 'x', true)",
+    "insert into headrace.payload (xid, stream, data, rings) values ('1', 's', 'x', true)",
+    "select * from headrace.turn",
     "update headrace.limits set max_payload_bytes = 60000000",
     "do $$ begin lock table headrace.stream in access share mode; end $$",
     "do $$ begin lock table headrace.migration in share row exclusive mode; end $$",
     "select headrace.set_max_payload_bytes(60000000)",
     "select headrace.begin_block()",
     "select headrace.take_office()",
-    "select headrace.announce_since()",
+    "select headrace.sequence()",
     "select headrace.prune(1000)",
     "select headrace.read_after(array['s'], array[0::bigint], 1, 1)",
     "select headrace.read_after(array['s'], array[0::bigint], 1, 1, 1)",

@@ -34,7 +34,7 @@ def test_a_hostile_role(postgres: EmbeddedPostgres, stack: Stack, database: Data
     with attack:
         with Writers(database.url) as writers:
             wait_until(lambda: writers.published > 100 and attack.statements > 20, "both are at work")
-            wait_until(lambda: any("is at the lock of the announcer" in s.log for s in stack.shards), "it is noticed")
+            wait_until(lambda: any("is at the lock of the office" in s.log for s in stack.shards), "it is noticed")
         assert not writers.faults
         head = database.head("s")
         client.wait_for(head)
