@@ -72,9 +72,10 @@ test-more: .venv
 # The tests of the SQL with Debian's PostgreSQL, which is older than the wheel's. They connect as an owner who is no
 # superuser.
 OLDER := /usr/lib/postgresql/15/bin
-SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,announce changes changes_rows connections disconnect django \
-    dumps failover incarnation limits log migrations numbering ownership presence publish publish_async read_after retention \
-    schema schema_file sessions snapshot postgres_errors)) tests/system/test_hostile_sql.py
+SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,changes changes_rows connections disconnect django \
+    dumps failover incarnation limits log migrations numbering office ownership presence publish publish_async \
+    read_after restored_turns retention schema schema_file sequence sessions snapshot postgres_errors turns)) \
+    tests/system/test_hostile_sql.py
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
 	test ! -x $(OLDER)/postgres || TEST_POSTGRES=$(OLDER) \
