@@ -57,7 +57,7 @@ BREAKS: Final[dict[str, Sequence[Break]]] = {
     ),
     # A transaction with an old snapshot numbers itself.
     "old-snapshot-numbers": (
-        Break("headrace.take_turn()", "elsif in_office or isolation <> 'read committed' then", "elsif in_office then"),
+        Break("headrace.take_turn()", "elsif in_office or isolation = 'repeatable read' then", "elsif in_office then"),
     ),
     # The first turn of a transaction counts, not the last.
     "first-turn-counts": (
