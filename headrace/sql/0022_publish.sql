@@ -124,28 +124,30 @@ begin
     end if;
 end $$;
 
--- True for the first row of a transaction, and again after its trigger has fired; for each row of a SERIALIZABLE
--- transaction, whose trigger must read nothing: what concurrent transactions have read of each other makes them fail. Once
--- in a session it looks which incarnation this is: a session does not outlive that, and the look costs half as much as
--- the event. For callers that have fixed the search path.
+-- True for a row that must get the mark `rings`: the first row of a transaction, and the first after a trigger has fired; each
+-- row of a SERIALIZABLE transaction, whose trigger must read nothing: what concurrent transactions have read of each other
+-- makes them fail. Once in a session it looks which incarnation this is: a session does not outlive that, and the look
+-- costs half as much as the event. For callers that have fixed the search path.
 create or replace function headrace.rings(xid xid8) returns boolean
 language plpgsql volatile
 as $$
+declare
+    state constant text := coalesce(current_setting('headrace.ringing', true), '');
+    free constant text := 'free ' || pg_backend_pid();
 begin
-    if current_setting('headrace.ringing', true) = xid::text then
-        if current_setting('headrace.alone', true) <> '' then
-            perform set_config('headrace.alone', '', true);
-        end if;
+    if state in (xid || ' first', xid || ' more') then
+        perform set_config('headrace.ringing', xid || ' more', true);
         return current_setting('transaction_isolation') = 'serializable';
     end if;
-    if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
+    if state not in (free, xid || ' fired') then
         perform headrace.pass_old_numbers();
-        perform set_config('headrace.checked', pg_backend_pid()::text, false);
+        perform set_config('headrace.ringing', free, false);
     end if;
-    perform set_config('headrace.ringing', xid::text, true);
+    perform set_config('headrace.ringing', xid || ' more', true);
     return true;
 end $$;
 
+-- Few expressions, and none that looks into a table, since each costs a short transaction a hundredth of all that it does.
 create or replace function headrace.publish(
     stream text,
     data text,
@@ -157,21 +159,29 @@ language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 declare
-    refusal constant text := headrace.fault(stream, data, event, visible_to);
-    xid constant xid8 := pg_current_xact_id();
+    refusal text;
     bell boolean;
-    number bigint;
 begin
-    if refusal is not null then
-        raise exception using message = refusal, errcode = '22023';
+    if (
+        octet_length(stream) between 1 and 512 and octet_length(data) <= 1000
+        and (
+            event = 'message' or octet_length(event) between 1 and 512 and strpos(event, chr(10)) = 0
+            and strpos(event, chr(13)) = 0 and not starts_with(event, 'headrace:')
+        )
+        and (visible_to is null or octet_length(visible_to) between 1 and 512)
+    ) is not true then
+        refusal := headrace.fault(stream, data, event, visible_to);
+        if refusal is not null then
+            raise exception using message = refusal, errcode = '22023';
+        end if;
     end if;
-    bell := headrace.rings(xid);
+    if current_setting('headrace.ringing', true) = 'free ' || pg_backend_pid() then
+        bell := set_config('headrace.ringing', pg_current_xact_id() || ' first', true) <> '';
+    else
+        bell := headrace.rings(pg_current_xact_id());
+    end if;
     insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-        values (xid, stream, nullif(event, 'message'), data, visible_to, bell)
-        returning seq into number;
-    if bell then
-        perform set_config('headrace.alone', number::text, true);
-    end if;
+        values (pg_current_xact_id(), stream, nullif(event, 'message'), data, visible_to, bell);
 end $$;
 
 -- Raises 22023 if the arrays of a headrace.publish_many have different lengths, or an event of theirs is not allowed.
@@ -334,28 +344,38 @@ end $$;
 
 -- At commit, or earlier by SET CONSTRAINTS or PREPARE: leaves a turn for each stream to others, or numbers. A transaction
 -- above READ COMMITTED leaves turns, since its snapshot may be older than what waits in its streams.
-create function headrace.take_turn() returns trigger
+create or replace function headrace.take_turn() returns trigger
 language plpgsql volatile security definer
 set search_path to pg_catalog, pg_temp
 as $$
 declare
-    isolation constant text := current_setting('transaction_isolation');
+    isolation text;
     in_office boolean;
-    since bigint := 9223372036854775807;
+    since bigint;
+    ringing text;
 begin
+    -- As most transactions have it: this row is the only one, and no turn was left before.
+    if current_setting('headrace.ringing', true) = new.xid || ' first'
+        and current_setting('transaction_isolation') = 'read committed'
+        and current_setting('synchronous_commit') <> 'off'
+        and headrace.defers()
+    then
+        ringing := set_config('headrace.ringing', new.xid || ' fired', true);
+        insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true);
+        return null;
+    end if;
     if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
         return null;
     end if;
-    perform set_config('headrace.ringing', '', true);
+    ringing := set_config('headrace.ringing', new.xid || ' fired', true);
     -- Not before: the application may set it, or RESET ALL, after it has published.
     if current_setting('synchronous_commit') = 'off' then
         perform set_config('synchronous_commit', 'local', true);
     end if;
     in_office := headrace.defers();
+    isolation := current_setting('transaction_isolation');
     if isolation = 'serializable' then
         since := headrace.turns_since();
-    end if;
-    if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
             on conflict (stream, xid) do update set turn = default, alone = false
             where headrace.turn.alone or headrace.turn.turn <= since;

@@ -44,11 +44,10 @@ comment on function headrace.require_read_committed(text) is
 comment on function headrace.rings(xid8) is
 'Whether the row of headrace.payload that is about to be inserted must get the mark `rings`, and so have a trigger.
 
-True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
-transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
-second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
+True for the first row of a transaction, and again after a trigger has fired. True for each row of a SERIALIZABLE
+transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. Once in a
 session it calls headrace.pass_old_numbers, which costs half as much as an event. For callers that have fixed the search
-path.';
+path. headrace.publish spares most transactions the call.';
 comment on function headrace.pass_old_numbers() is
 'Where no numbering has begun this database''s incarnation yet, lets headrace.payload.seq go on above all that any other
 incarnation has given out.

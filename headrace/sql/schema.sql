@@ -40,7 +40,7 @@ comment on column headrace.migration.oldest is
 
 insert into headrace.migration (version, oldest) values
     (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (11, 0), (12, 0), (13, 0), (14, 0),
-    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0);
+    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0), (26, 0);
 
 
 -- 2 Streams and events ------------------------------------------------------------------------------------------------
@@ -435,12 +435,18 @@ What waits is told by headrace.event: it has no place there. For headrace.begin_
 -- those that number at commit. What is inserted is written once; an event's place in its stream, in headrace.event,
 -- refers to it.
 --
--- Savepoints need no care: a savepoint that is rolled back takes along its rows, the pending trigger, and the setting
--- that says that a row with the mark exists. headrace.ringing (a setting, local to the transaction) holds the id of the
--- transaction that has a row with the mark. It is set before the row is inserted, because under SET CONSTRAINTS ALL
--- IMMEDIATE the trigger fires within that INSERT. headrace.alone (likewise) has the seq of the row with the mark, as long
--- as there is no second row: most transactions publish one event, whose trigger need not look for more. After a RESET ALL
--- both are empty; then the trigger looks, and the next row gets a mark of its own.
+-- Savepoints need no care: a savepoint that is rolled back takes along its rows, the pending trigger, and the value of the
+-- setting headrace.ringing, which says where the transaction is:
+--
+--     free PID      nothing was published; this session, of the process PID, has looked which incarnation this is
+--     XID first     the transaction has one row of headrace.payload, which has the mark
+--     XID more      it has more rows, and one of them has the mark
+--     XID fired     a trigger has fired: the next row gets a mark of its own
+--
+-- All but the first are local to the transaction. They are set before the row is inserted, because under SET CONSTRAINTS
+-- ALL IMMEDIATE the trigger fires within that INSERT. Anything else, as after RESET ALL, says nothing; then the next row
+-- gets a mark, and its trigger looks what there is. Most transactions publish one event, READ COMMITTED, while a shard is
+-- in office: for these, headrace.publish and the trigger have few expressions, and none of these looks into a table.
 --
 -- headrace.publish_now has to return an id. So it locks its stream at once, numbers what waits in it, and then its own
 -- event, whose payload is in headrace.event itself.
@@ -549,28 +555,28 @@ create function headrace.rings(xid xid8)
 returns boolean
 language plpgsql
 as $$
+declare
+    state constant text := coalesce(current_setting('headrace.ringing', true), '');
+    free constant text := 'free ' || pg_backend_pid();
 begin
-    if current_setting('headrace.ringing', true) = xid::text then
-        if current_setting('headrace.alone', true) <> '' then
-            perform set_config('headrace.alone', '', true);
-        end if;
+    if state in (xid || ' first', xid || ' more') then
+        perform set_config('headrace.ringing', xid || ' more', true);
         return current_setting('transaction_isolation') = 'serializable';
     end if;
-    if current_setting('headrace.checked', true) is distinct from pg_backend_pid()::text then
+    if state not in (free, xid || ' fired') then
         perform headrace.pass_old_numbers();
-        perform set_config('headrace.checked', pg_backend_pid()::text, false);
+        perform set_config('headrace.ringing', free, false);
     end if;
-    perform set_config('headrace.ringing', xid::text, true);
+    perform set_config('headrace.ringing', xid || ' more', true);
     return true;
 end $$;
 comment on function headrace.rings(xid8) is
 'Whether the row of headrace.payload that is about to be inserted must get the mark `rings`, and so have a trigger.
 
-True for the first row of a transaction, and again after its trigger has fired. True for each row of a SERIALIZABLE
-transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. For a
-second row it empties the setting headrace.alone, which has the seq of a row that is the transaction''s only one. Once in a
+True for the first row of a transaction, and again after a trigger has fired. True for each row of a SERIALIZABLE
+transaction, whose trigger must read nothing: transactions fail for what they have read of each other''s rows. Once in a
 session it calls headrace.pass_old_numbers, which costs half as much as an event. For callers that have fixed the search
-path.';
+path. headrace.publish spares most transactions the call.';
 
 create function headrace.raise_numbers(up_to bigint)
 returns void
@@ -628,21 +634,29 @@ security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
-    refusal constant text := headrace.fault(stream, data, event, visible_to);
-    xid constant xid8 := pg_current_xact_id();
+    refusal text;
     bell boolean;
-    number bigint;
 begin
-    if refusal is not null then
-        raise exception using message = refusal, errcode = '22023';
+    if (
+        octet_length(stream) between 1 and 512 and octet_length(data) <= 1000
+        and (
+            event = 'message' or octet_length(event) between 1 and 512 and strpos(event, chr(10)) = 0
+            and strpos(event, chr(13)) = 0 and not starts_with(event, 'headrace:')
+        )
+        and (visible_to is null or octet_length(visible_to) between 1 and 512)
+    ) is not true then
+        refusal := headrace.fault(stream, data, event, visible_to);
+        if refusal is not null then
+            raise exception using message = refusal, errcode = '22023';
+        end if;
     end if;
-    bell := headrace.rings(xid);
+    if current_setting('headrace.ringing', true) = 'free ' || pg_backend_pid() then
+        bell := set_config('headrace.ringing', pg_current_xact_id() || ' first', true) <> '';
+    else
+        bell := headrace.rings(pg_current_xact_id());
+    end if;
     insert into headrace.payload (xid, stream, type, data, visible_to, rings)
-        values (xid, stream, nullif(event, 'message'), data, visible_to, bell)
-        returning seq into number;
-    if bell then
-        perform set_config('headrace.alone', number::text, true);
-    end if;
+        values (pg_current_xact_id(), stream, nullif(event, 'message'), data, visible_to, bell);
 end $$;
 comment on function headrace.publish(text,text,text,text) is
 'Publishes one event with this transaction: it exists when the transaction commits, and vanishes when it rolls back.
@@ -1167,23 +1181,33 @@ security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
-    isolation constant text := current_setting('transaction_isolation');
+    isolation text;
     in_office boolean;
-    since bigint := 9223372036854775807;
+    since bigint;
+    ringing text;
 begin
+    -- As most transactions have it: this row is the only one, and no turn was left before.
+    if current_setting('headrace.ringing', true) = new.xid || ' first'
+        and current_setting('transaction_isolation') = 'read committed'
+        and current_setting('synchronous_commit') <> 'off'
+        and headrace.defers()
+    then
+        ringing := set_config('headrace.ringing', new.xid || ' fired', true);
+        insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true);
+        return null;
+    end if;
     if new.xid <> pg_current_xact_id() then  -- a row that is being restored from a dump
         return null;
     end if;
-    perform set_config('headrace.ringing', '', true);
+    ringing := set_config('headrace.ringing', new.xid || ' fired', true);
     -- Not before: the application may set it, or RESET ALL, after it has published.
     if current_setting('synchronous_commit') = 'off' then
         perform set_config('synchronous_commit', 'local', true);
     end if;
     in_office := headrace.defers();
+    isolation := current_setting('transaction_isolation');
     if isolation = 'serializable' then
         since := headrace.turns_since();
-    end if;
-    if isolation = 'serializable' or in_office and current_setting('headrace.alone', true) = new.seq::text then
         insert into headrace.turn (stream, xid, from_seq, alone) values (new.stream, new.xid, new.seq, true)
             on conflict (stream, xid) do update set turn = default, alone = false
             where headrace.turn.alone or headrace.turn.turn <= since;
@@ -2288,7 +2312,7 @@ stream_ids, up_to: belong together by position. Returns how many events were rem
 -- Settings. A row and its stream have the same text whichever session writes: publish_change fixes each setting that
 -- changes how values look, except lc_monetary: in another currency, an amount of money would be another amount.
 --
--- What a trigger needs to know is its argument, so that dumps carry it:
+-- What a trigger needs to know are its arguments, so that dumps carry it. The first one is JSON:
 --     stream       the template in pieces: text, column, text, column, …, text
 --     columns      the columns that the JSON shows; null: all
 --     old          whether updates carry the old row, too
@@ -2296,6 +2320,12 @@ stream_ids, up_to: belong together by position. Returns how many events were rem
 --     of, numbers  the table's oid, and the number of each column that is named above: a column that was renamed is found
 --                  by its number. In a dump that was restored numbers differ, which the other oid shows. Triggers that
 --                  were made before version 0.3 have neither
+--
+-- Where events show the whole row without the old one, and the template has one column at most, there are more: the table's
+-- schema; its name; what stands in an event between the operation and the row; the audience label, or an empty text; the
+-- stream, or what stands in the template before its column; that column; what stands behind it. They are what most changes
+-- need, in few expressions, since each expression costs a short transaction a hundredth of all that it does. What they do
+-- not do for (a DELETE, a row that changes its stream, a table that was renamed, a partition), the first argument does.
 
 create function headrace.publish_changes(
     of_table regclass,
@@ -2317,7 +2347,7 @@ declare
     numbers jsonb;
     asked text;
     children text;
-    options text;
+    options jsonb;
     trigger_name text;
 begin
     if of_table is null then
@@ -2352,11 +2382,12 @@ begin
         'stream', pieces, 'columns', columns, 'old', coalesce(old, false), 'visible_to', visible_to,
         'of', of_table::oid::bigint, 'numbers', numbers);
     trigger_name := 'headrace_changes_' || md5(stream);
-    perform headrace.make_trigger(of_table, trigger_name, 'insert or update or delete', 'row', options);
+    perform headrace.make_trigger(
+        of_table, trigger_name, 'insert or update or delete', 'row', headrace.row_arguments(of_table, options));
     if cardinality(pieces) = 1 and exists (
         select from pg_class c where c.oid = of_table and c.relkind in ('r', 'p')
     ) then
-        perform headrace.make_trigger(of_table, trigger_name || '_truncate', 'truncate', 'statement', options);
+        perform headrace.make_trigger(of_table, trigger_name || '_truncate', 'truncate', 'statement', array[options::text]);
     end if;
     children := (
         select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) from pg_inherits i
@@ -2407,7 +2438,35 @@ comment on function headrace.unpublish_changes(regclass,text) is
 
 stream: the template; null removes those of all templates. Without such a trigger nothing happens.';
 
-create function headrace.make_trigger(of_table regclass, name text, events text, level text, options text)
+create function headrace.row_arguments(of_table regclass, options jsonb)
+returns text[]
+language plpgsql
+stable
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+declare
+    pieces constant text[] := array(select jsonb_array_elements_text(options -> 'stream'));
+    beginning constant text := pieces[1];
+    found record;
+begin
+    if options -> 'columns' <> 'null' or (options ->> 'old')::boolean or cardinality(pieces) > 3
+        or cardinality(pieces) = 3 and (starts_with('headrace:', beginning) or starts_with('presence:', beginning))
+    then
+        return array[options::text];
+    end if;
+    select n.nspname, c.relname into strict found
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = of_table;
+    return array[
+        options::text, found.nspname, found.relname,
+        '"' || headrace.table_told(of_table, found.nspname, found.relname) || ', "row": ',
+        coalesce(options ->> 'visible_to', '')
+    ] || pieces;
+end $$;
+comment on function headrace.row_arguments(regclass,jsonb) is
+'The arguments of a trigger that headrace.publish_changes makes for each row of a table: the options, and if most changes
+of the table can do with less than these say, what the trigger needs for it.';
+
+create function headrace.make_trigger(of_table regclass, name text, events text, level text, arguments text[])
 returns void
 language plpgsql
 set search_path to 'pg_catalog', 'pg_temp'
@@ -2417,14 +2476,17 @@ declare
     enabling text;
 begin
     execute format(
-        'create or replace trigger %I after %s on %s for each %s execute function headrace.publish_change(%L)',
-        name, events, of_table, level, options);
+        'create or replace trigger %I after %s on %s for each %s execute function headrace.publish_change(%s)',
+        name, events, of_table, level, (
+            select string_agg(quote_literal(a.argument), ', ' order by a.place)
+                from unnest(arguments) with ordinality a (argument, place)
+        ));
     if enabled in ('A', 'R') then
         enabling := case enabled when 'A' then 'always' else 'replica' end;
         execute format('alter table %s enable %s trigger %I', of_table, enabling, name);
     end if;
 end $$;
-comment on function headrace.make_trigger(regclass,text,text,text,text) is
+comment on function headrace.make_trigger(regclass,text,text,text,text[]) is
 'Makes a trigger for headrace.publish_changes, or replaces it; one that also fires in sessions of logical replication
 goes on doing so.';
 
@@ -2473,117 +2535,151 @@ set bytea_output to 'hex'
 set quote_all_identifiers to 'off'
 as $$
 declare
-    options constant jsonb := tg_argv[0];
-    pieces constant jsonb := options -> 'stream';
-    columns constant jsonb := options -> 'columns';
-    by_columns constant boolean := jsonb_array_length(pieces) > 1;
-    with_old constant boolean := tg_op = 'UPDATE' and (options ->> 'old')::boolean;
-    said text;
-    quick boolean := true;
-    hidden text[] := '{}';
-    statement text;
-    comma text := '';
     shown jsonb;
-    told record;
-    before_row text;
-    before_stream text;
-    after_row text;
-    after_stream text;
-    op text;
-    stream text;
-    reason text;
     event text;
+    stream text;
+    op text;
+    done text;
 begin
-    said := headrace.table_told(tg_relid, tg_table_schema, tg_table_name);
-    if tg_op = 'TRUNCATE' then
-        perform headrace.publish(
-            pieces ->> 0, '{"op": "truncate"' || said || '}', 'truncate', options ->> 'visible_to');
-        return null;
-    end if;
-
-    begin
-        if tg_op = 'UPDATE' then
-            if old *= new then
-                return null;
-            end if;
-        end if;
-        if current_setting('server_version_num')::int >= 180000 then
-            quick := not exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v');
-        end if;
-        if quick and columns <> 'null' then
-            statement := 'select to_jsonb(r.*) from (select ';
-            for i in 0 .. jsonb_array_length(columns) - 1 loop
-                statement := statement || comma || '($1).' || quote_ident(columns ->> i);
-                comma := ', ';
-            end loop;
-            for i in 1 .. jsonb_array_length(pieces) - 2 by 2 loop
-                if not columns ? (pieces ->> i) then
-                    hidden := hidden || (pieces ->> i);
-                    statement := statement || comma || '($1).' || quote_ident(pieces ->> i);
-                    comma := ', ';
-                end if;
-            end loop;
-            statement := statement || ') r';
-        end if;
-        if quick and tg_op <> 'DELETE' then
-            if statement is not null then
-                execute statement into shown using new;
-            elsif not headrace.is_huge(pg_column_size(new)) then
+    if tg_nargs > 5 then
+        begin
+            if tg_op <> 'DELETE' and (old *= new) is not true and pg_column_size(new) <= 16000
+                and tg_table_name = tg_argv[2] and tg_table_schema = tg_argv[1]
+            then
                 shown := to_jsonb(new);
+                op := case tg_op when 'INSERT' then 'insert' else 'update' end;
+                event := '{"op": "' || op || tg_argv[3] || shown || '}';
+                stream := case
+                    when tg_nargs = 6 then tg_argv[5]
+                    when tg_op = 'INSERT' or to_jsonb(old) ->> tg_argv[6] = shown ->> tg_argv[6]
+                        then tg_argv[5] || (shown ->> tg_argv[6]) || tg_argv[7]
+                end;
             end if;
-            after_stream := headrace.stream_of(pieces, shown);
-            after_row := (shown - hidden)::text;
-        end if;
-        if quick and (tg_op = 'DELETE' or with_old or tg_op = 'UPDATE' and by_columns) then
-            shown := null;
-            if statement is not null then
-                execute statement into shown using old;
-            elsif not headrace.is_huge(pg_column_size(old)) then
-                shown := to_jsonb(old);
+        exception when others then
+            event := null;  -- the statements below find out what is wrong
+        end;
+        -- Virtual generated columns, which came with PostgreSQL 18, are null in a trigger.
+        if strpos(event, ': null') > 0 and current_setting('server_version_num')::int >= 180000 then
+            if exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v') then
+                event := null;
             end if;
-            before_stream := headrace.stream_of(pieces, shown);
-            before_row := (shown - hidden)::text;
         end if;
-    exception when others then
-        null;  -- the careful way finds out what is wrong
-    end;
-    if tg_op <> 'DELETE' and after_stream is null then
-        after_stream := case when by_columns then headrace.row_stream(new, tg_relid, options) else pieces ->> 0 end;
+        if octet_length(stream) <= 512
+            and (octet_length(event) <= 1000 or octet_length(event) <= headrace.max_payload_bytes())
+        then
+            done := headrace.publish(stream, event, op, nullif(tg_argv[4], ''));  -- which costs less than PERFORM
+            return null;
+        end if;
     end if;
-    if tg_op <> 'INSERT' and before_stream is null then
-        before_stream := case when by_columns then headrace.row_stream(old, tg_relid, options) else pieces ->> 0 end;
-    end if;
+    declare
+        options constant jsonb := tg_argv[0];
+        pieces constant jsonb := options -> 'stream';
+        columns constant jsonb := options -> 'columns';
+        by_columns constant boolean := jsonb_array_length(pieces) > 1;
+        with_old constant boolean := tg_op = 'UPDATE' and (options ->> 'old')::boolean;
+        said text;
+        quick boolean := true;
+        hidden text[] := '{}';
+        statement text;
+        comma text := '';
+        told record;
+        before_row text;
+        before_stream text;
+        after_row text;
+        after_stream text;
+        reason text;
+    begin
+        said := headrace.table_told(tg_relid, tg_table_schema, tg_table_name);
+        if tg_op = 'TRUNCATE' then
+            perform headrace.publish(
+                pieces ->> 0, '{"op": "truncate"' || said || '}', 'truncate', options ->> 'visible_to');
+            return null;
+        end if;
 
-    foreach op in array
-        case when before_stream = after_stream then '{update}' else '{delete,insert}' end::text[]
-    loop
-        stream := case op when 'delete' then before_stream else after_stream end;
-        continue when stream is null;
-        reason := null;
-        if before_row is null and (op = 'delete' or op = 'update' and with_old) then
-            told := headrace.row_told(old, tg_relid, options);
-            before_row := told.shown;
-            reason := told.reason;
-        end if;
-        if after_row is null and op <> 'delete' then
-            told := headrace.row_told(new, tg_relid, options);
-            after_row := told.shown;
-            reason := coalesce(told.reason, reason);
-        end if;
-        event := '{"op": "' || op || '"' || said
-            || ', "row": ' || case op when 'delete' then before_row else after_row end
-            || case when op = 'update' and with_old then ', "old": ' || before_row else '' end || '}';
-        if event is null or octet_length(event) > 1000 and octet_length(event) > headrace.max_payload_bytes() then
-            event := '{"op": "' || op || '"' || said || coalesce(reason, ', "too_large": true');
-            if op = 'delete' then
-                event := headrace.row_key(old, tg_relid, event);
-            else
-                event := headrace.row_key(new, tg_relid, event);
+        begin
+            if tg_op = 'UPDATE' then
+                if old *= new then
+                    return null;
+                end if;
             end if;
+            if current_setting('server_version_num')::int >= 180000 then
+                quick := not exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v');
+            end if;
+            if quick and columns <> 'null' then
+                statement := 'select to_jsonb(r.*) from (select ';
+                for i in 0 .. jsonb_array_length(columns) - 1 loop
+                    statement := statement || comma || '($1).' || quote_ident(columns ->> i);
+                    comma := ', ';
+                end loop;
+                for i in 1 .. jsonb_array_length(pieces) - 2 by 2 loop
+                    if not columns ? (pieces ->> i) then
+                        hidden := hidden || (pieces ->> i);
+                        statement := statement || comma || '($1).' || quote_ident(pieces ->> i);
+                        comma := ', ';
+                    end if;
+                end loop;
+                statement := statement || ') r';
+            end if;
+            if quick and tg_op <> 'DELETE' then
+                if statement is not null then
+                    execute statement into shown using new;
+                elsif not headrace.is_huge(pg_column_size(new)) then
+                    shown := to_jsonb(new);
+                end if;
+                after_stream := headrace.stream_of(pieces, shown);
+                after_row := (shown - hidden)::text;
+            end if;
+            if quick and (tg_op = 'DELETE' or with_old or tg_op = 'UPDATE' and by_columns) then
+                shown := null;
+                if statement is not null then
+                    execute statement into shown using old;
+                elsif not headrace.is_huge(pg_column_size(old)) then
+                    shown := to_jsonb(old);
+                end if;
+                before_stream := headrace.stream_of(pieces, shown);
+                before_row := (shown - hidden)::text;
+            end if;
+        exception when others then
+            null;  -- the careful way finds out what is wrong
+        end;
+        if tg_op <> 'DELETE' and after_stream is null then
+            after_stream := case when by_columns then headrace.row_stream(new, tg_relid, options) else pieces ->> 0 end;
         end if;
-        perform headrace.publish(stream, event, op, options ->> 'visible_to');
-    end loop;
-    return null;
+        if tg_op <> 'INSERT' and before_stream is null then
+            before_stream := case when by_columns then headrace.row_stream(old, tg_relid, options) else pieces ->> 0 end;
+        end if;
+
+        foreach op in array
+            case when before_stream = after_stream then '{update}' else '{delete,insert}' end::text[]
+        loop
+            stream := case op when 'delete' then before_stream else after_stream end;
+            continue when stream is null;
+            reason := null;
+            if before_row is null and (op = 'delete' or op = 'update' and with_old) then
+                told := headrace.row_told(old, tg_relid, options);
+                before_row := told.shown;
+                reason := told.reason;
+            end if;
+            if after_row is null and op <> 'delete' then
+                told := headrace.row_told(new, tg_relid, options);
+                after_row := told.shown;
+                reason := coalesce(told.reason, reason);
+            end if;
+            event := '{"op": "' || op || '"' || said
+                || ', "row": ' || case op when 'delete' then before_row else after_row end
+                || case when op = 'update' and with_old then ', "old": ' || before_row else '' end || '}';
+            if event is null or octet_length(event) > 1000 and octet_length(event) > headrace.max_payload_bytes() then
+                event := '{"op": "' || op || '"' || said || coalesce(reason, ', "too_large": true');
+                if op = 'delete' then
+                    event := headrace.row_key(old, tg_relid, event);
+                else
+                    event := headrace.row_key(new, tg_relid, event);
+                end if;
+            end if;
+            perform headrace.publish(stream, event, op, options ->> 'visible_to');
+        end loop;
+        return null;
+    end;
 end $$;
 comment on function headrace.publish_change() is
     'The trigger that headrace.publish_changes makes, which publishes the events of a changed row. Never make one by hand.';
@@ -3594,7 +3690,7 @@ grant execute on function
     headrace.head(text),
     headrace.identity(),
     headrace.is_huge(bigint),
-    headrace.make_trigger(regclass,text,text,text,text),
+    headrace.make_trigger(regclass,text,text,text,text[]),
     headrace.max_payload_bytes(),
     headrace.member_count(text),
     headrace.members(text),
@@ -3605,6 +3701,7 @@ grant execute on function
     headrace.publish_many_now(text[],text[],text[],text[]),
     headrace.publish_now(text,text,text,text),
     headrace.publish_once(bytea,bytea,text[],text[],text[],text[]),
+    headrace.row_arguments(regclass,jsonb),
     headrace.row_json(record,oid,jsonb,text[]),
     headrace.row_key(record,oid,text),
     headrace.row_stream(record,oid,jsonb),
