@@ -164,11 +164,7 @@ declare
 begin
     if (
         octet_length(stream) between 1 and 512 and octet_length(data) <= 1000
-        and (
-            event = 'message' or octet_length(event) between 1 and 512 and strpos(event, chr(10)) = 0
-            and strpos(event, chr(13)) = 0 and not starts_with(event, 'headrace:')
-        )
-        and (visible_to is null or octet_length(visible_to) between 1 and 512)
+        and event in ('message', 'insert', 'update', 'delete') and visible_to is null
     ) is not true then
         refusal := headrace.fault(stream, data, event, visible_to);
         if refusal is not null then

@@ -639,11 +639,7 @@ declare
 begin
     if (
         octet_length(stream) between 1 and 512 and octet_length(data) <= 1000
-        and (
-            event = 'message' or octet_length(event) between 1 and 512 and strpos(event, chr(10)) = 0
-            and strpos(event, chr(13)) = 0 and not starts_with(event, 'headrace:')
-        )
-        and (visible_to is null or octet_length(visible_to) between 1 and 512)
+        and event in ('message', 'insert', 'update', 'delete') and visible_to is null
     ) is not true then
         refusal := headrace.fault(stream, data, event, visible_to);
         if refusal is not null then
@@ -2538,7 +2534,6 @@ declare
     shown jsonb;
     event text;
     stream text;
-    op text;
     done text;
 begin
     if tg_nargs > 5 then
@@ -2547,27 +2542,27 @@ begin
                 and tg_table_name = tg_argv[2] and tg_table_schema = tg_argv[1]
             then
                 shown := to_jsonb(new);
-                op := case tg_op when 'INSERT' then 'insert' else 'update' end;
-                event := '{"op": "' || op || tg_argv[3] || shown || '}';
-                stream := case
-                    when tg_nargs = 6 then tg_argv[5]
-                    when tg_op = 'INSERT' or to_jsonb(old) ->> tg_argv[6] = shown ->> tg_argv[6]
-                        then tg_argv[5] || (shown ->> tg_argv[6]) || tg_argv[7]
-                end;
+                if tg_nargs = 6 then
+                    stream := tg_argv[5];
+                elsif tg_op = 'INSERT' or to_jsonb(old) ->> tg_argv[6] = shown ->> tg_argv[6] then
+                    stream := tg_argv[5] || (shown ->> tg_argv[6]) || tg_argv[7];
+                end if;
+                event := '{"op": "' || lower(tg_op collate "C") || tg_argv[3] || shown || '}';
             end if;
         exception when others then
             event := null;  -- the statements below find out what is wrong
         end;
         -- Virtual generated columns, which came with PostgreSQL 18, are null in a trigger.
-        if strpos(event, ': null') > 0 and current_setting('server_version_num')::int >= 180000 then
-            if exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v') then
+        if strpos(event, ': null') > 0 then
+            if current_setting('server_version_num')::int >= 180000
+                and exists (select from pg_attribute a where a.attrelid = tg_relid and a.attgenerated = 'v')
+            then
                 event := null;
             end if;
         end if;
-        if octet_length(stream) <= 512
-            and (octet_length(event) <= 1000 or octet_length(event) <= headrace.max_payload_bytes())
-        then
-            done := headrace.publish(stream, event, op, nullif(tg_argv[4], ''));  -- which costs less than PERFORM
+        if octet_length(event) <= 1000 and octet_length(stream) <= 512 then
+            -- An assignment costs less than PERFORM.
+            done := headrace.publish(stream, event, lower(tg_op collate "C"), nullif(tg_argv[4], ''));
             return null;
         end if;
     end if;
@@ -2588,6 +2583,7 @@ begin
         after_row text;
         after_stream text;
         reason text;
+        op text;
     begin
         said := headrace.table_told(tg_relid, tg_table_schema, tg_table_name);
         if tg_op = 'TRUNCATE' then

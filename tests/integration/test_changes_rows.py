@@ -10,6 +10,7 @@ from psycopg import sql
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.schema import migrations
 from tests.fixtures.postgres import Connection
+from tests.fixtures.read_after import value
 from tests.integration.test_changes import changes
 from tests.integration.test_publish import events
 
@@ -315,8 +316,8 @@ def test_settings_of_a_session_change_neither_a_row_nor_its_stream(
         " from (select timestamptz '2026-02-03 04:05:06+00' as v) v"
     )
     c.execute(insert.encode())
-    for name, value in SETTINGS.items():
-        c.execute("select set_config(%s, %s, false)", [name, value])
+    for name, setting in SETTINGS.items():
+        c.execute("select set_config(%s, %s, false)", [name, setting])
     c.execute(insert.replace("'2026-02-03', '2026-02-04'", "'2026-02-03'::date, '2026-02-04'::date").encode())
     for name in SETTINGS:
         c.execute(sql.SQL("reset {}").format(sql.Identifier(name)))
@@ -357,3 +358,49 @@ def test_triggers_of_earlier_releases_get_the_better_function(
         ("pages", "insert", {}),
         ("pages", "update", {"number": 1, "body": "renamed"}),
     ]
+
+
+@pytest.mark.parametrize("template", ["all", "doc:{kind}"])
+def test_what_is_prepared_for_a_trigger_changes_no_event(
+    connection: Connection, database_url: str, template: str
+) -> None:
+    """A trigger whose only argument are its options, as version 0.2 made it, publishes the same events."""
+    c = connection
+    c.execute("create schema away")
+    for prepared in (True, False):
+        c.execute("create table doc (id int primary key, kind text, at timestamptz, note text)")
+        c.execute("select headrace.publish_changes('doc', %s, visible_to => 'staff')", [template])
+        name, arguments, options = value(
+            c,
+            "select array[tgname::text, tgnargs::text, split_part(encode(tgargs, 'escape'), chr(92) || '000', 1)]"
+            " from pg_trigger where tgrelid = 'doc'::regclass and tgtype & 1 = 1",
+        )
+        assert int(arguments) > 5
+        if not prepared:
+            c.execute(
+                sql.SQL(
+                    "create or replace trigger {} after insert or update or delete on doc for each row"
+                    " execute function headrace.publish_change({})"
+                ).format(sql.Identifier(name), options)
+            )
+        c.execute("insert into doc values (1, 'a', '2026-02-03 04:05:06+07', 'x'), (2, null, null, null)")
+        c.execute("update doc set note = '\"op\": null' where id = 1")
+        c.execute("update doc set note = note")
+        c.execute("update doc set kind = 'b', note = repeat('y', 2000) where id = 1")
+        c.execute("update doc set kind = repeat('z', 600) where id = 2")
+        c.execute("alter table doc rename note to remark")
+        c.execute("alter table doc add more jsonb default '{\"k\": [1, 2.50]}'")
+        c.execute("update doc set remark = 'r' where id = 1")
+        c.execute("alter table doc set schema away")
+        c.execute("update away.doc set remark = 's' where id = 1")
+        c.execute("alter table away.doc rename to paper")
+        c.execute("update away.paper set remark = 't' where id = 1")
+        c.execute("alter table away.paper rename kind to sort")
+        c.execute("update away.paper set remark = 'u' where id = 1")
+        c.execute("delete from away.paper")
+        c.execute("drop table away.paper")
+    found = [(stream, data, type_, visible_to) for stream, _, data, type_, visible_to in events(database_url)]
+    for stream in {event[0] for event in found}:
+        told = [event for event in found if event[0] == stream]
+        assert told[: len(told) // 2] == told[len(told) // 2 :]
+    assert len(found) == 2 * (11 if template == "all" else 9)

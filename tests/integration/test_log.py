@@ -523,7 +523,14 @@ def test_public_has_no_rights(connect: Connect) -> None:
         "select proname from pg_proc where pronamespace = 'headrace'::regnamespace and not prosecdef order by 1"
     ).fetchall()
     # What turns rows into JSON runs with the rights of who writes the table: a type may have casts of its own.
-    made = ("make_trigger", "publish_change", "publish_changes", "template_pieces", "unpublish_changes")
+    made = (
+        "make_trigger",
+        "publish_change",
+        "publish_changes",
+        "row_arguments",
+        "template_pieces",
+        "unpublish_changes",
+    )
     rows = ("columns_now", "is_huge", "row_json", "row_key", "row_stream", "row_told", "shown_columns", "stream_of")
     assert [name for (name,) in invokers] == sorted(["defers", "fault", "rings", "table_told", *made, *rows])
 

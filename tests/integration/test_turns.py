@@ -69,6 +69,7 @@ def test_what_a_transaction_leaves(connect: Connect, sequencer: Connection, leve
         "set constraints all immediate", "select headrace.publish_many(array['s', 's', 's'], array['11', '12', '13'])"
     )
     commit("select headrace.publish('s', '14')", "reset all", "select headrace.publish('s', '15')")
+    commit("set constraints all immediate", "select headrace.publish('s', '16')", "select headrace.publish('s', '17')")
     assert left == [
         [[(1, True)], []],
         [[(2, False)], []],
@@ -77,10 +78,11 @@ def test_what_a_transaction_leaves(connect: Connect, sequencer: Connection, leve
         [[(9, True)], [(10, True)]],
         [[(11, False)], []],
         [[(14, False)], []],
+        [[(16, False)], []],
     ]
-    assert [int(data) for _, data in events(observer)] == [1, 2, 3, 4, 7, 9, 11, 12, 13, 14, 15]
+    assert [int(data) for _, data in events(observer)] == [1, 2, 3, 4, 7, 9, 11, 12, 13, 14, 15, 16, 17]
     assert [int(data) for _, data in events(observer, "t")] == [5, 6, 8, 10]
-    assert [id_ for id_, _ in events(observer)] == list(range(1, 12))
+    assert [id_ for id_, _ in events(observer)] == list(range(1, 14))
 
 
 @pytest.mark.parametrize("level", ["read committed", *ABOVE])
