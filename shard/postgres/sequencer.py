@@ -167,10 +167,9 @@ class Sequencer:
         began, count = time.monotonic(), 0
         rest_s = 0.0
         while not self._ending.wait(rest_s):
-            began_round = time.monotonic()
-            count += self._round(connection)
+            numbered, rest_s = self._paced_round(connection, rest_s)
+            count += numbered
             now = time.monotonic()
-            rest_s = rest_after(now - began_round, self._settings.announce_interval_s)
             self._forget_turns(connection, now)
             if now - began >= WINDOW_S:
                 self._look_for_strangers(connection)
@@ -186,9 +185,10 @@ class Sequencer:
         until = time.monotonic() + STAND_BY_S * random.uniform(0.5, 1.0)
         if not self._look_for_strangers(connection) or not self._ask(connection, ELDEST):
             return not self._ending.wait(until - time.monotonic())
-        while (began := time.monotonic()) < until:
-            self._round(connection)
-            if self._ending.wait(rest_after(time.monotonic() - began, self._settings.announce_interval_s)):
+        rest_s = 0.0
+        while time.monotonic() < until:
+            _, rest_s = self._paced_round(connection, rest_s)
+            if self._ending.wait(rest_s):
                 return False
         return True
 
@@ -218,6 +218,13 @@ class Sequencer:
         self._round(connection)
         self._forget_turns(connection, math.inf)
         logger.info("transactions number by themselves again")
+
+    def _paced_round(self, connection: psycopg.Connection[Any], rested_s: float) -> tuple[int, float]:
+        """Do a round after a rest; returns how many turns it has numbered, and how long to rest now. Yields."""
+        began = time.monotonic()
+        numbered = self._round(connection)
+        round_s = time.monotonic() - began
+        return numbered, rest_after(round_s, numbered / (rested_s + round_s), self._settings.announce_interval_s)
 
     def _round(self, connection: psycopg.Connection[Any]) -> int:
         """Number all turns that wait; returns how many there were, 0 if another session is at it. Yields."""

@@ -8,19 +8,24 @@ SAMPLE: Final = 16
 """Of so many transactions that notify, one says so on the channel headrace_rate; headrace.announce decides which."""
 WINDOW_S: Final = 2.0
 """The time over which commits are counted, before a shard takes office and before it leaves office."""
-REST_PER_ROUND: Final = 10.0
-"""The sequencer rests so many times as long as its last round took, if that is longer than the interval."""
 LONGEST_REST_S: Final = 0.03
-"""The longest rest for that reason. Each round sets off a read and a burst of writes: few large rounds cost less."""
+"""The longest rest after a round, unless the interval is longer. Each round sets off a read and a burst of writes: few
+large rounds cost less."""
+MANY_PER_S: Final = 6000.0
+"""From so many commits a second on, rests are the longest. Below, a rest falls with the square of the commits, so that
+at 2,000 a second an event waits few milliseconds for its round, and rounds still take less than publishing does."""
+REST_PER_ROUND: Final = 2.0
+"""The sequencer rests so many times as long as its last round took, if that is more: on a busy machine, rounds leave
+most of the time to publishers and shards."""
 
 
-def rest_after(round_s: float, interval_s: float) -> float:
-    """How many seconds to rest after a round that took round_s: the interval, or more on a busy machine.
+def rest_after(round_s: float, commits_per_s: float, interval_s: float) -> float:
+    """How many seconds to rest after a round that took round_s: the interval, or more where that spares the machine.
 
-    A round costs about as much as a few commits, however many commits it numbers. Where a round takes long because
-    publishers and shards use all cores, fewer rounds leave more of the machine to them.
+    commits_per_s is how many transactions the round has numbered for each second since the round before.
     """
-    return max(interval_s, min(REST_PER_ROUND * round_s, LONGEST_REST_S))
+    busy_s = max(REST_PER_ROUND * round_s, LONGEST_REST_S * (commits_per_s / MANY_PER_S) ** 2)
+    return max(interval_s, min(busy_s, LONGEST_REST_S))
 
 
 class CommitLoad:
