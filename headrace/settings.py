@@ -296,6 +296,10 @@ class Settings:
         "JSON elsewhere.",
     )
 
+    log_clients_per_s: int = _operation(
+        50, count(0, 1_000_000, "lines"), "Log lines a second about clients that come and go, of each kind, at most."
+    )
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Read and validate every `HEADRACE_*` variable of environ; an empty value counts as unset.

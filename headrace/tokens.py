@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import itsdangerous
@@ -207,6 +208,12 @@ def serializer(secrets: Sequence[str], salt: str = "headrace.stream") -> itsdang
         raise TokenError("one of the secrets is empty; set all of them, or leave it out")
     if not secrets:
         raise TokenError("no secret is set; set HEADRACE_SECRET to the one that the application signs with")
+    return _serializer(tuple(secrets), salt)
+
+
+@lru_cache(maxsize=32)
+def _serializer(secrets: tuple[str, ...], salt: str) -> itsdangerous.URLSafeSerializer:
+    """Kept, since making one costs as much as verifying a token with it."""
     # itsdangerous signs with the last key of a list and verifies with all.
     return itsdangerous.URLSafeSerializer(
         list(reversed(secrets)),

@@ -210,3 +210,51 @@ def test_a_rolling_upgrade(
     assert all(upgrade.connections())
     upgrade.flows()
     upgrade.whole(upgrade.publisher.end())
+
+
+def test_a_connection_with_pending_events_stays_with_the_shard_that_knows_them(
+    start: Callable[[Release], Upgrade],
+) -> None:
+    """An older shard refuses it, and gets it when the events have their ids; the client notices nothing."""
+    upgrade = start(RELEASES[-1])
+    host, operations = upgrade.host, upgrade.operations
+    upgrade.publisher.end()
+    migrate(host.environ["HEADRACE_DATABASE_URL"])
+    assert host.reload(SHARD, "0")
+    assert host.stop(ROUTER) == 0
+    host.start(ROUTER)
+    wait_until(host.serves, "the new router serves")
+    operations.move("page", "web1-0")
+    url = host.environ["HEADRACE_DATABASE_URL"]
+    with (
+        psycopg.connect(url, autocommit=True) as office,
+        psycopg.connect(url, autocommit=True) as writer,
+        psycopg.connect(url) as holder,
+    ):
+        assert office.execute("select headrace.take_office()").fetchone() == (True,)
+        headrace.publish(writer, "page", "before")
+        assert office.execute("select skipped from headrace.sequence()").fetchone() == (0,)
+        # Rounds, also those of the shards, pass over the stream.
+        assert holder.execute("select 1 from headrace.stream where name = 'page' for no key update").fetchone()
+        headrace.publish(writer, "page", "shown")
+        watermark = headrace.watermark(writer, "page")
+        assert watermark.startswith("1-")
+        client = Client(get(host.port, f"{sign(host, 'page')}?since={watermark}", "1.0"), older=True)
+        upgrade.clients = {client: "page"}
+        assert upgrade.connections() == [1, 0]
+
+        operations.move("page", "web1-1")
+        refused = "hand-off message of version 3"
+        wait_until(lambda: refused in host.log(SHARD).read_text(), "the older shard refuses the connection")
+        headrace.publish(writer, "page", "new")
+        assert upgrade.connections() == [1, 0]
+
+        holder.rollback()
+        assert office.execute("select skipped from headrace.sequence()").fetchone() == (0,)
+        client.wait_for(1)
+        wait_until(lambda: upgrade.connections() == [0, 1], "the older shard has the connection")
+        headrace.publish(writer, "page", "last")
+        office.execute("select headrace.sequence()")
+        client.wait_for(2)
+    assert client.data == ["new", "last"]
+    assert not client.ended

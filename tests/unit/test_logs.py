@@ -12,6 +12,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from headrace.node.client_lines import ClientLines
 from headrace.node.logs import formatter
 from headrace.node.redaction import MOST_CHARS
 from headrace.settings import Settings
@@ -163,3 +164,20 @@ def test_a_line_has_an_end() -> None:
         raise ValueError("x" * (1 << 20))
     except ValueError:
         assert len(lines.format(record("failed", exc_info=sys.exc_info()))) < 2 * MOST_CHARS
+
+
+def test_lines_about_clients_are_limited_by_second_and_kind() -> None:
+    """Of each kind some a second are written, and the next line tells how many were not; others are always written."""
+    lines = ClientLines(2)
+
+    def written(message: str, second: float, level: int = logging.INFO) -> int | None:
+        """How many lines a line that is written says were left out before it, None for a line that is not written."""
+        made = record(message)
+        made.created, made.levelno = second, level
+        return int(getattr(made, "left_out", 0)) if lines.filter(made) else None
+
+    assert [written("hand-off", 7.1 + number / 10) for number in range(5)] == [0, 0, None, None, None]
+    assert [written("client taken", 7.9), written("hand-off", 7.9, logging.WARNING), written("else", 7.9)] == [0, 0, 0]
+    assert [written("hand-off", 8.0 + number / 10) for number in range(3)] == [3, 0, None]
+    assert [written("hand-off", 3.0), written("hand-off", 3.0), written("hand-off", 3.0)] == [1, 0, None]
+    assert not ClientLines(0).filter(record("client closed"))
