@@ -15,6 +15,7 @@ Times are seconds of one monotonic clock that publishers, subscribers and faults
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -124,6 +125,18 @@ class Owed:
 def judge(history: ClientHistory, logs: Mapping[str, StreamLog], owed: Owed, *, at_end: float) -> list[Violation]:
     """All promises broken to one client. at_end is when the run was over and everything had to have arrived."""
     return [*_Walk(history, logs, owed).violations(at_end), *_endings(history, owed)]
+
+
+def note_ids(history: ClientHistory, logs: Mapping[str, StreamLog]) -> None:
+    """Note in the logs which ids a client was told, and when. MUST be done with all histories before one is judged."""
+    for session in history.sessions:
+        for frame in session.frames:
+            with suppress(CursorError):
+                for name, start in zip(
+                    history.streams, cursor.parse(frame.id or "", len(history.streams)), strict=True
+                ):
+                    if isinstance(start, Position) and name in logs:
+                        logs[name].told(start.id, frame.at)
 
 
 def delivered(history: ClientHistory) -> int:
@@ -254,8 +267,9 @@ class _Walk:
             event = self._logs[index].events[event_id]
             if event_id <= id_ and event.began is not None and event.began > self._at:
                 self._report("lost", index, (event_id,), f"`now` began at {id_}, before this was committed")
-            if event_id > id_ and event.ended is not None and event.ended < self._session.asked_at:
-                self._report("repeated", index, (event_id,), f"`now` began at {id_}, though this was long committed")
+            # An event that was committed long before may have got its id afterwards.
+            if id_ < event_id <= self._logs[index].head_before(self._session.asked_at):
+                self._report("repeated", index, (event_id,), f"`now` began at {id_}, though others had this")
 
     def _sentinel(self, frame: Received) -> None:
         kind = (frame.type or "").removeprefix("headrace:")

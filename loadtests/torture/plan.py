@@ -116,6 +116,7 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "SWEEP_INTERVAL_S": chance.choice(("1", "5", "600", "600")),
         "UNLISTEN_AFTER_S": chance.choice(("0", "1", "300")),
         "WRITE_DEADLINE_S": "8",
+        "LOG_CLIENTS_PER_S": "1000000",  # each client's line tells which shard has it
         "READ_DEADLINE_S": chance.choice(("3", "10")),
         "PRUNE_INTERVAL_S": "0.4",
         "PRUNE_BATCH": chance.choice(("7", "2000")),

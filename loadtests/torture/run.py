@@ -15,7 +15,7 @@ import psycopg
 from loadtests.torture import presence, truth
 from loadtests.torture.faults import FAULTS
 from loadtests.torture.footprint import INTERVAL_S, Footprints, Growth
-from loadtests.torture.judge import ClientHistory, Owed, Violation, delivered, judge
+from loadtests.torture.judge import ClientHistory, Owed, Violation, delivered, judge, note_ids
 from loadtests.torture.plan import Plan
 from loadtests.torture.predicates import EXPECTED
 from loadtests.torture.publishers import Publishing
@@ -248,6 +248,8 @@ class TortureRun:
         if not system.shard_of:
             raise RuntimeError("no line of the log tells which shard a client was handed to; has their form changed?")
         endings: Counter[str] = Counter()
+        for history in histories:
+            note_ids(history, self._logs)
         for history in histories:
             for session in history.sessions:
                 session.shard = system.shard_of.get(session.request_id, "")

@@ -1,7 +1,9 @@
 """The log of a stream as the judge knows it: every event that was ever committed, and what was removed."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class StreamLog:
         self.events = {event.id: event for event in events}
         self.trimmed_to = trimmed_to
         self._visible: dict[tuple[bool, ...], list[int]] = {}
+        self._told: list[tuple[float, int]] = []
+        self._heads: list[int] = []
         self._labels = sorted({event.label for event in self.events.values() if event.label is not None})
 
     def visible(self, sees: Callable[[str], bool]) -> list[int]:
@@ -36,3 +40,16 @@ class StreamLog:
             shown = {label for label, seen in zip(self._labels, key, strict=True) if seen} | {None}
             self._visible[key] = sorted(id_ for id_, event in self.events.items() if event.label in shown)
         return self._visible[key]
+
+    def told(self, id_: int, at: float) -> None:
+        """Note that a client had been told this id at that time: the event had its id by then."""
+        self._told.append((at, id_))
+        self._heads = []
+
+    def head_before(self, at: float) -> int:
+        """The highest id that any client had been told before that time; 0 if there was none."""
+        if not self._heads:
+            self._told.sort()
+            self._heads = list(accumulate((id_ for _, id_ in self._told), max))
+        told = bisect_left(self._told, (at, 0))
+        return self._heads[told - 1] if told else 0
