@@ -201,6 +201,8 @@ of the table can do with less than these say, what the trigger needs for it.';
 revoke all on function headrace.row_arguments(regclass, jsonb) from public;
 grant execute on function headrace.row_arguments(regclass, jsonb) to headrace_publisher;
 
+drop function headrace.make_trigger(regclass, text, text, text, text);
+
 -- Makes or replaces a trigger; one that also fires in sessions of logical replication goes on doing so.
 create function headrace.make_trigger(of_table regclass, name text, events text, level text, arguments text[])
 returns void
@@ -227,7 +229,6 @@ comment on function headrace.make_trigger(regclass, text, text, text, text[]) is
 goes on doing so.';
 revoke all on function headrace.make_trigger(regclass, text, text, text, text[]) from public;
 grant execute on function headrace.make_trigger(regclass, text, text, text, text[]) to headrace_publisher;
-drop function headrace.make_trigger(regclass, text, text, text, text);
 
 -- Publishes every change of a table's rows, from now on. A second call with the same template replaces the options; with
 -- another template, it adds events to other streams.
