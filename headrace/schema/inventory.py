@@ -21,6 +21,7 @@ _PART: Final = re.compile(
     re.MULTILINE,
 )
 _GRANT: Final = re.compile(r"^grant execute on function([^;]*?)\s+to headrace_publisher;", re.MULTILINE)
+_DROPPED: Final = re.compile(r"^drop function (headrace\.\w+\([^)]*\));", re.MULTILINE)
 _SIGNATURE: Final = re.compile(r"headrace\.\w+\([^)]*\)")
 
 _MISSING: Final = """
@@ -84,6 +85,8 @@ class Inventory:
                     parts[part] = None
                 else:
                     parts.pop(part, None)
+            for signature in _DROPPED.findall(text):
+                granted.pop(signature, None)
             for functions in _GRANT.findall(text):
                 granted.update(dict.fromkeys(_SIGNATURE.findall(functions)))
         names = {name for kind, name, _ in parts if kind == "function"}
