@@ -150,6 +150,10 @@ class TortureSubscriber:
         )
         return f"/streams/{token}"
 
+    def _ahead_s(self) -> float:
+        """How many seconds the URL is dated ahead of the machine's clock, which goes on while a response is awaited."""
+        return self._signed_at - self._all.system.machine.now()
+
     def _live(self, session: ClientConnection) -> None:
         connection = socket.socket()
         kept = False
@@ -159,7 +163,6 @@ class TortureSubscriber:
             connection.settimeout(_OPENING_DEADLINE_S)
             connection.connect(self._all.system.address)
             session.port = connection.getsockname()[1]
-            connection.sendall(self._request(session))
             rest = self._open(connection, session)
             if session.opened_at is not None:
                 self._all.connected += 1
@@ -179,6 +182,9 @@ class TortureSubscriber:
                 connection.close()
 
     def _open(self, connection: socket.socket, session: ClientConnection) -> bytes:
+        """Send the request and read the response's head; returns what came behind it."""
+        ahead_s = self._ahead_s()
+        connection.sendall(self._request(session))
         head = b""
         while b"\r\n\r\n" not in head:
             data = connection.recv(65536)
@@ -194,7 +200,7 @@ class TortureSubscriber:
         status = match[1].decode()
         if status == "200":
             session.opened_at = time.monotonic()
-        elif status == "403" and self._signed_at - self._all.system.machine.now() > tokens.MAX_AHEAD_S:
+        elif status == "403" and max(ahead_s, self._ahead_s()) > tokens.MAX_AHEAD_S:
             # The URL is from before the clock was set back: a page asks its application for a fresh one.
             self._all.refusals += 1
             session.ending = DATED_AHEAD
