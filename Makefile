@@ -63,10 +63,10 @@ schema: .venv
 	$(BIN)/python -m tests.fixtures.schema_file
 
 test: check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(ARGS)
 
 test-more: .venv
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m slow $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 	$(MAKE) test-older
 
 # The tests of the SQL with Debian's PostgreSQL, which is older than the wheel's. They connect as an owner who is no
@@ -79,7 +79,7 @@ SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,changes changes
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }
 	test ! -x $(OLDER)/postgres || TEST_POSTGRES=$(OLDER) \
-	    $(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not slow' $(SQL_TESTS)
+	    $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(SQL_TESTS)
 
 example-%: .venv
 	$(BIN)/python -m examples $* $(ARGS)

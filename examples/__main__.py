@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 import click
 
-from headrace.settings import environ_with_file
+from headrace.environment_file import environ_with_file
 
 HERE = Path(__file__).parent
 NAMES = sorted(path.parent.name for path in HERE.glob("*/app.py"))

@@ -11,7 +11,6 @@ seconds, `_ms` milliseconds, `_bytes` bytes. Each field has metadata, from which
 A wrong value is an error that names the variable, the value and what is allowed. Nothing here is read at import.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.environment_file import ENV_FILE, is_unreadable
 from headrace.errors import SettingsError
 from headrace.setting_parsers import (
     MODULE,
@@ -42,8 +42,6 @@ from headrace.setting_parsers import (
     server_url,
     url,
 )
-
-ENV_FILE = Path(".headrace/env")
 
 # What Kubernetes, and Docker's links, tell each container of a service whose name begins with `headrace`.
 _SERVICE_LINK = re.compile(
@@ -337,7 +335,7 @@ class Settings:
         """Return these settings. Raises SettingsError, with how to set it, if one of the named settings is unset."""
         for name in names:
             if not getattr(self, name):
-                if _is_unreadable(ENV_FILE):
+                if is_unreadable(ENV_FILE):
                     raise SettingsError(
                         f"HEADRACE_{name.upper()} is not set, and user {os.geteuid()} cannot read {str(ENV_FILE)!r}; "
                         "set it, or run this as the user of `headrace up`"
@@ -370,30 +368,3 @@ def _instead(variable: str, allowed: Iterable[str]) -> str:
 def _default_node() -> str:
     name = socket.gethostname() or "node"
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:64]
-
-
-def environ_with_file(environ: Mapping[str, str], path: Path = ENV_FILE) -> dict[str, str]:
-    """Return environ, completed by the lines `NAME=value` of the file that `headrace up` writes, if it can be read.
-
-    Variables of environ win, so that a command can be pointed elsewhere. A file that this user may not read counts as
-    missing; `Settings.require` then tells which setting is missing for it.
-    """
-    merged: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            name, separator, value = line.partition("=")
-            if separator and not line.startswith("#"):
-                merged[name.strip()] = value
-    merged.update(environ)
-    return merged
-
-
-def _is_unreadable(path: Path) -> bool:
-    """Whether this user may not read the file, or may not search the directory in which it would be."""
-    try:
-        path.read_bytes()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 
 from headrace import cursor, publisher_tokens, tokens
+from headrace.environment_file import environ_with_file
 from headrace.errors import SettingsError, StreamNameError, TokenError
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 from headrace.stream import RESERVED_PREFIX, check_names
 
 

@@ -29,8 +29,9 @@ from psycopg import errors
 
 import headrace
 from headrace.embedded.postgres import USER
+from headrace.environment_file import environ_with_file
 from headrace.node.sse_client import Parser
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 
 LIMIT: Final = 3.0
 RATE_PER_S: Final = 20.0

@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from locust import events
 from locust.runners import WorkerRunner
 
+from headrace.environment_file import environ_with_file
 from headrace.errors import HeadraceError
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 from loadtests.load_run import LoadRun
 from loadtests.publishers import Publisher
 from loadtests.subscribers import Chat, FanOut, ManyStreams, Slow, Storm

@@ -15,6 +15,7 @@ import sys
 import click
 import gevent
 
+from headrace.environment_file import environ_with_file
 from headrace.errors import (
     DatabaseUnavailableError,
     DirectoryForeignError,
@@ -26,7 +27,7 @@ from headrace.node import logs, runtime_directory
 from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.schema import migrations
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 from headrace.shard.node import succession
 from headrace.shard.process import Process
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import psycopg
 
+from headrace.environment_file import environ_with_file
 from headrace.errors import HeadraceError, UsageError, one_line
 from headrace.node import session
 from headrace.node.deployment_identity import DeploymentIdentity
@@ -14,7 +15,7 @@ from headrace.node.directory import Directory
 from headrace.node.postgres_errors import meaning, said
 from headrace.node.shard_operations import ShardOperations
 from headrace.schema import migrations
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 
 
 class Group(click.Group):

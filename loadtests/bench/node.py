@@ -20,8 +20,8 @@ import psycopg
 
 import headrace
 from headrace.embedded.postgres import USER
+from headrace.environment_file import environ_with_file
 from headrace.node.child_process import spawn
-from headrace.settings import environ_with_file
 from loadtests.bench import cores
 from loadtests.bench.clients import FailedError
 

@@ -18,8 +18,8 @@ import psutil
 import psycopg
 
 import headrace
+from headrace.environment_file import environ_with_file
 from headrace.node.directory import Directory
-from headrace.settings import environ_with_file
 from headrace.stream import SLOTS, slot
 from loadtests.bench.node import Node
 from loadtests.operations.crowd import Crowd

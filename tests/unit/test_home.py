@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from headrace.environment_file import environ_with_file
 from headrace.errors import AlreadyRunningError, UsageError
-from headrace.settings import environ_with_file
 from headrace.up.home import Home
 
 

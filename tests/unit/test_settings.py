@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from headrace.environment_file import environ_with_file
 from headrace.errors import SettingsError
-from headrace.settings import Settings, environ_with_file
+from headrace.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,7 +169,8 @@ def test_a_file_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     file.parent.mkdir()
     file.write_text("HEADRACE_SECRET=a\n")
     program = (
-        "import os, sys; from pathlib import Path; from headrace.settings import Settings, environ_with_file\n"
+        "import os, sys; from pathlib import Path; from headrace.environment_file import environ_with_file\n"
+        "from headrace.settings import Settings\n"
         "from headrace.errors import SettingsError; from headrace import sign; os.setuid(65534)\n"
         "print(environ_with_file({'HEADRACE_NODE': 'mine'}), bool(sign('room:1')))\n"
         "try: Settings.from_environ({}).require('database_url')\n"
