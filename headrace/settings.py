@@ -219,6 +219,17 @@ class Settings:
         5.0, seconds(0.1, 60), "Seconds for the notification to arrive by which a shard proves that LISTEN works."
     )
 
+    bus: bool = _reading(
+        True,
+        SWITCH,
+        "Whether one shard may read new events for all, which then pass through Redis. Needs SECRET in the shards.",
+    )
+    bus_above_per_s: float = _reading(
+        20.0,
+        number(float, 0.1, 1_000_000, "notifications a second"),
+        "Notifications a second from which on one shard reads new events for all.",
+    )
+
     publish_deadline_s: float = _log(
         5.0, seconds(0.1, 60), "Seconds for `POST /publish`. After them the answer is 503."
     )

@@ -24,18 +24,22 @@ from typing import Final
 
 from headrace.settings import Settings
 from headrace.shard.arrivals import Arrivals
+from headrace.shard.bus_pages import BusPages
 from headrace.shard.connection import Connection, Stream
 from headrace.shard.connection_counts import ConnectionCounts
 from headrace.shard.delivery import Delivery
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import (
     Assign,
+    BusPage,
     Connect,
     DrainNode,
     Listening,
     Message,
+    Missed,
     MoveEnded,
     Page,
+    Read,
     ReadFailed,
     ReadKind,
     Ready,
@@ -121,6 +125,7 @@ class Dispatcher:
         self.delivery = Delivery(self.registry, predicates, self.writer, self.reads, clock)
         self.arrivals = Arrivals(self.registry, poller, presence, self.writer, self.reads, self.delivery)
         self.moves = Moves(self.registry, poller, self.writer, self.arrivals, transfer, self._adopt)
+        self.bus_pages = BusPages(self.registry, self.reads, revocations, self._bus_page)
         self.timers = Timers(settings, self.registry, self.writer, poller, listener, clock, wall_clock)
         self.stopped = False
         self.connects = 0
@@ -136,7 +141,9 @@ class Dispatcher:
             Connect: self._connect,
             Wake: self.reads.wake,
             Listening: self.reads.listening,
+            Missed: self.reads.missed,
             Relistened: self.reads.relistened,
+            BusPage: self.bus_pages.arrived,
             Rows: self._rows,
             ReadFailed: self._read_failed,
             Verdict: self._verdict,
@@ -195,6 +202,7 @@ class Dispatcher:
         for stream in self.writer.emptied:
             self._rings.forget(stream.ring)
             self.reads.forget(stream)
+            self.bus_pages.forget(stream)
         self.writer.emptied.clear()
         if self._revocations.current():
             self.reads.ask()
@@ -276,8 +284,10 @@ class Dispatcher:
         read = message.read
         if read.kind is not ReadKind.SWEEP and not self._revocations.current():
             self.reads.ask_again(read)
+            self._live_read_ended(read)
             return
         self.reads.answered(message)
+        self.bus_pages.timeline = message.timeline
         self.delivery.counters.begin()
         for stream, after, page in zip(read.streams, read.after, message.pages, strict=True):
             if stream.dropped:
@@ -293,6 +303,16 @@ class Dispatcher:
                     self._missed()
                 self.reads.mark_dirty(stream)
         self.delivery.counters.written(message.asked_at, message.ages)
+        self._live_read_ended(read)
+
+    def _live_read_ended(self, read: Read) -> None:
+        if read.kind is ReadKind.LIVE:
+            self.bus_pages.read_ended(read.streams)
+
+    def _bus_page(self, stream: Stream, page: Page, message: BusPage) -> None:
+        self.delivery.counters.begin()
+        self._next_page(stream, page)
+        self.delivery.counters.written(message.came_at, message.ages[len(message.ages) - len(page.frames) :])
 
     def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
         """A page that begins at the head of the shard: it moves the head, and gives waiting subscriptions a start."""
@@ -302,13 +322,7 @@ class Dispatcher:
             self.delivery.reset(stream, page.head)
             self._rings.account(stream.ring)
         else:
-            gap = page.trimmed_to > stream.head
-            if gap:
-                stream.ring.reset(page.trimmed_to)
-            if page.frames or gap:
-                stream.ring.append(page.frames)
-                self._rings.account(stream.ring)
-                self.delivery.fan_out(stream, page)
+            self._next_page(stream, page)
         if stream.head is not None and stream.head < page.head:
             self.reads.mark_dirty(stream)
         waiting, stream.awaiting_read = stream.awaiting_read, []
@@ -318,6 +332,21 @@ class Dispatcher:
             except Exception as error:
                 # The loop goes on: the other subscriptions wait for this very page, and no later one would serve them.
                 self._failed("Rows", error, subscription.connection)
+
+    def _next_page(self, stream: Stream, page: Page) -> None:
+        """A page of the same log that begins right after the head: it goes to the ring and to all live subscriptions.
+
+        The stream is dirty afterwards if its head is still below that of the page.
+        """
+        gap = page.trimmed_to > (stream.head or 0)
+        if gap:
+            stream.ring.reset(page.trimmed_to)
+        if page.frames or gap:
+            stream.ring.append(page.frames)
+            self._rings.account(stream.ring)
+            self.delivery.fan_out(stream, page)
+        if (stream.head or 0) < page.head:
+            self.reads.mark_dirty(stream)
 
     def _first_page(self, stream: Stream, after: int | None, page: Page) -> None:
         """The stream is new here: its head is that of the page, and its ring gets the page's frames up to the head."""
@@ -338,3 +367,4 @@ class Dispatcher:
     def _read_failed(self, message: ReadFailed) -> None:
         self.last_error = message.error
         self.reads.refused(message)
+        self._live_read_ended(message.read)

@@ -37,6 +37,13 @@ class Listening:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """News of events in these slots may have been lost on its way here."""
+
+    slots: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Relistened:
     """The LISTEN connection was lost and is back: notifications may have been missed."""
 
@@ -94,12 +101,30 @@ class Rows:
     """A read has answered, with a page per stream in the order of the request.
 
     It was asked at asked_at (seconds of the monotonic clock). ages are, for each event, the seconds from when it got
-    its id until then, by PostgreSQL's own clock. An age may be a little below 0. Only live reads have ages.
+    its id until then, by PostgreSQL's own clock. An age may be a little below 0. Only live reads have ages. timeline is
+    that of the server that has answered, None if it is in recovery.
     """
 
     read: Read
     pages: tuple[Page, ...]
     asked_at: float = 0.0
+    ages: Sequence[float] = ()
+    timeline: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BusPage:
+    """The log of one stream after an id, as the shard on duty has read it for all shards.
+
+    page is what a read after the id `after` would have found. timeline is that of the server which was read. ages are
+    as in Rows, counted until came_at (seconds of the monotonic clock), when the page came here.
+    """
+
+    stream: str
+    after: int
+    page: Page
+    timeline: str | None
+    came_at: float
     ages: Sequence[float] = ()
 
 
@@ -200,8 +225,10 @@ Message = (
     Connect
     | Wake
     | Listening
+    | Missed
     | Relistened
     | Rows
+    | BusPage
     | ReadFailed
     | Verdict
     | Revised

@@ -1,7 +1,8 @@
 """The shard process: builds all parts, starts them in order, watches them, and stops them in order.
 
 clock ─────► Tick, Sweep ─┐
-listener ──► Wake … ──────┤            ┌─► readers ─► Rows ─┐
+listener ──► Wake … ──────┤
+bus ───────► BusPage … ───┤            ┌─► readers ─► Rows ─┐
 intake ────► Connect ─────┼─► inbox ─► dispatcher ◄─────────┘
 poller ────► Ready ───────┤            └─► sockets
 filters ───► Verdict ─────┤
@@ -26,6 +27,11 @@ from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.settings import Settings
+from headrace.shard.bus.bulletin import Seal
+from headrace.shard.bus.hearing import Hearing
+from headrace.shard.bus.herald import Herald
+from headrace.shard.bus.receiver import Receiver
+from headrace.shard.bus.redis_channels import RedisChannels
 from headrace.shard.client_admission import ClientAdmission
 from headrace.shard.clock import Clock
 from headrace.shard.dispatcher import Dispatcher
@@ -94,7 +100,18 @@ class Process:
         self._poller = Poller(lambda: self._inbox.put_once(Ready()))
         self._readers = Readers(settings, self._inbox, shard_id)
         self._sequencer = Sequencer(settings, shard_id)
-        self._listener = Listener(settings, self._inbox, shard_id, self._sequencer.heard)
+        channels, seal = RedisChannels(settings), Seal(settings.secret, lambda: deployment.known)
+        unsendable = self._readers.unsendable
+        self._herald = Herald(
+            settings, shard_id, directory, channels, seal, self._inbox, unsendable, self._serves_stream
+        )
+        self._listener = Listener(settings, self._inbox, shard_id, self._sequencer.heard, self._herald.heard)
+        self._receiver = Receiver(
+            channels, seal, self._inbox, shard_id, unsendable, self._serves_stream, lambda: self._hearing.slots
+        )
+        self._hearing = Hearing(
+            settings, self._listener, self._receiver, self._herald, seal, self._inbox, self._sequencer
+        )
         self._filters = Filters(predicates.load(settings.filters), settings.filter_deadline_s, self._inbox)
         self._deployment = deployment
         self._transfer = Transfer(settings.handoff_deadline_s, self._inbox, lambda: deployment.known)
@@ -104,7 +121,7 @@ class Process:
             settings,
             self._inbox,
             self._readers,
-            self._listener,
+            self._hearing,
             self._poller,
             self._filters,
             self._transfer,
@@ -115,7 +132,9 @@ class Process:
         )
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._clock = Clock(settings, self._inbox)
-        self._pruner = Pruner(settings, shard_id, self._sequencer.missed)
+        self._pruner = Pruner(
+            settings, shard_id, self._sequencer.missed, lambda hold_s: directory.turn_or_away("prune", hold_s)
+        )
         registry = self.dispatcher.registry
         self._state = OwnState(
             shard_id,
@@ -166,7 +185,8 @@ class Process:
             counts=ReportedCounts(registry, settings.hot_connections),
         )
         parts = Parts(
-            self._sequencer, self.dispatcher, self._inbox, self._readers, self._revocations, self._history,
+            self._hearing, self._receiver, self._herald, self._sequencer, self.dispatcher, self._inbox, self._readers,
+            self._revocations, self._history,
             self._listener, self._clock, self._pruner, self._presence, self._transfer, self._intake,
             self._registration, self._canary, self._filters, version, self._limit,
         )  # fmt: skip
@@ -179,7 +199,8 @@ class Process:
         dispatching = gevent.spawn(self.dispatcher.run)
         # The intake last but one: clients are taken when everything that serves them is there.
         parts: list[Part] = [
-            self._revocations, self._readers, self._sequencer, self._listener, self._filters, self._clock,
+            self._revocations, self._readers, self._sequencer, self._listener, self._receiver, self._hearing,
+            self._filters, self._clock,
             self._pruner, self._presence, self._transfer, self._history, self._metrics, self._intake,
             self._registration, self._canary, self._operations_feed,
         ]  # fmt: skip
@@ -214,6 +235,8 @@ class Process:
         dispatching.join(self._settings.stop_deadline_s)
         if not dispatching.ready():
             logger.warning("the dispatcher did not end within %g s", self._settings.stop_deadline_s)
+        self._hearing.stop()
+        self._receiver.stop()
         self._listener.stop()
         self._sequencer.stop()
         self._pruner.stop()
@@ -238,9 +261,13 @@ class Process:
 
         greenlet.link(ended)
 
+    def _serves_stream(self, name: str) -> bool:
+        return self.dispatcher.registry.stream(name) is not None
+
     def _follow(self, snapshot: DirectorySnapshot) -> None:
         """The directory was read. Yields once, at a succession, while the intake stops."""
         assigned = assignment(snapshot, self._entry.now())
         self._canary.placed(snapshot)
+        self._hearing.placed(snapshot)
         self._operations_feed.placed(snapshot)
         self._state.follow(snapshot, assigned, self._registration.succeeded)

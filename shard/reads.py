@@ -18,7 +18,7 @@ import logging
 from typing import Final
 
 from headrace.shard.connection import Stream, Subscription, SubscriptionState
-from headrace.shard.messages import Listening, Read, ReadFailed, ReadKind, Relistened, Rows, Wake
+from headrace.shard.messages import Listening, Missed, Read, ReadFailed, ReadKind, Relistened, Rows, Wake
 from headrace.shard.ports import ReadQueue, SlotListening
 from headrace.shard.registry import Registry
 
@@ -42,6 +42,7 @@ class Reads:
         self._dirty: dict[Stream, None] = {}
         self._wanting_log: dict[Stream, None] = {}
         self._busy: dict[ReadKind, bool] = dict.fromkeys(ReadKind, False)
+        self._reading: frozenset[Stream] = frozenset()
         self._resting = False
         self._suspects: set[Stream] = set()
 
@@ -55,6 +56,10 @@ class Reads:
         """Whether a stream waits for the next live read."""
         return stream in self._dirty
 
+    def is_reading(self, stream: Stream) -> bool:
+        """Whether a live read of a stream is outstanding."""
+        return stream in self._reading
+
     def wake(self, message: Wake) -> None:
         """A notification has come. It is a hint only: the head moves when the events have been read."""
         stream = self._registry.stream(message.stream)
@@ -63,6 +68,12 @@ class Reads:
 
     def listening(self, message: Listening) -> None:
         """LISTEN on these slots is committed: a first read of their streams may be asked for now."""
+        for number in message.slots:
+            for stream in self._registry.in_slot(number):
+                self._dirty[stream] = None
+
+    def missed(self, message: Missed) -> None:
+        """News of these slots may have been lost: their streams are read."""
         for number in message.slots:
             for stream in self._registry.in_slot(number):
                 self._dirty[stream] = None
@@ -156,6 +167,8 @@ class Reads:
 
     def _ask(self, kind: ReadKind, streams: list[Stream], after: list[int | None]) -> None:
         self._busy[kind] = True
+        if kind is ReadKind.LIVE:
+            self._reading = frozenset(streams)
         self._readers.submit(Read(kind, tuple(streams), tuple(after)))
 
     # -- what becomes of a read
@@ -163,7 +176,7 @@ class Reads:
     def answered(self, message: Rows) -> None:
         """A read has brought its pages: its lane is free, and what had no room in it comes first in the next."""
         read = message.read
-        self._busy[read.kind] = False
+        self._free(read)
         self._suspects.difference_update(read.streams)
         wanted = self._dirty if read.kind is ReadKind.LIVE else self._wanting_log
         wanted.update((stream, None) for stream, page in zip(read.streams, message.pages, strict=True) if page.unread)
@@ -191,7 +204,7 @@ class Reads:
 
     def give_back(self, read: Read) -> None:
         """A read came to nothing: keep what it was for, until the sweep asks again."""
-        self._busy[read.kind] = False
+        self._free(read)
         for stream in read.streams:
             # Live reads alone tell a subscription its start, and one may be outstanding beside this read.
             if read.kind is ReadKind.LIVE:
@@ -201,6 +214,11 @@ class Reads:
                 self._resting = True
                 if stream.log:
                     self._wanting_log[stream] = None
+
+    def _free(self, read: Read) -> None:
+        self._busy[read.kind] = False
+        if read.kind is ReadKind.LIVE:
+            self._reading = frozenset()
 
 
 def _first_position(stream: Stream) -> int | None:

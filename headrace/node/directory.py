@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Final
 
+from headrace.errors import DirectoryUnavailableError
 from headrace.node import runtime_directory
 from headrace.node.directory_script import DirectoryScript, foreign, translated
 from headrace.node.directory_snapshot import DirectorySnapshot, read_snapshot
@@ -182,6 +183,20 @@ class Directory:
     def turn(self, what: str, hold_s: float) -> bool:
         """Whether it is the caller's turn to do what one process of all does; then it is no other's for hold_s."""
         return bool(self._script.call("turn", what, str(int(hold_s * 1000))))
+
+    def turn_or_away(self, what: str, hold_s: float) -> bool:
+        """As `turn`; without Redis it is everybody's turn."""
+        try:
+            return self.turn(what, hold_s)
+        except DirectoryUnavailableError:
+            return True
+
+    def hold(self, what: str, who: str, hold_s: float) -> bool:
+        """Whether nobody but who holds something that one process holds alone; then it is who's for hold_s from now on.
+
+        The holder MUST ask again well within hold_s. hold_s of 0 gives up what who holds.
+        """
+        return bool(self._script.call("hold", what, who, str(int(hold_s * 1000))))
 
     def end_session(self, id_: str, life_s: float) -> None:
         """Remember for life_s, as long as it would have lived, that a session of the operations page was ended."""

@@ -8,9 +8,10 @@ message:
     set transaction isolation level read committed; set local search_path = pg_catalog, pg_temp; …; <statement>
 
 The message is one transaction, and the settings end with it. So they also hold behind a pooler that gives every
-transaction another server session, and they reach no other client of the pooler. No name is looked up in a schema that
-strangers can write to, so that no function of theirs runs with headrace's rights. The encoding is part of the
-connection's beginning, which poolers keep.
+transaction another server session, and they reach no other client of the pooler. Only a session that is never shared,
+for LISTEN or for many small statements, gets its settings once. No name is looked up in a schema that strangers can
+write to, so that no function of theirs runs with headrace's rights. The encoding is part of the connection's beginning,
+which poolers keep.
 
 Two settings are left to the operator: whether the database may be written to (default_transaction_read_only), and how
 durable a commit is. How dates, intervals, numbers and bytes are written needs no setting: no statement sends or asks
@@ -56,8 +57,9 @@ def connect(
 
     application is the session's name in PostgreSQL, which says what part of what process holds it. A server that does
     not answer is given up after timeout_s. limit_s bounds each statement by the server's clock; 0 is for no bound. A
-    lasting session is not ended for being idle: its URL MUST lead to PostgreSQL itself, not to a pooler, since this
-    setting stays. Raises psycopg.OperationalError; psycopg.ProgrammingError for text that is no URL.
+    lasting session is not ended for being idle, and gets its settings once instead of with each statement: its URL MUST
+    lead to PostgreSQL itself, or to a pooler in session mode, since these settings stay. Raises
+    psycopg.OperationalError; psycopg.ProgrammingError for text that is no URL.
     """
     session = Session.connect(
         url,
@@ -69,15 +71,18 @@ def connect(
         keepalives_interval=1,
         keepalives_count=3,
         # A pooler in transaction mode gives every statement another server connection.
-        prepare_threshold=None,
+        prepare_threshold=5 if lasting else None,
         cursor_factory=_Cursor,
     )
     session.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    if lasting:
+        settings = [statement.replace("set local ", "set ", 1) for statement in _settings(session, limit_s)]
+        settings += ["set default_transaction_isolation = 'read committed'", "set idle_session_timeout = 0"]
+        psycopg.Cursor(session).execute("; ".join(settings).encode())
+        return session
     statements = ["set transaction isolation level read committed", *_settings(session, limit_s)]
     session.stated = "".join(f"{statement}; " for statement in statements).encode()
     session.stated_count = len(statements)
-    if lasting:
-        psycopg.Cursor(session).execute("set idle_session_timeout = 0")
     return session
 
 

@@ -40,7 +40,7 @@ comment on column headrace.migration.oldest is
 
 insert into headrace.migration (version, oldest) values
     (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (11, 0), (12, 0), (13, 0), (14, 0),
-    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0), (26, 0);
+    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0), (26, 0), (27, 0);
 
 
 -- 2 Streams and events ------------------------------------------------------------------------------------------------
@@ -3056,14 +3056,17 @@ returns table(
     issued_to_ms bigint,
     age_ms bigint
 )
-language sql
+language plpgsql
 stable security definer
 set search_path to 'pg_catalog', 'pg_temp'
+set plan_cache_mode to 'force_generic_plan'
 as $$
-    select pg_snapshot_xmin(pg_current_snapshot()), r.revocation_id, r.user_name, r.stream, r.reason, r.issued_to_ms,
-            (extract(epoch from clock_timestamp()) * 1000)::bigint - r.issued_to_ms
-        from (values (1)) v left join headrace.revocation r on r.xid >= since
-$$;
+begin
+    return query
+        select pg_snapshot_xmin(pg_current_snapshot()), r.revocation_id, r.user_name, r.stream, r.reason,
+                r.issued_to_ms, (extract(epoch from clock_timestamp()) * 1000)::bigint - r.issued_to_ms
+            from (values (1)) v left join headrace.revocation r on r.xid >= since;
+end $$;
 comment on function headrace.read_revocations(xid8) is
 'The revocations that transactions from since on have made. For shards.
 

@@ -17,6 +17,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from headrace.node import metrics_sockets
+from headrace.shard.bus.hearing import Hearing
+from headrace.shard.bus.hearing_decisions import HearingMode
+from headrace.shard.bus.herald import Herald
+from headrace.shard.bus.receiver import Receiver
 from headrace.shard.clock import Clock
 from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.filters import Filters
@@ -41,6 +45,9 @@ from headrace.shard.transfer import Transfer
 class Parts:
     """The parts of a shard that count something."""
 
+    hearing: Hearing
+    receiver: Receiver
+    herald: Herald
     sequencer: Sequencer
     dispatcher: Dispatcher
     inbox: Inbox[Message]
@@ -98,6 +105,7 @@ class ShardMetrics(Collector):
         yield from self._clients()
         yield from self._delivery()
         yield from self._log()
+        yield from self._bus()
         yield from self._announcing()
         yield from self._access()
         yield from self._presence()
@@ -186,6 +194,22 @@ class ShardMetrics(Collector):
         skipped = "Events that could not be sent, and that clients were told of as a gap."
         yield _counter("unsendable_events", skipped, parts.readers.unsendable.count)
         yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
+
+    def _bus(self) -> Iterator[Metric]:
+        parts = self._parts
+        modes = {mode.value.replace(" ", "_"): float(mode is parts.hearing.mode) for mode in HearingMode}
+        yield _gauges("hearing", "1 for the way by which this shard hears of new events.", "mode", modes)
+        messages = "Messages of the bus that came here, by what became of them."
+        yield _counters("bus_messages", messages, "outcome", parts.receiver.messages.counts)
+        pages = "Pages of new events that came over the bus, by what became of them."
+        yield _counters("bus_pages", pages, "outcome", parts.dispatcher.bus_pages.outcomes.counts)
+        read = "Pages that this shard has read for all shards."
+        yield _counter("bus_pages_read", read, parts.herald.pages)
+        yield _counter(
+            "bus_heads_told", "New heads that this shard has told all shards, without a page.", parts.herald.heads
+        )
+        yield _counter("bus_sent_bytes", "Bytes that this shard has published on the bus.", parts.herald.bytes)
+        yield _gauge("bus_up", "1 unless this shard hears nothing from Redis, or hears it late.", parts.receiver.up)
 
     def _announcing(self) -> Iterator[Metric]:
         sequencer = self._parts.sequencer

@@ -1,11 +1,14 @@
 """The listener: sole owner of the LISTEN connection. It turns notifications into Wake messages.
 
-    channel `headrace_slot_<n>`, payload `<head> <stream>`   ──►   Wake(stream, head)
+    channel `headrace_slot_<n>`, payload `<head> <stream>`   ──►   Wake(stream, head), or the herald on duty
     channel `headrace_rate`                                  ──►   the sequencer, whose business it is
 
 Notifications are hints. What makes them safe to rely on: LISTEN is committed before the first read of a slot's
 streams; after any loss of the connection all slots are listened to again, and Relistened tells the dispatcher to read
 what came meanwhile; a server that is silent is asked `select 1` under a short deadline.
+
+While the shard hears of new events over the bus, the listener rests: it keeps its connection and listens to nothing, so
+that PostgreSQL does not wake the connection's server process for any notification.
 """
 
 import logging
@@ -25,6 +28,8 @@ from headrace.node.session import connect
 from headrace.settings import Settings
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import Listening, Message, Relistened, Wake
+from headrace.shard.postgres.sequencer_decisions import SAMPLE
+from headrace.shard.recent_rate import RecentRate
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +37,32 @@ CHANNEL_PREFIX: Final = "headrace_slot_"
 RATE_CHANNEL: Final = "headrace_rate"
 MAX_HEAD_DIGITS: Final = 19
 """Of a bigint."""
+OFFICE_S: Final = 2.0
+"""How often a shard in office says so on RATE_CHANNEL; then at least OFFICE_PER_S transactions commit a second."""
+OFFICE_PER_S: Final = 25.0
+_RATE: Final = -1
+"""Stands for RATE_CHANNEL among the slots that are listened to."""
 
 
 class Listener:
     """Keeps LISTEN on the slots that are wanted, over any number of connections.
 
-    Owned by its own greenlet; `ensure_listening` and `stop_listening` only record what is wanted and wake it.
-    A slot is confirmed once LISTEN on it was committed; it stays so while the connection is away, because
-    Relistened follows.
+    Owned by its own greenlet; `ensure_listening`, `stop_listening`, `rest` and `resume` only record what is wanted and
+    wake it. A slot is confirmed once LISTEN on it was committed; it stays so while the connection is away, because
+    Relistened follows. rate is about how many notifications PostgreSQL has for this shard or for others.
+
+    on_wake is asked first whether it takes a notification in the dispatcher's place.
     """
 
     def __init__(
-        self, settings: Settings, inbox: Inbox[Message], shard_id: str, on_rate: Callable[[str], None]
+        self,
+        settings: Settings,
+        inbox: Inbox[Message],
+        shard_id: str,
+        on_rate: Callable[[str], None],
+        on_wake: Callable[[str, int], bool] = lambda stream, head: False,
     ) -> None:
+        self.rate = RecentRate()
         self.reconnects = 0
         self.notifications = 0
         self.connected = False
@@ -52,10 +70,12 @@ class Listener:
         self._settings = settings
         self._inbox = inbox
         self._on_rate = on_rate
+        self._on_wake = on_wake
         self._name = f"headrace {shard_id} listener"
         self._wanted: set[int] = set()
         self._confirmed: set[int] = set()
         self._stirred = Event()
+        self.resume()
         self._proof = ""
         self._proven = False
         self._greenlet: gevent.Greenlet[..., None] | None = None
@@ -86,6 +106,18 @@ class Listener:
             self._confirmed.discard(slot)
             self._stirred.set()
 
+    def rest(self) -> None:
+        """Listen to nothing. Never switches greenlets."""
+        self._wanted.clear()
+        self._confirmed.clear()
+        self._stirred.set()
+
+    def resume(self) -> None:
+        """Listen to how many transactions commit, too, as from the beginning. Never switches greenlets."""
+        if self._settings.announce_above_per_s:
+            self._wanted.add(_RATE)
+            self._stirred.set()
+
     def _run(self) -> None:
         while True:
             try:
@@ -102,9 +134,6 @@ class Listener:
             connection.add_notify_handler(lambda notify: self._notified(notify.channel, notify.payload))
             watcher.start(self._stirred.set)
             listened: set[int] = set()
-            if self._settings.announce_above_per_s:
-                with gevent.Timeout(self._settings.read_deadline_s):
-                    connection.execute(f"listen {RATE_CHANNEL}")
             self._apply(connection, listened)
             if not self._proven:
                 self._prove(connection)
@@ -151,8 +180,8 @@ class Listener:
         """Make the connection listen to exactly the wanted slots, in one round trip. Yields."""
         wanted = set(self._wanted)
         added, dropped = wanted - listened, listened - wanted
-        statements = [f"listen {CHANNEL_PREFIX}{slot}" for slot in sorted(added)]
-        statements += [f"unlisten {CHANNEL_PREFIX}{slot}" for slot in sorted(dropped)]
+        statements = [f"listen {_channel(slot)}" for slot in sorted(added)]
+        statements += [f"unlisten {_channel(slot)}" for slot in sorted(dropped)]
         if statements:
             with gevent.Timeout(self._settings.read_deadline_s):
                 connection.execute("; ".join(statements))
@@ -163,7 +192,7 @@ class Listener:
         new = (listened & self._wanted) - self._confirmed
         if new:
             self._confirmed |= new
-            self._inbox.put(Listening(tuple(sorted(new))))
+            self._inbox.put(Listening(tuple(sorted(new - {_RATE}))))
 
     def _notified(self, channel: str, payload: str) -> None:
         if channel.startswith(CHANNEL_PREFIX):
@@ -171,8 +200,11 @@ class Listener:
             # Anybody may NOTIFY, without any privilege: what int() refuses MUST NOT get there.
             if space and head.isascii() and head.isdigit() and len(head) <= MAX_HEAD_DIGITS:
                 self.notifications += 1
-                self._inbox.put(Wake(stream, int(head)))
+                self.rate.add(time.monotonic())
+                if not self._on_wake(stream, int(head)):
+                    self._inbox.put(Wake(stream, int(head)))
         elif channel == RATE_CHANNEL:
+            self.rate.add(time.monotonic(), OFFICE_PER_S * OFFICE_S if payload else SAMPLE)
             self._on_rate(payload)
         elif channel == self._proof:
             self._proven = True
@@ -201,3 +233,7 @@ class Listener:
             connection.execute(f"unlisten {self._proof}")
         if not self._proven:
             raise ListenError()
+
+
+def _channel(slot: int) -> str:
+    return RATE_CHANNEL if slot == _RATE else f"{CHANNEL_PREFIX}{slot}"

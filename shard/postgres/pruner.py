@@ -1,6 +1,7 @@
 """The pruner: removes the events that retention no longer keeps, in small batches, and numbers what others have left.
 
-One shard at a time prunes: headrace.prune tells the others that a shard is at it.
+One shard at a time prunes: headrace.prune tells the others that a shard is at it. The shards take turns by the
+directory, so that a fleet opens as many connections for pruning as a single shard. Without Redis each shard prunes.
 """
 
 import logging
@@ -33,14 +34,21 @@ class Pruner:
     Before that it does a round, for turns that nobody else numbers: those that were left to a shard that has died, and
     to a stranger at the lock of the office. `left` is called when it has numbered any, and MUST NOT switch greenlets.
 
-    Owned by its own greenlet.
+    Owned by its own greenlet. turn tells whether it is this shard's turn, which then is no other's for so many seconds.
     """
 
-    def __init__(self, settings: Settings, shard_id: str, left: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shard_id: str,
+        left: Callable[[], None] = lambda: None,
+        turn: Callable[[float], bool] = lambda seconds: True,
+    ) -> None:
         self.pruned = 0
         self._settings = settings
         self._name = f"headrace {shard_id} pruner"
         self._left = left
+        self._turn = turn
         self._greenlet: gevent.Greenlet[..., None] | None = None
 
     def start(self) -> list["gevent.Greenlet[..., None]"]:
@@ -58,7 +66,10 @@ class Pruner:
         prune_at = 0.0
         outage = Outage(logger, "pruning failed, trying again later", "pruning works again")
         while True:
-            gevent.sleep(min(self._settings.prune_interval_s, NUMBER_S) * random.uniform(0.5, 1.5))
+            interval_s = min(self._settings.prune_interval_s, NUMBER_S)
+            gevent.sleep(interval_s * random.uniform(0.5, 1.5))
+            if not self._turn(interval_s / 2):
+                continue
             try:
                 with connect(self._settings.database_url, self._name) as connection:
                     if sql_functions.number_left(connection):

@@ -111,7 +111,7 @@ class Readers:
         names = [stream.name for stream in read.streams]
         try:
             with gevent.Timeout(settings.read_deadline_s):
-                pages, ages = sql_functions.read_pages(
+                pages, ages, timeline = sql_functions.read_pages(
                     connection,
                     names,
                     read.after,
@@ -126,4 +126,4 @@ class Readers:
             self.reads[read.kind].refused()
             return ReadFailed(read, f"{type(error).__name__}: {error}")
         self.reads[read.kind].answered(time.monotonic() - started, len(pages), len(ages))
-        return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else ())
+        return Rows(read, pages, started, ages if read.kind is ReadKind.LIVE else (), timeline)

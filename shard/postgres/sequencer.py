@@ -77,13 +77,15 @@ SESSION: Final = "set idle_session_timeout = '2s'"
 class Sequencer:
     """Takes and leaves the office, and numbers while in office.
 
-    Owned by its own greenlet; `heard` and `missed` only count and wake it. numbered counts the turns that it has
+    Owned by its own greenlet; `heard` and `missed` only count and wake it. excused tells that the shard hears of no
+    commits, and need not stand by. numbered counts the turns that it has
     numbered. stranger names the role that was found at the lock of the office and has no business there, "" for none.
     """
 
     def __init__(self, settings: Settings, shard_id: str) -> None:
         self.in_office = False
         self.stranger = ""
+        self.excused = False
         self.numbered = 0
         self._settings = settings
         self._name = f"headrace {shard_id} sequencer"
@@ -184,7 +186,7 @@ class Sequencer:
         """Wait until the office may be free, doing rounds if a stranger holds it; False at the end. Yields."""
         until = time.monotonic() + STAND_BY_S * random.uniform(0.5, 1.0)
         if not self._look_for_strangers(connection) or not self._ask(connection, ELDEST):
-            return not self._ending.wait(until - time.monotonic())
+            return not self._ending.wait(until - time.monotonic()) and not self.excused
         rest_s = 0.0
         while time.monotonic() < until:
             _, rest_s = self._paced_round(connection, rest_s)

@@ -23,9 +23,12 @@ from headrace.stream import PRESENCE_PREFIX, presence_stream
 logger = logging.getLogger(__name__)
 
 READ_EVENTS: Final = """
-    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread, id, seq, type, data, visible_to,
+    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread,
+           (select case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end),
+           id, seq, type, data, visible_to,
            (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
       from headrace.read_events(%s::text[], %s::bigint[], %s, %s, %s)"""
+"""The eighth column is the timeline of the server's write-ahead log, in hexadecimal digits; null during recovery."""
 
 REPORT_PRESENCE: Final = """
     select known, reached
@@ -44,6 +47,10 @@ LOCK_PATIENCE: Final = "set local lock_timeout = '3s'"
 """How long a presence report waits for locks of others, who wait for its streams meanwhile. Longer than LOCK_LIFE."""
 LOCK_LIFE: Final = "set local idle_in_transaction_session_timeout = '2s'"
 """A process that stops or is cut off in the middle of a transaction loses its locks before others give up waiting."""
+
+
+EventRows = list[tuple[Any, ...]]
+"""The rows of READ_EVENTS about one stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +88,41 @@ def read_pages(
     max_bytes: int,
     total_bytes: int,
     unsendable: Unsendable | None = None,
-) -> tuple[tuple[Page, ...], list[float]]:
-    """One page per stream, all of one snapshot, in the order asked, and the age of each event. Yields.
+) -> tuple[tuple[Page, ...], list[float], str | None]:
+    """One page per stream, all of one snapshot, in the order asked, the age of each event, and the timeline. Yields.
 
     after is the last id not wanted, None to learn of the head only. max_events and max_bytes bound each stream's
     page, of which the first event counts for nothing, and total_bytes all pages together, but for the first event of
     all: a page for which nothing was left is `unread`. An event's age is for how many seconds it had had its id when
-    the server got the question. unsendable is told of events that must be skipped. Raises psycopg.Error.
+    the server got the question. The timeline is that of the server's write-ahead log, None during recovery. unsendable
+    is told of events that must be skipped. Raises psycopg.Error.
     """
     skips = unsendable or Unsendable()
-    found: list[list[tuple[Any, ...]]] = [[] for _ in streams]
-    rows = _rows(connection, (list(streams), list(after), max_events, max_bytes, total_bytes))
-    for row in rows:
+    found = read_rows(connection, streams, after, max_events, max_bytes, total_bytes)
+    pages = tuple(page(stream, start, rows, skips) for stream, start, rows in zip(streams, after, found, strict=True))
+    ages = [row[-1] / 1e6 for rows in found for row in rows if row[-1] is not None]
+    return pages, ages, timeline(found[0]) if found else None
+
+
+def read_rows(
+    connection: psycopg.Connection[Any],
+    streams: Sequence[str],
+    after: Sequence[int | None],
+    max_events: int,
+    max_bytes: int,
+    total_bytes: int,
+) -> list[EventRows]:
+    """The rows of READ_EVENTS for each stream, in the order asked; at least one each. Otherwise as `read_pages`."""
+    found: list[EventRows] = [[] for _ in streams]
+    for row in _rows(connection, (list(streams), list(after), max_events, max_bytes, total_bytes)):
         found[row[0] - 1].append(row)
-    pages = tuple(_page(stream, start, rows, skips) for stream, start, rows in zip(streams, after, found, strict=True))
-    return pages, [row[-1] / 1e6 for row in rows if row[-1] is not None]
+    return found
+
+
+def timeline(rows: EventRows) -> str | None:
+    """The timeline that the rows of a stream were read in, None during recovery."""
+    found: str | None = rows[0][7]
+    return found
 
 
 def read_events(
@@ -176,9 +203,10 @@ def _sessions(cursor: psycopg.Cursor[Any]) -> dict[uuid.UUID, int]:
 def read_revocations(connection: psycopg.Connection[Any], floor: str) -> tuple[str, list[Revocation]]:
     """The revocations from floor on, all of them from FIRST_FLOOR, and the floor of the next reading. Yields.
 
-    Some of them may have been read before. A floor is good for the connection that it came over. Raises psycopg.Error.
+    Some of them may have been read before. A floor is good for the connection that it came over, which MUST be a
+    lasting one: the statement is prepared on it, as it is repeated twice a second. Raises psycopg.Error.
     """
-    rows = connection.execute(READ_REVOCATIONS, (floor,)).fetchall()
+    rows = psycopg.Cursor(connection).execute(READ_REVOCATIONS, (floor,), prepare=True).fetchall()
     return rows[0][0], [Revocation(*row[1:]) for row in rows if row[1] is not None]
 
 
@@ -226,20 +254,21 @@ class _Lenient(Loader):
             return bytes(data)
 
 
-def _page(stream: str, after: int | None, rows: list[tuple[Any, ...]], skips: Unsendable) -> Page:
+def page(stream: str, after: int | None, rows: EventRows, skips: Unsendable) -> Page:
+    """The page of a stream after an id that its rows of READ_EVENTS make. skips is told of events to be skipped."""
     frames = [
         skips.frame(stream, id_, seq, type_, data, visible_to)
         for *_, id_, seq, type_, data, visible_to, _ in rows
         if id_ is not None
     ]
-    page = _standing(rows[0], frames)
-    if after is None or frames or page.unread or page.foreign(after):
-        return page
-    if (last := max(after, page.trimmed_to)) < page.head:
+    found = _standing(rows[0], frames)
+    if after is None or frames or found.unread or found.foreign(after):
+        return found
+    if (last := max(after, found.trimmed_to)) < found.head:
         # Somebody has deleted events by hand: unless told of a gap, clients would wait for them for ever.
-        logger.error("stream %r has a head of %d and no event after %d", stream, page.head, last)
-        return Page(page.head, page.head, page.jumps)
-    return page
+        logger.error("stream %r has a head of %d and no event after %d", stream, found.head, last)
+        return Page(found.head, found.head, found.jumps)
+    return found
 
 
 def _standing(row: tuple[Any, ...], frames: list[Frame]) -> Page:

@@ -16,7 +16,7 @@ def read(connection: Connection) -> Callable[..., dict[str, Page]]:
     """Reads the pages of streams after ids, within a number of bytes."""
 
     def read(total: int = 1 << 20, **after: int | None) -> dict[str, Page]:
-        pages, _ = sql_functions.read_pages(connection, list(after), list(after.values()), 100, 1 << 20, total)
+        pages, _, _ = sql_functions.read_pages(connection, list(after), list(after.values()), 100, 1 << 20, total)
         return dict(zip(after, pages, strict=True))
 
     return read

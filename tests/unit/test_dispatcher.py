@@ -5,9 +5,11 @@ import os
 import pytest
 
 from headrace.node.placement import BUCKETS, bucket
+from headrace.shard.bus_pages import MOST_WAITING
 from headrace.shard.connection import Connection, Subscription
 from headrace.shard.messages import (
     Assign,
+    BusPage,
     DrainNode,
     MoveEnded,
     Page,
@@ -22,7 +24,7 @@ from headrace.shard.messages import (
     Wake,
 )
 from headrace.stream import slot
-from tests.unit.test_dispatcher_model import DispatcherMachine, unchunked
+from tests.unit.test_dispatcher_model import TIMELINE, DispatcherMachine, unchunked
 
 
 class Unknown:
@@ -79,6 +81,87 @@ def test_a_wake_that_is_no_news(machine: DispatcherMachine) -> None:
     machine.tell(Wake("nobody", 7))
     machine.dispatcher.finish_batch()
     assert machine.reads == []
+
+
+def told(machine: DispatcherMachine, after: int, timeline: str = TIMELINE) -> BusPage:
+    """What a shard on duty tells of `a` after an id, as the log is now."""
+    return BusPage("a", after, machine.log.page("a", after), timeline, machine.now)
+
+
+def test_a_page_of_the_bus_takes_the_place_of_a_read(machine: DispatcherMachine) -> None:
+    """What begins at the head is written to everybody; what comes again, or overlaps, is written once."""
+    machine.commit("a", [None], False)
+    first = told(machine, 0)
+    machine.tell(first)
+    machine.commit("a", [None], False)
+    for page in (first, told(machine, 0), told(machine, 1)):
+        machine.tell(page)
+    machine.dispatcher.finish_batch()
+    assert machine.reads == []
+    assert [client.bytes.count(b"data: a") for client in machine.clients.values()] == [2, 2]
+    assert machine.dispatcher.bus_pages.outcomes.counts == {"applied": 2, "repeated": 2, "hole": 0, "refused": 0}
+
+
+def test_a_page_behind_a_hole_is_not_applied_but_read(machine: DispatcherMachine) -> None:
+    """A page whose predecessor was lost moves no head: the shard reads from its own."""
+    machine.commit("a", [None, None, None], False)
+    machine.tell(told(machine, 2))
+    machine.dispatcher.finish_batch()
+    assert [(read.kind, read.after) for read in machine.reads] == [(ReadKind.LIVE, (0,))]
+    assert machine.dispatcher.bus_pages.outcomes.counts["hole"] == 1
+    assert b"data: a" not in machine.clients[10].bytes
+
+
+def test_a_page_of_another_timeline_is_read(machine: DispatcherMachine) -> None:
+    """The shard on duty may be connected to a server that was replaced."""
+    machine.commit("a", [None], False)
+    machine.tell(told(machine, 0, "00000002"))
+    machine.dispatcher.finish_batch()
+    assert [read.after for read in machine.reads] == [(0,)]
+    assert b"data: a" not in machine.clients[10].bytes
+
+
+def test_a_page_waits_for_the_read_that_is_outstanding(machine: DispatcherMachine) -> None:
+    """The answer finds the head where it was asked for, and then the page is applied behind it."""
+    machine.commit("a", [None], True)
+    machine.dispatcher.finish_batch()
+    (read,) = machine.reads
+    answer = machine.pages(read)
+    machine.commit("a", [None], False)
+    machine.tell(told(machine, 1))
+    assert b"data: a" not in machine.clients[10].bytes
+    machine.reads.clear()
+    machine.tell(Rows(read, answer, timeline=TIMELINE))
+    assert machine.clients[10].bytes.count(b"data: a") == 2
+    machine.dispatcher.finish_batch()
+    assert machine.reads == []
+
+
+def test_too_many_pages_for_a_read_that_is_outstanding_become_a_read(machine: DispatcherMachine) -> None:
+    """The pages that wait are bounded; what does not fit is read."""
+    machine.commit("a", [None], True)
+    machine.dispatcher.finish_batch()
+    for _ in range(MOST_WAITING + 5):
+        machine.commit("a", [None], False)
+        machine.tell(told(machine, machine.log.head("a") - 1))
+    machine.calm()
+    machine.calm()
+    assert machine.dispatcher.bus_pages.outcomes.counts["refused"] == 5
+    for _ in range(MOST_WAITING):
+        machine.calm()
+    assert machine.clients[10].bytes.count(b"data: a") == MOST_WAITING + 6
+
+
+def test_a_page_is_not_used_while_revocations_are_not_known(machine: DispatcherMachine) -> None:
+    """Nobody is sent an event that a revocation may forbid; the stream is read when revocations are known again."""
+    machine.commit("a", [None], False)
+    machine.revocations_are_known(False)
+    machine.tell(told(machine, 0))
+    machine.dispatcher.finish_batch()
+    assert (machine.reads, b"data: a" in machine.clients[10].bytes) == ([], False)
+    machine.revocations_are_known(True)
+    machine.calm()
+    assert b"data: a1\n" in machine.clients[10].bytes
 
 
 def test_a_refused_read_is_tried_stream_by_stream(machine: DispatcherMachine) -> None:

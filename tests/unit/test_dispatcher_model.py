@@ -27,9 +27,11 @@ from headrace.shard.dispatcher import Dispatcher
 from headrace.shard.inbox import Inbox
 from headrace.shard.messages import (
     Assign,
+    BusPage,
     Connect,
     Listening,
     Message,
+    Missed,
     MoveEnded,
     Page,
     Parcel,
@@ -52,6 +54,7 @@ from headrace.tokens import Context
 STREAMS = ("a", "b")
 LABELS = (None, None, None, None, None, None, "mine", "asked-yes", "asked-no")
 PAGE = 3
+TIMELINE = "00000001"
 ROOM = st.sampled_from([0, 1, 7, 40, 200, 100_000])
 
 
@@ -259,6 +262,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.narrow = False
         self.clients: dict[int, Client] = {}
         self.reads: list[Read] = []
+        self.on_the_bus: list[BusPage] = []
         self.parcels: list[Parcel] = []
         self.questions: list[tuple[Connection, str, str]] = []
         self.confirmed: set[int] = set()
@@ -488,7 +492,42 @@ class DispatcherMachine(RuleBasedStateMachine):
         stream = read.streams[0].name
         self.log.labels[stream].append(None)
         self.tell(Wake(stream, self.log.head(stream)))
-        self.tell(Rows(read, pages))
+        self.tell(Rows(read, pages, timeline=TIMELINE))
+
+    @rule(
+        stream=st.sampled_from(STREAMS),
+        commits=st.integers(0, 3),
+        back=st.integers(0, 3),
+        strange=st.sampled_from([False, False, False, True]),
+        at_once=st.booleans(),
+    )
+    def read_for_all(self, stream: str, commits: int, back: int, strange: bool = False, at_once: bool = True) -> None:
+        """Another shard reads a page from so far before the head, or from a server with another log."""
+        self.log.labels[stream] += [None] * commits
+        after = max(0, self.log.head(stream) - back)
+        page = self.log.page(stream, after)
+        if strange:
+            more = self.log.head(stream) + 1
+            page = replace(page, head=more, frames=[*page.frames, Frame(more, "of another log")])
+        told = BusPage(stream, after, page, "00000002" if strange else TIMELINE, self.now)
+        if at_once:
+            self.tell(told)
+        else:
+            self.on_the_bus.append(told)
+
+    @precondition(lambda self: self.on_the_bus)
+    @rule(data=st.data(), again=st.booleans())
+    def bus_delivers(self, data: st.DataObject, again: bool) -> None:
+        """The pages on the bus come in any order, twice or never."""
+        place = data.draw(st.integers(0, len(self.on_the_bus) - 1))
+        self.tell(self.on_the_bus[place])
+        if not again:
+            del self.on_the_bus[place]
+
+    @rule(stream=st.sampled_from(STREAMS))
+    def something_was_missed(self, stream: str) -> None:
+        """The bus has lost a message of the stream's slot."""
+        self.tell(Missed((slot(stream),)))
 
     @precondition(lambda self: self.reads)
     @rule()
@@ -534,7 +573,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         return tuple(pages)
 
     def _answer(self, read: Read) -> None:
-        self.tell(Rows(read, self.pages(read)))
+        self.tell(Rows(read, self.pages(read), timeline=TIMELINE))
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), room=ROOM)

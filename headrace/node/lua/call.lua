@@ -22,6 +22,8 @@
 --   release   request_id limit_key...         no shard has accepted the client after all: it counts no more
 --   turn      what hold_ms                    returns 1 if it is the caller's turn, then nobody else's for hold_ms;
 --                                             else 0
+--   hold      what who hold_ms                returns 1 if nobody else holds it, then it is who's for hold_ms, for which
+--                                             who may ask again; else 0. hold_ms of 0 gives it up
 --   end_session   id life_ms                  remembers for so long that a session of the operations page was ended
 --   session_ended id                          returns 1 if the session was ended, else 0
 --   occupant                                  returns the identity of another deployment that has living shards here,
@@ -34,6 +36,20 @@
 
 local function turn()
   return redis.call("SET", key("turn", ARGV[6]), "1", "NX", "PX", ARGV[7]) and 1 or 0
+end
+
+local function hold()
+  local held = key("held_by", ARGV[6])
+  local holder = redis.call("GET", held)
+  if holder and holder ~= ARGV[7] then
+    return 0
+  end
+  if ARGV[8] == "0" then
+    redis.call("DEL", held)
+  else
+    redis.call("SET", held, ARGV[7], "PX", ARGV[8])
+  end
+  return 1
 end
 
 local function end_session()
@@ -98,6 +114,7 @@ local commands = {
   release = release,
   assign = assign,
   turn = turn,
+  hold = hold,
   end_session = end_session,
   session_ended = session_ended,
   occupant = occupant,

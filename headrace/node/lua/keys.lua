@@ -37,10 +37,12 @@
 --                                          for so long; another process of its id overwrote its entry
 --                             Expires with the slots
 --   :turn:<what>      string  "1" after a process has had the turn to do it. Expires when the next process may
+--   :held_by:<what>   string  who holds it alone, which says so again before this expires
 --   :ended:<id>       string  "1" for a session of the operations page that was ended. Expires when the session would
 --   :written          string  "1", written by each read() to see whether Redis takes writes. Expires
 --   :changes:<db>     channel "<generation> <count>" after each change: a hint to read again. Channels are the same in
 --                             all databases of a server, so the database's number is in the name
+--   :bus:<db>:<name>  channels of the bus, which the script does not touch: see shard/bus/bulletin.py
 --   :changes          channel the same, for processes of versions before 0.3
 --
 -- :epoch never expires: where it is missing, Redis was emptied. A node's slots change only together with the epoch.
