@@ -22,7 +22,7 @@ STATEMENTS: Final[Mapping[str, str]] = {
     "shard/postgres/readers.py": r"self\.reads\[read\.kind\]\.\w+(?: = |\().*",
 }
 """What counts, by file: whole lines."""
-AGES: Final = "[row[-1] / 1e6 for row in rows if row[-1] is not None]"
+AGES: Final = "[row[-1] / 1e6 for rows in found for row in rows if row[-1] is not None]"
 """In shard/postgres/sql_functions.py: gathered for the latency alone."""
 
 

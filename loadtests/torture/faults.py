@@ -15,6 +15,7 @@ import psutil
 import psycopg
 import redis
 
+from loadtests.torture.bus_faults import BusForge, BusSqueeze, BusTrouble
 from loadtests.torture.fault import Fault
 from loadtests.torture.machine_faults import ClockBack, DiskFull
 from loadtests.torture.operator_faults import Drain, Move, Rebalance, Restart, Scale
@@ -159,8 +160,9 @@ class RedisRestart(Fault):
         return ""
 
     def heal(self) -> None:
-        """Start it."""
+        """Start it, and lead the wire to its port."""
         self.system.redis.start()
+        self.system.bus.target = self.system.redis.port
 
 
 class RedisPause(Fault):
@@ -212,8 +214,8 @@ class PostgresStop(Fault):
     def heal(self) -> None:
         """Start it, and lead the wires to its port."""
         self.system.postgres.start()
-        for wire in self.system.wires.values():
-            wire.target = self.system.postgres.port
+        for name in ("reads", "listen"):
+            self.system.wires[name].target = self.system.postgres.port
 
 
 class PostgresKill(PostgresStop):
@@ -379,6 +381,9 @@ FAULTS: Final[dict[str, Callable[[System, Publishing, random.Random], Fault]]] =
     "redis-flush": RedisFlush,
     "redis-restart": RedisRestart,
     "redis-pause": RedisPause,
+    "bus-trouble": BusTrouble,
+    "bus-squeeze": BusSqueeze,
+    "bus-forge": BusForge,
     "listen-terminate": ListenTerminate,
     "readers-terminate": ReadersTerminate,
     "postgres-stop": PostgresStop,

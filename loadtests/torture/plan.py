@@ -127,6 +127,8 @@ def _settings(chance: random.Random) -> dict[str, str]:
         "PRESENCE_EXPIRY_S": str(PRESENCE_EXPIRY_S),
         # From 50 a second a shard is hardly ever in office; from 0 or 1, most of the time or now and then.
         "ANNOUNCE_ABOVE_PER_S": chance.choice(("0", "1", "1", "50")),
+        # Nearly always on the bus, now and then, or never.
+        "BUS_ABOVE_PER_S": chance.choice(("0.5", "0.5", "10", "100000")),
         "ANNOUNCE_INTERVAL_S": chance.choice(("0.001", "0.005", "0.05")),
     }
     assert set(EXPECTED) >= {"even", "slow", "raises", "late"}

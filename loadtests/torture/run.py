@@ -109,7 +109,7 @@ class TortureRun:
         publishers = [gevent.spawn(self._publishing.run, number) for number in range(plan.publishers)]
         visitors = Visitors(plan, self._system)
         visiting = [gevent.spawn(visitors.run, number) for number in range(VISITORS)]
-        lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "operator", "log")]
+        lanes = [gevent.spawn(self._lane, lane) for lane in ("database", "service", "operator", "log", "bus")]
         self._stopping.wait(plan.seconds)
         self._stopping.set()
         gevent.joinall(lanes)

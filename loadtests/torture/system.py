@@ -22,6 +22,7 @@ import psycopg
 from headrace.node.child_process import spawn
 from headrace.up.shards import listens
 from loadtests.torture import footprint
+from loadtests.torture.bus_wire import BusWire
 from loadtests.torture.judge import Death
 from loadtests.torture.machine import Machine, Postgres, Redis
 from loadtests.torture.plan import Plan
@@ -71,13 +72,14 @@ class System:
         """Start everything; returns when the system serves clients."""
         self.postgres.start()
         self.redis.start()
-        self.wires = {name: Wire(self.postgres.port) for name in ("reads", "listen")}
+        self.wires: dict[str, Wire] = {name: Wire(self.postgres.port) for name in ("reads", "listen")}
+        self.bus = self.wires["bus"] = BusWire(self.redis.port, self.plan.random("bus"))
         environ = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")}
         environ |= self.plan.settings | self.machine.environ
         environ |= {
             "HEADRACE_DATABASE_URL": self.wires["reads"].url(self.postgres.url),
             "HEADRACE_LISTEN_DATABASE_URL": self.wires["listen"].url(self.postgres.url),
-            "HEADRACE_REDIS_URL": self.redis.url,
+            "HEADRACE_REDIS_URL": self.bus.url(self.redis.url),
             "HEADRACE_SECRET": self.secret,
             "PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, [environ.get("PYTHONPATH")])]),
             "PYTHONUNBUFFERED": "1",

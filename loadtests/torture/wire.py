@@ -43,6 +43,10 @@ class Wire:
         """Pass everything on again."""
         self._away = self._silent = False
 
+    def passed_on(self, source: socket.socket, data: bytes) -> bytes:
+        """What comes out of the wire for what has come in."""
+        return data
+
     def close(self) -> None:
         """End for good."""
         self._away = True
@@ -94,7 +98,7 @@ class Wire:
                 if self._silent:
                     self._lost.update(pair)
                 if source not in self._lost:
-                    target.sendall(data)
+                    target.sendall(self.passed_on(source, data))
         # While the wire is silent the other side cannot be told that this one has ended: it goes on waiting.
         if self._silent:
             self._lost.update(pair)
