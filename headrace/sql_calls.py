@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from headrace.errors import EventError, UsageError
 from headrace.event import check_type
+from headrace.event_data import Data, as_text
 from headrace.stream import check_name
 from headrace.text_limits import MAX_WORD_BYTES, check_text, check_user
 
@@ -29,21 +30,21 @@ class Call(NamedTuple):
     parameters: tuple[Any, ...]
 
 
-def publish(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+def publish(stream: str, data: Data, event: str, visible_to: str | None) -> Call:
     """Publish one event. Raises StreamNameError and EventError."""
-    _check(stream, data, event, visible_to)
-    return Call("select headrace.publish(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+    text = _checked(stream, data, event, visible_to)
+    return Call("select headrace.publish(%s, %s, %s, %s) as id", (stream, text, event, visible_to))
 
 
-def publish_now(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+def publish_now(stream: str, data: Data, event: str, visible_to: str | None) -> Call:
     """Publish one event and return its id. Raises StreamNameError and EventError."""
-    _check(stream, data, event, visible_to)
-    return Call("select headrace.publish_now(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+    text = _checked(stream, data, event, visible_to)
+    return Call("select headrace.publish_now(%s, %s, %s, %s) as id", (stream, text, event, visible_to))
 
 
 def publish_many(
     streams: Sequence[str],
-    data: Sequence[str],
+    data: Sequence[Data],
     events: Sequence[str | None] | None,
     visible_to: Sequence[str | None] | None,
 ) -> Call | None:
@@ -62,12 +63,14 @@ def publish_many(
         )
     if not streams:
         return None
-    for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True):
-        _check(stream, payload, "message" if event is None else event, label)
+    texts = [
+        _checked(stream, payload, "message" if event is None else event, label)
+        for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True)
+    ]
     return Call(
         "select headrace.publish_many(%s::pg_catalog.text[], %s::pg_catalog.text[], %s::pg_catalog.text[],"
         " %s::pg_catalog.text[]) as id",
-        (list(streams), list(data), list(events), list(visible_to)),
+        (list(streams), texts, list(events), list(visible_to)),
     )
 
 
@@ -126,10 +129,12 @@ def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> 
     )
 
 
-def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:
+def _checked(stream: str, data: Data, event: str, visible_to: str | None) -> str:
+    """The data as text, if all arguments are allowed."""
     check_name(stream)
-    check_text("data", data, None, EventError)
+    text = check_text("data", as_text(data), None, EventError)
     check_type(event)
     check_text("event", event, MAX_WORD_BYTES, EventError)
     if visible_to is not None:
         check_text("visible_to", visible_to, MAX_WORD_BYTES, EventError)
+    return text
