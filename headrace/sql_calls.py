@@ -99,6 +99,32 @@ def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) 
     return Call("select headrace.set_retention(%s, %s::interval, %s::bigint) as id", (pattern, interval, keep_count))
 
 
+def publish_changes(table: str, stream: str, columns: Sequence[str] | None, old: bool, visible_to: str | None) -> Call:
+    """Publish the changes of a table. Raises UsageError."""
+    check_text("table", table, None, UsageError)
+    check_text("stream", stream, None, UsageError)
+    if isinstance(columns, str | bytes) or not isinstance(columns, Sequence | None):
+        raise UsageError(f"columns must be a list of names, or None for all columns, not {columns!r:.80}")
+    if visible_to is not None:
+        check_text("visible_to", visible_to, MAX_WORD_BYTES, UsageError)
+    return Call(
+        "select headrace.publish_changes(%s::pg_catalog.text::pg_catalog.regclass, %s, %s::pg_catalog.text[],"
+        " %s::pg_catalog.bool, %s)::pg_catalog.text as id",
+        (table, stream, None if columns is None else list(columns), bool(old), visible_to),
+    )
+
+
+def unpublish_changes(table: str, stream: str | None) -> Call:
+    """End the publication of a table's changes. Raises UsageError."""
+    check_text("table", table, None, UsageError)
+    if stream is not None:
+        check_text("stream", stream, None, UsageError)
+    return Call(
+        "select headrace.unpublish_changes(%s::pg_catalog.text::pg_catalog.regclass, %s)::pg_catalog.text as id",
+        (table, stream),
+    )
+
+
 def members(stream: str) -> Call:
     """Return the members of a stream, in the order in which they joined, as a JSON array. Raises StreamNameError."""
     return Call(

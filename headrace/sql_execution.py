@@ -42,6 +42,8 @@ def execute_script(connection: Any, sql: str) -> None:
     """
     given = synchronous(connection)
     if hasattr(given, "exec_driver_sql"):
+        if given.dialect.driver == "asyncpg":  # it prepares what it sends, which may be one statement alone
+            sql = f"do $script$ begin execute $statements${sql}$statements$; end $script$"
         given.exec_driver_sql(sql, execution_options={"no_parameters": True})
     else:
         rows = {"row_factory": as_tuples} if is_of("psycopg", given) else {}

@@ -40,23 +40,21 @@ from headrace.schema import versions
 from headrace.schema.inventory import Inventory
 from headrace.schema.ownership import require_owned
 from headrace.schema.versions import Migration, RacedError, migrations
+from headrace.schema_upgrade import LOCK_TIMEOUT_S, NEEDS, OLDEST_SERVER, PATIENCE_S, PAUSE_S
 
-__all__ = ["Migration", "check", "migrate", "migrations", "require_current", "require_server", "require_whole"]
+__all__ = [
+    "LOCK_TIMEOUT_S",
+    "Migration",
+    "check",
+    "migrate",
+    "migrations",
+    "require_current",
+    "require_server",
+    "require_whole",
+]
 
 LAST_WORDS = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
-OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
-LOCK_TIMEOUT_S = 0.5
-"""Below PostgreSQL's deadlock_timeout of 1 s: a migration gives way before a deadlock ends another transaction."""
-PATIENCE_S = 60.0
-"""How many seconds a migration tries to get its locks."""
-PAUSE_S = 1.0
-"""The pause between two tries, in seconds, in which the transactions that had to wait go on."""
-
-NEEDS = (
-    "migrate as the owner of the schema headrace; or have a superuser run `CREATE SCHEMA headrace AUTHORIZATION {0}` "
-    "and, where the role is missing, `CREATE ROLE headrace_publisher NOLOGIN`, then migrate as {0} again"
-)
 _UNSEEN = "it has just ended, or it is creating a schema or role of the same name"
 
 
