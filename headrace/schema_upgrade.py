@@ -12,8 +12,16 @@ from typing import Any, Final
 
 from headrace import sql_calls
 from headrace.driver_errors import hint, message, sqlstate
-from headrace.errors import DatabaseVersionError, HeadraceError, MigrationBlockedError, SchemaError, UsageError
+from headrace.errors import (
+    DatabaseVersionError,
+    HeadraceError,
+    MigrationBlockedError,
+    OwnershipError,
+    SchemaError,
+    UsageError,
+)
 from headrace.schema import versions
+from headrace.schema.inventory import Inventory
 from headrace.schema.versions import RacedError
 from headrace.sql_calls import Call
 from headrace.sql_execution import execute, fetch, fetch_all
@@ -47,20 +55,24 @@ def upgrade_schema(connection: Any, *, patience_s: float = PATIENCE_S) -> list[i
     The schema is there when the transaction commits. A schema of this version is left as it is, and so is one that a
     newer headrace has made and that this one can use. Publishers and shards may work meanwhile: a lock that their open
     transactions hold is tried for patience_s seconds, and held from then on until the transaction ends. So give this a
-    transaction of its own. The role of the connection owns the schema afterwards.
+    transaction of its own. The role of the connection owns the schema afterwards. A schema that belongs to another role
+    already is never changed: if it has all the parts of this version, nothing is done, else that role has to migrate.
 
     Returns the versions that were applied, in order; they are those of `headrace migrate`. Raises SchemaError when a
     newer headrace has migrated the database beyond what this one can use, or parts of the schema are missing;
-    OwnershipError when something in the schema belongs to a stranger; MigrationBlockedError when a lock could not be
-    taken; DatabaseVersionError when PostgreSQL is older than version 14; UsageError for a connection that is in
-    autocommit, or above READ COMMITTED, for an object that is no connection, and when the role may not create what is
-    needed.
+    OwnershipError when something in the schema belongs to a stranger, or another role's schema lacks parts;
+    MigrationBlockedError when a lock could not be taken; DatabaseVersionError when PostgreSQL is older than version 14;
+    UsageError for a connection that is in autocommit, or above READ COMMITTED, for an object that is no connection, and
+    when the role may not create what is needed.
     """
     give_up = time.monotonic() + patience_s
     _require_server(connection)
     while True:
         try:
             with _savepoint(connection), in_settings(connection):
+                if (owner := _other_owner(connection)) is not None:
+                    _require_parts_of(owner, connection)
+                    return []
                 return versions.bring_up(connection, versions.migrations(), lambda line: None)
         except RacedError:
             continue
@@ -149,6 +161,35 @@ def _savepoint(connection: Any) -> Iterator[None]:
 
 def _run(connection: Any, sql: str) -> None:
     execute(connection, Call(sql, ()))
+
+
+def _other_owner(connection: Any) -> str | None:
+    """The owner of the schema, if the connection's role has not that role's rights; None without a schema, too.
+
+    Raises OwnershipError if the connection's role has no right to use the schema.
+    """
+    query = (
+        "select n.nspowner::regrole::text, has_schema_privilege(n.oid, 'USAGE') from pg_namespace n"
+        " where n.nspname = 'headrace' and not pg_has_role(n.nspowner, 'USAGE')"
+    )
+    for owner, usable in fetch_all(connection, Call(query, ())):
+        if not usable:
+            raise OwnershipError(
+                f"the schema headrace belongs to {owner}; if that is no stranger, run `headrace migrate` as {owner} and "
+                "grant headrace_publisher to this role, else have a superuser drop the schema"
+            )
+        return str(owner)
+    return None
+
+
+def _require_parts_of(owner: str, connection: Any) -> None:
+    """Raise OwnershipError if the schema of another role lacks parts. Nothing of that role's is executed."""
+    missing = Inventory.of(migration.sql for migration in versions.migrations()).missing(connection)
+    if missing:
+        raise OwnershipError(
+            f"the schema headrace belongs to {owner}, and lacks the {missing[0]} of this version; "
+            f"run `headrace migrate` as {owner}"
+        )
 
 
 def _require_server(connection: Any) -> None:

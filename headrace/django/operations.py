@@ -161,8 +161,11 @@ class UnpublishChanges(_TableChanges):
 
 
 def _has_schema(connection: Any) -> bool:
-    found = Call("select pg_catalog.to_regclass('headrace.migration') is not null as id", ())
-    return bool(fetch(connection, found))
+    found = (
+        "select exists (select from pg_catalog.pg_class c where c.relname operator(pg_catalog.=) 'migration'"
+        " and c.relnamespace operator(pg_catalog.=) pg_catalog.to_regnamespace('headrace')) as id"
+    )
+    return bool(fetch(connection, Call(found, ())))
 
 
 def _run(schema_editor: Any, call: Call) -> None:

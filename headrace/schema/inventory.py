@@ -93,10 +93,14 @@ class Inventory:
         kept = [signature for signature in granted if signature[len("headrace.") :].partition("(")[0] in names]
         return cls(tuple(parts), tuple(kept))
 
+    def missing(self, connection: Any) -> list[str]:
+        """The parts that the database lacks, in words, as its catalogs tell any role; rows are not looked at."""
+        kinds, names, tables = zip(*self.parts, strict=True)
+        return [str(part) for part in _column(connection, _MISSING, list(kinds), list(names), list(tables))]
+
     def require(self, connection: Any) -> None:
         """Raise SchemaError unless the database has all the parts, and the rows that tables have from the start."""
-        kinds, names, tables = zip(*self.parts, strict=True)
-        missing = _column(connection, _MISSING, list(kinds), list(names), list(tables))
+        missing = self.missing(connection)
         if not missing:
             missing = [
                 f"rows of headrace.{table}"
