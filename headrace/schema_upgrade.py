@@ -175,8 +175,8 @@ def _other_owner(connection: Any) -> str | None:
     for owner, usable in fetch_all(connection, Call(query, ())):
         if not usable:
             raise OwnershipError(
-                f"the schema headrace belongs to {owner}; if that is no stranger, run `headrace migrate` as {owner} and "
-                "grant headrace_publisher to this role, else have a superuser drop the schema"
+                f"the schema headrace belongs to {owner}; if that is no stranger, run `headrace migrate` as {owner}, "
+                "and grant headrace_publisher to this role, else have a superuser drop the schema"
             )
         return str(owner)
     return None

@@ -28,7 +28,7 @@ def published(connection: Any = None, *, using: str | None = None) -> Iterator[l
     empty.
 
     connection is one of psycopg or psycopg2, or a session or connection of SQLAlchemy over these. using is the alias of
-    one of Django's instead; without both it is Django's default one. Only cursors that the block itself opens are
+    one of Django's instead; without both it is Django's default one. Of psycopg2 only cursors that the block opens are
     watched. The connection's role MUST own the schema, else UsageError is raised; without a schema SchemaError is.
     """
     events: list[PublishedEvent] = []

@@ -94,13 +94,13 @@ class Recording:
         """Remember the transaction of the statement that was just executed."""
         status = self.connection.status()
         with self.connection.raw() as raw:
+            if is_of("psycopg", raw) and raw.pgconn.pipeline_status:
+                return  # what is in a pipeline is looked at before and after it
             if status == IN_TRANSACTION:
-                self._own |= {xid for (xid,) in _rows(raw, _OWN) if xid is not None}
+                self._own |= _texts(raw, _OWN)
             elif status == IDLE and raw.autocommit:
                 self._autocommitted = True
-                # A session that has published nothing yet has no last event; the error ends with its statement.
-                with suppress(Exception):
-                    self._own |= {xid for (xid,) in _rows(raw, _LAST)}
+                self._own |= _texts(raw, _LAST)
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def so_far(connection: WatchedConnection) -> list[PublishedEvent]:
         _require_readable(raw)
         if not in_transaction:
             return [PublishedEvent(*row) for row in _rows(raw, _KEPT, (DEFAULT_TYPE,))]
-        own = [xid for (xid,) in _rows(raw, _OWN) if xid is not None]
+        own = sorted(_texts(raw, _OWN))
         return [PublishedEvent(*row) for row in _rows(raw, _EVENTS, ("-infinity", DEFAULT_TYPE, own, -1, False, own))]
 
 
@@ -156,3 +156,17 @@ def _rows(raw: Any, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[An
     with closing(cursor):
         cursor.execute(sql, parameters)
         return list(cursor.fetchall())
+
+
+def _texts(raw: Any, sql: str) -> set[str]:
+    """The texts in the single column of a statement, over libpq alone where the driver lets us; none if it fails.
+
+    In autocommit it fails for a session that has published nothing yet, which has no last event.
+    """
+    if is_of("psycopg2", raw):
+        with suppress(import_module("psycopg2").Error):
+            return {text for (text,) in _rows(raw, sql) if text is not None}
+        return set()
+    result = raw.pgconn.exec_(sql.encode())
+    values = (result.get_value(row, 0) for row in range(result.ntuples))
+    return {value.decode() for value in values if value is not None}

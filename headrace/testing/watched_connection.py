@@ -79,7 +79,7 @@ class WatchedConnection:
             return _watched_sqlalchemy(given, after)
         if hasattr(given, "vendor"):
             return _watched_django(given, after)
-        return _watched_driver(given, after)
+        return _watched_psycopg(given, after) if is_of("psycopg", given) else _watched_psycopg2(given, after)
 
 
 def connection_of(connection: Any, using: str | None) -> WatchedConnection:
@@ -106,7 +106,28 @@ def _watched_django(connection: Any, after: Callable[[], None]) -> Iterator[None
 
 
 @contextmanager
-def _watched_driver(connection: Any, after: Callable[[], None]) -> Iterator[None]:
+def _watched_psycopg(connection: Any, after: Callable[[], None]) -> Iterator[None]:
+    """Whatever the connection and its cursors do goes through its method `wait`, which holds the connection's lock.
+
+    So after MUST use the connection by libpq alone.
+    """
+    wait = connection.wait
+
+    def waited(*arguments: Any, **options: Any) -> Any:
+        after()  # of a pipeline, which ends without waiting
+        result = wait(*arguments, **options)
+        after()
+        return result
+
+    connection.wait = waited
+    try:
+        yield
+    finally:
+        del connection.wait
+
+
+@contextmanager
+def _watched_psycopg2(connection: Any, after: Callable[[], None]) -> Iterator[None]:
     """Every cursor that the connection makes within the block tells of its statements."""
     before = connection.cursor_factory
     factory = before or import_module("psycopg2.extensions").cursor

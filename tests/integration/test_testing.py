@@ -17,6 +17,7 @@ from headrace.sql_execution import execute_script
 from headrace.testing import PublishedEvent, assert_published, published, reset
 from tests.fixtures.django import databases
 from tests.fixtures.postgres import Connect, Connection
+from tests.fixtures.waiting import wait_until
 from tests.integration.test_publish import events as kept
 
 Opened = tuple[Any, Callable[[str], object], Callable[[], object], Callable[[], object]]
@@ -192,6 +193,20 @@ def test_autocommit(database_url: str, opened: Callable[[str], Any]) -> None:
         assert texts(events) == ["first", "second", "third", *(["in a transaction"] if block else [])]
 
 
+def test_cursors_that_were_open_before(connection: Connection) -> None:
+    """psycopg's cursors are watched, whoever opened them and however they execute; COPY is, too."""
+    connection.execute("create table orders (id int)")
+    headrace.publish_changes(connection, "orders", "orders")
+    with connection.cursor() as cursor, published(connection) as events:
+        cursor.execute("insert into orders values (1)")
+        cursor.executemany("insert into orders values (%s)", [(2,), (3,)])
+        with cursor.copy("copy orders from stdin") as copy:
+            copy.write_row([4])
+        cursor.execute("select headrace.publish('s', 'last')")
+    assert [event.json()["row"]["id"] for event in events[:-1]] == [1, 2, 3, 4]
+    assert events[-1].data == "last"
+
+
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_events_that_are_numbered_at_once(connect: Connect, autocommit: bool) -> None:
     """Events of `publish_now` are listed, also from a savepoint; in a transaction others' are not."""
@@ -217,7 +232,7 @@ def test_a_block_that_raises(connect: Connect) -> None:
         connection.execute("select headrace.publish('s', 'y'), 1 / 0")
     connection.rollback()
     assert events == []
-    assert connection.cursor_factory is psycopg.Cursor
+    assert "wait" not in vars(connection)
 
 
 def test_published_by_alias(database_url: str) -> None:
@@ -325,6 +340,8 @@ def test_ids_do_not_come_back_where_others_follow(database_url: str, connect: Co
         reset(connection)
         assert headrace.head(connection, "s") == 0
         assert headrace.publish_now(connection, "s", "y") == 2
+    followers = "select from pg_stat_activity where application_name ~ '^headrace ' and datname = current_database()"
+    wait_until(lambda: not connection.execute(followers).fetchall(), "the server has ended the follower's session")
     reset(connection)
     assert headrace.publish_now(connection, "s", "z") == 1
 
