@@ -185,6 +185,7 @@ def test_named_tests_exist(page: str) -> None:
 
 def test_frameworks_are_imported_by_their_own_modules_only() -> None:
     """Importing headrace brings along none of the libraries that applications use it with."""
-    libraries = {"django", "sqlalchemy", "jinja2", "flask", "starlette", "fastapi", "asyncpg", "psycopg2"}
-    program = f"import sys, headrace, headrace.asyncio, headrace.jinja; print(*{libraries} & set(sys.modules))"
+    libraries = {"django", "sqlalchemy", "psycopg", "pytest", "jinja2", "flask", "starlette", "fastapi", "asyncpg"}
+    modules = "headrace, headrace.asyncio, headrace.jinja, headrace.testing"
+    program = f"import sys, {modules}; print(*{libraries | {'psycopg2'}} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True, cwd=ROOT) == "\n"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from headrace.event_data import Data, as_text
 from headrace.testing.published_event import PublishedEvent
-from headrace.testing.recording import recorded, so_far
+from headrace.testing.recording import innermost, recorded, so_far
 from headrace.testing.watched_connection import connection_of
 
 ANY: Final[Any] = object()
@@ -52,12 +52,14 @@ def assert_published(
 
     count is how many there must be; None means one or more. An event counts if it has the type, the data and the label
     that are given; a dict or a list is compared with the JSON of the data. events is a list of `published`. Without it
-    the events are those of the innermost block `published` that is open for the connection, else of the connection's
-    open transaction (in Django's TestCase, what the test has published), else all that the database keeps. connection
-    and using are those of `published`.
+    the events are those of the innermost block `published` that is open, for the connection if one is given, else of
+    the connection's open transaction (in Django's TestCase, what the test has published), else all that the database
+    keeps. connection and using are those of `published`.
 
     Raises AssertionError, with what was published instead.
     """
+    if events is None and connection is None and using is None:
+        events = innermost()
     if events is None:
         events = so_far(connection_of(connection, using))
     found = [

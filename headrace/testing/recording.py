@@ -118,6 +118,11 @@ def recorded(connection: WatchedConnection) -> Iterator[Recording]:
         _open.remove(recording)
 
 
+def innermost() -> list[PublishedEvent] | None:
+    """What has been published in the innermost block that is open, whichever its connection; None without one."""
+    return _open[-1].read() if _open else None
+
+
 def so_far(connection: WatchedConnection) -> list[PublishedEvent]:
     """What has been published over the connection: in the innermost open block; else in the open transaction.
 

@@ -26,6 +26,9 @@ class WatchedConnection:
         if is_of("sqlalchemy", given) and hasattr(given, "registry") and callable(given):  # scoped_session
             given = given()
         self._session = given if is_of("sqlalchemy", given) and hasattr(given, "get_bind") else None
+        if self._session is not None and hasattr(bind := _bind_of(self._session), "exec_driver_sql"):
+            # A test may bind a session to a connection whose transaction it rolls back in the end.
+            self._session, given = None, bind
         self._connection = given if self._session is not None else synchronous(given)
         self.given = given
         self.key = id(self._connection)
@@ -58,7 +61,7 @@ class WatchedConnection:
         given = self._connection
         if self._session is not None:
             if not self._session.in_transaction():
-                with closing(self._session.get_bind().engine.raw_connection()) as proxied:
+                with closing(_bind_of(self._session).raw_connection()) as proxied:
                     yield proxied.dbapi_connection
                 return
             given = self._session.connection()
@@ -94,6 +97,18 @@ def connection_of(connection: Any, using: str | None) -> WatchedConnection:
     return WatchedConnection(connection)
 
 
+def _bind_of(session: Any) -> Any:
+    """The engine or connection of a session of SQLAlchemy. Raises UsageError for one that has several or none."""
+    try:
+        return session.get_bind()
+    except Exception as error:
+        if type(error).__name__ != "UnboundExecutionError":
+            raise
+        raise UsageError(
+            f"{session!r} has no engine of its own; give the connection that it has for one of your classes"
+        ) from error
+
+
 @contextmanager
 def _watched_django(connection: Any, after: Callable[[], None]) -> Iterator[None]:
     def wrapper(execute: Any, sql: Any, parameters: Any, many: bool, context: Any) -> Any:
@@ -119,11 +134,14 @@ def _watched_psycopg(connection: Any, after: Callable[[], None]) -> Iterator[Non
         after()
         return result
 
+    outer = vars(connection).get("wait")  # of a block around this one
     connection.wait = waited
     try:
         yield
     finally:
         del connection.wait
+        if outer is not None:
+            connection.wait = outer
 
 
 @contextmanager

@@ -147,6 +147,31 @@ def test_no_transaction_is_begun_by_watching(database_url: str, kind: str) -> No
             assert connection.info.transaction_status == 0
 
 
+def test_a_session_in_the_transaction_of_a_test(database_url: str) -> None:
+    """Where a test binds the session to a connection, and rolls that back, the session's commits are listed."""
+    engine = sqlalchemy.create_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with Session(bind=connection, join_transaction_mode="create_savepoint") as session:
+            for number in range(2):
+                with published(session) as events:
+                    headrace.publish(session, "s", f"committed {number}")
+                    session.commit()
+                    headrace.publish(session, "s", "rolled back")
+                    session.rollback()
+                assert texts(events) == [f"committed {number}"]
+            assert_published("s", count=2, connection=session)
+        transaction.rollback()
+    engine.dispose()
+    assert kept(database_url) == []
+
+
+def test_a_session_without_an_engine(database_url: str) -> None:
+    """The error says what to give instead."""
+    with Session() as session, pytest.raises(UsageError, match="give the connection"), published(session):
+        pass
+
+
 def django_autocommit(url: str) -> Any:
     @contextmanager
     def opened() -> Iterator[Any]:
@@ -235,6 +260,22 @@ def test_a_block_that_raises(connect: Connect) -> None:
     assert "wait" not in vars(connection)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_within_blocks(database_url: str, kind: str) -> None:
+    """Each block lists what it has published, also after a block within it has ended."""
+    with KINDS[kind](database_url) as (connection, _, commit, rollback):
+        with published(connection) as outer:
+            headrace.publish(connection, "s", "outer")
+            with published(connection) as inner:
+                headrace.publish(connection, "s", "inner")
+                commit()
+            headrace.publish(connection, "s", "after")
+            commit()
+            headrace.publish(connection, "s", "undone")
+            rollback()
+        assert (texts(inner), texts(outer)) == (["inner"], ["outer", "inner", "after"])
+
+
 def test_published_by_alias(database_url: str) -> None:
     """With an alias, or without anything, the connection is Django's; both together are refused."""
     with databases(default=database_url, other=database_url):
@@ -264,6 +305,7 @@ def test_asserting_in_a_transaction(connect: Connect) -> None:
         assert_published("s", count=0, connection=connection)
         headrace.publish(connection, "s", "within")
         assert_published("s", count=1, connection=connection)
+        assert_published("s", count=1)
     assert_published("s", count=1, data="within", events=events)
     assert_published("s", count=2, connection=connection)
 
