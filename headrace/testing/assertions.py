@@ -27,9 +27,11 @@ def published(connection: Any = None, *, using: str | None = None) -> Iterator[l
     except for those of `publish_now` while the connection is in autocommit. Where the block raises, the list stays
     empty.
 
-    connection is one of psycopg or psycopg2, or a session or connection of SQLAlchemy over these. using is the alias of
-    one of Django's instead; without both it is Django's default one. Of psycopg2 only cursors that the block opens are
-    watched. The connection's role MUST own the schema, else UsageError is raised; without a schema SchemaError is.
+    connection is one of psycopg or psycopg2, or a session or connection of SQLAlchemy over these; psycopg's and
+    SQLAlchemy's may be asynchronous, and an AsyncSession MUST be in a transaction when the block begins. using is the
+    alias of one of Django's instead; without both it is Django's default one. Of psycopg2 only cursors that the block
+    opens are watched. The connection's role MUST own the schema, else UsageError is raised; without a schema
+    SchemaError is.
     """
     events: list[PublishedEvent] = []
     with recorded(connection_of(connection, using)) as recording:

@@ -13,23 +13,24 @@ found by the transaction that wrote the row, or, in autocommit, by the time: the
 with it at the same time are among them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final
 
-from headrace.database_connection import as_tuples, is_of
+from headrace.database_connection import is_of
 from headrace.errors import SchemaError, UsageError
 from headrace.event import DEFAULT_TYPE
+from headrace.sql_execution import numbered
 from headrace.testing.published_event import PublishedEvent
 from headrace.testing.watched_connection import IDLE, IN_TRANSACTION, WatchedConnection
 
 _READABLE: Final = """
-    select pg_catalog.to_regnamespace('headrace') is not null,
-            coalesce(pg_catalog.pg_has_role(n.nspowner, 'USAGE'), false)
+    select case when n.oid is null then 'missing' when pg_catalog.pg_has_role(n.nspowner, 'USAGE') then 'readable'
+            else 'closed' end
       from (values (1)) one left join pg_catalog.pg_namespace n on n.nspname = 'headrace'"""
 _BEGIN: Final = """
-    select pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('headrace.payload', 'seq')::pg_catalog.regclass),
+    select pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('headrace.payload', 'seq')::pg_catalog.regclass)::text,
             pg_catalog.clock_timestamp()::pg_catalog.text"""
 _OWN: Final = "select pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
 _LAST: Final = """
@@ -78,29 +79,32 @@ class Recording:
         self._autocommitted = False
         with connection.raw() as raw:
             _require_readable(raw)
-            ((self._after, self._since),) = _rows(raw, _BEGIN)
+            ((after, since),) = _rows(raw, _BEGIN)
+        self._after, self._since = str(after), str(since)
 
     def read(self) -> list[PublishedEvent]:
         """What has been published until now, in order; what was rolled back is not there."""
         self.note()
-        parameters = (
-            *(self._since, DEFAULT_TYPE, list(self._own), self._after),
-            *(self._autocommitted, list(self._own)),
-        )
+        own = _array(self._own)
+        parameters = (self._since, DEFAULT_TYPE, own, self._after, "true" if self._autocommitted else "false", own)
         with self.connection.raw() as raw:
-            return [PublishedEvent(*row) for row in _rows(raw, _EVENTS, parameters)]
+            return _published(raw, _EVENTS, parameters)
 
     def note(self) -> None:
         """Remember the transaction of the statement that was just executed."""
-        status = self.connection.status()
+        if not self.connection.is_connected():
+            return
         with self.connection.raw() as raw:
             if is_of("psycopg", raw) and raw.pgconn.pipeline_status:
                 return  # what is in a pipeline is looked at before and after it
+            status = raw.info.transaction_status
             if status == IN_TRANSACTION:
                 self._own |= _texts(raw, _OWN)
             elif status == IDLE and raw.autocommit:
                 self._autocommitted = True
-                self._own |= _texts(raw, _LAST)
+                # A session that has published nothing yet has no last event; the error ends with its statement.
+                with suppress(Exception):
+                    self._own |= _texts(raw, _LAST)
 
 
 @contextmanager
@@ -131,47 +135,62 @@ def so_far(connection: WatchedConnection) -> list[PublishedEvent]:
     for recording in reversed(_open):
         if recording.connection.key == connection.key:
             return recording.read()
-    in_transaction = connection.status() == IN_TRANSACTION
     with connection.raw() as raw:
+        in_transaction = raw.info.transaction_status == IN_TRANSACTION
         _require_readable(raw)
         if not in_transaction:
-            return [PublishedEvent(*row) for row in _rows(raw, _KEPT, (DEFAULT_TYPE,))]
-        own = sorted(_texts(raw, _OWN))
-        return [PublishedEvent(*row) for row in _rows(raw, _EVENTS, ("-infinity", DEFAULT_TYPE, own, -1, False, own))]
+            return _published(raw, _KEPT, (DEFAULT_TYPE,))
+        own = _array(_texts(raw, _OWN))
+        return _published(raw, _EVENTS, ("-infinity", DEFAULT_TYPE, own, "-1", "false", own))
 
 
 def _require_readable(raw: Any) -> None:
-    ((made, owned),) = _rows(raw, _READABLE)
-    if not made:
+    (found,) = _texts(raw, _READABLE)
+    if found == "missing":
         raise SchemaError(
             "the test's database has no schema of headrace; run `headrace migrate`, or let Django migrate"
         )
-    if not owned:
+    if found == "closed":
         raise UsageError(
             "the role of the test's connection may not read what it publishes; connect as the owner of the schema"
         )
 
 
-def _rows(raw: Any, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The rows of a statement over the driver's connection, by a cursor that nobody watches."""
-    if is_of("psycopg2", raw):
-        cursor = import_module("psycopg2.extensions").cursor(raw)
-    else:
-        cursor = import_module("psycopg").ClientCursor(raw, row_factory=as_tuples)
-    with closing(cursor):
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
+def _published(raw: Any, sql: str, parameters: Sequence[str]) -> list[PublishedEvent]:
+    return [
+        PublishedEvent(str(stream), str(type_), str(data), label)
+        for stream, type_, data, label in _rows(raw, sql, parameters)
+    ]
 
 
 def _texts(raw: Any, sql: str) -> set[str]:
-    """The texts in the single column of a statement, over libpq alone where the driver lets us; none if it fails.
+    """The texts in the single column of a statement without parameters."""
+    return {text for (text,) in _rows(raw, sql) if text is not None}
 
-    In autocommit it fails for a session that has published nothing yet, which has no last event.
+
+def _array(words: Iterable[str]) -> str:
+    """An array of plain words, as PostgreSQL reads it."""
+    return "{" + ",".join(sorted(words)) + "}"
+
+
+def _rows(raw: Any, sql: str, parameters: Sequence[str] = ()) -> list[tuple[str | None, ...]]:
+    """The rows of a statement whose parameters and columns are texts.
+
+    psycopg's connection is used by libpq alone: that begins no transaction of the driver's, needs no lock that the
+    driver holds, and works for asynchronous connections as well.
     """
     if is_of("psycopg2", raw):
-        with suppress(import_module("psycopg2").Error):
-            return {text for (text,) in _rows(raw, sql) if text is not None}
-        return set()
-    result = raw.pgconn.exec_(sql.encode())
-    values = (result.get_value(row, 0) for row in range(result.ntuples))
-    return {value.decode() for value in values if value is not None}
+        with closing(import_module("psycopg2.extensions").cursor(raw)) as cursor:
+            cursor.execute(sql, tuple(parameters))
+            return list(cursor.fetchall())
+    statement = numbered(sql).replace("%%", "%").encode()
+    result = raw.pgconn.exec_params(statement, [text.encode() for text in parameters])
+    if result.error_message:
+        raise import_module("psycopg.errors").error_from_result(result)
+    return [
+        tuple(
+            None if (value := result.get_value(row, column)) is None else value.decode()
+            for column in range(result.nfields)
+        )
+        for row in range(result.ntuples)
+    ]

@@ -1,5 +1,6 @@
 """headrace.testing: what tests of applications see of what they publish, over every kind of connection."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -9,9 +10,11 @@ import psycopg2
 import pytest
 import sqlalchemy
 from django.db import connections, transaction
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import headrace
+import headrace.asyncio
 from headrace.errors import SchemaError, UsageError
 from headrace.sql_execution import execute_script
 from headrace.testing import PublishedEvent, assert_published, published, reset
@@ -274,6 +277,78 @@ def test_blocks_within_blocks(database_url: str, kind: str) -> None:
             headrace.publish(connection, "s", "undone")
             rollback()
         assert (texts(inner), texts(outer)) == (["inner"], ["outer", "inner", "after"])
+
+
+def test_another_session_has_the_connection_afterwards(database_url: str) -> None:
+    """Between a session's transactions its connection may be another session's, whose events are not listed."""
+    engine = sqlalchemy.create_engine(
+        database_url.replace("postgresql:", "postgresql+psycopg:"), pool_size=1, max_overflow=1
+    )
+    with Session(engine) as session, Session(engine) as other:
+        with published(session) as events:
+            headrace.publish(session, "s", "of the session")
+            session.commit()
+            headrace.publish(other, "s", "of the other")
+        assert texts(events) == ["of the session"]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_asynchronous_psycopg(database_url: str, autocommit: bool) -> None:
+    """An asynchronous connection is watched by the same block: transactions, savepoints, commits and autocommit."""
+
+    async def run() -> list[PublishedEvent]:
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=autocommit) as connection:
+            with published(connection) as events:
+                await headrace.asyncio.publish(connection, "s", "first")
+                async with connection.transaction():
+                    await headrace.asyncio.publish(connection, "s", "second")
+                with pytest.raises(ZeroDivisionError):
+                    async with connection.transaction():
+                        raise ZeroDivisionError(await headrace.asyncio.publish(connection, "s", "undone"))
+                if not autocommit:
+                    await connection.commit()
+                await headrace.asyncio.publish(connection, "s", "third")
+            assert_published("s", connection=connection, data="third")
+        return events
+
+    assert texts(asyncio.run(run())) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("kind", ["session", "connection"])
+def test_asynchronous_sqlalchemy(database_url: str, kind: str) -> None:
+    """An asynchronous session or connection of SQLAlchemy over psycopg is watched, over several transactions."""
+
+    async def run() -> list[PublishedEvent]:
+        engine = create_async_engine(database_url.replace("postgresql:", "postgresql+psycopg:"))
+        async with AsyncSession(engine) if kind == "session" else engine.connect() as connection:
+            if isinstance(connection, AsyncSession):
+                with pytest.raises(UsageError, match="begin its transaction before the block"), published(connection):
+                    pass
+                await connection.connection()
+            with published(connection) as events:
+                await headrace.asyncio.publish(connection, "s", "first")
+                await connection.commit()
+                await headrace.asyncio.publish(connection, "s", "undone")
+                await connection.rollback()
+                await headrace.asyncio.publish(connection, "s", {"last": True})
+        await engine.dispose()
+        return events
+
+    assert texts(asyncio.run(run())) == ["first", '{"last": true}']
+
+
+def test_asyncpg_is_refused(database_url: str) -> None:
+    """The error says which drivers can be watched."""
+
+    async def run() -> None:
+        engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:"))
+        async with engine.connect() as connection:
+            with pytest.raises(UsageError, match="no connection of psycopg or psycopg2"), published(connection):
+                pass
+        await engine.dispose()
+
+    asyncio.run(run())
 
 
 def test_published_by_alias(database_url: str) -> None:
