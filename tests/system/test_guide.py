@@ -119,7 +119,7 @@ def published(site: Site, names: dict[str, Any]) -> None:
     assert [str(value) for row in kept for value in row] == ["1:00:00", "1000"]
 
 
-def tested(site: Site, names: dict[str, Any]) -> None:
+def followed_in_tests(site: Site, names: dict[str, Any]) -> None:
     before = site.head("order:42")
     names["test_shipping_is_published"](site.connection)
     names["test_the_stream"](site.connection)
@@ -156,7 +156,7 @@ def followed(site: Site, names: dict[str, Any]) -> None:
 AFTER: dict[str, Callable[[Site, dict[str, Any]], None]] = {
     "../README.md": followed,
     "guide/publish.md": published,
-    "guide/testing.md": tested,
+    "guide/testing.md": followed_in_tests,
     "guide/frameworks.md": revised,
     "guide/triggers.md": triggered,
 }
