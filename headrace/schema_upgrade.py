@@ -22,6 +22,7 @@ from headrace.errors import (
 )
 from headrace.schema import versions
 from headrace.schema.inventory import Inventory
+from headrace.schema.ownership import require_owned
 from headrace.schema.versions import RacedError
 from headrace.sql_calls import Call
 from headrace.sql_execution import execute, fetch, fetch_all
@@ -69,7 +70,7 @@ def upgrade_schema(connection: Any, *, patience_s: float = PATIENCE_S) -> list[i
     _require_server(connection)
     while True:
         try:
-            with _savepoint(connection), in_settings(connection):
+            with _savepoint(connection), _in_settings(connection):
                 if (owner := _other_owner(connection)) is not None:
                     _require_parts_of(owner, connection)
                     return []
@@ -88,13 +89,24 @@ def upgrade_schema(connection: Any, *, patience_s: float = PATIENCE_S) -> list[i
             raise translated from error
 
 
-def require_current_schema(connection: Any) -> None:
-    """Raise SchemaError unless the database has this version's schema, or a newer one that this version can use.
+def schema_state(connection: Any) -> str:
+    """Whether the schema is `missing`, `older` than this version or `current`, in the connection's open transaction.
 
-    Reads nothing but catalogs and the record of migrations, in the connection's open transaction.
+    Of a schema that belongs to another role, the catalogs are read alone, which tell what parts it has. Raises
+    SchemaError when a newer headrace has migrated the database beyond what this one can use; OwnershipError when
+    something in the schema belongs to a stranger, or another role's schema lacks parts.
     """
-    with in_settings(connection):
-        versions.require_current(connection, {migration.version for migration in versions.migrations()})
+    with _in_settings(connection):
+        if (owner := _other_owner(connection)) is not None:
+            _require_parts_of(owner, connection)
+            return "current"
+        require_owned(connection)
+        known = {migration.version for migration in versions.migrations()}
+        applied = versions.applied(connection)
+        versions.require_usable(applied, known)
+        if known <= applied.keys():
+            return "current"
+        return "older" if applied else "missing"
 
 
 def publish_changes(
@@ -127,8 +139,26 @@ def unpublish_changes(connection: Any, table: str, stream: str | None = None) ->
     execute(connection, sql_calls.unpublish_changes(table, stream))
 
 
+def require_server_version(number: int) -> None:
+    """Raise DatabaseVersionError if the server's version number (140005 means 14.5) is too old."""
+    if number < OLDEST_SERVER:
+        raise DatabaseVersionError(
+            f"PostgreSQL is version {number // 10000}.{number % 10000}; headrace needs PostgreSQL "
+            f"{OLDEST_SERVER // 10000} or newer"
+        )
+
+
+def require_encoding(encoding: str | None) -> None:
+    """Raise UsageError if the database's encoding does not have every character of an event."""
+    if encoding != "UTF8":
+        raise UsageError(
+            f"the database's encoding is {encoding!r}; create one with `CREATE DATABASE … ENCODING 'UTF8' "
+            "TEMPLATE template0`"
+        )
+
+
 @contextmanager
-def in_settings(connection: Any) -> Iterator[None]:
+def _in_settings(connection: Any) -> Iterator[None]:
     """Run statements of headrace's own within an application's transaction, whose settings are as before afterwards.
 
     No name is then looked up in a schema that strangers can write to. Where the block raises, the caller MUST roll the
@@ -164,13 +194,16 @@ def _run(connection: Any, sql: str) -> None:
 
 
 def _other_owner(connection: Any) -> str | None:
-    """The owner of the schema, if the connection's role has not that role's rights; None without a schema, too.
+    """The owner of the schema, if the connection's role may not act for it; None without a schema, too.
 
     Raises OwnershipError if the connection's role has no right to use the schema.
     """
+    # A superuser has the rights of every role, and trusts superusers alone.
     query = (
         "select n.nspowner::regrole::text, has_schema_privilege(n.oid, 'USAGE') from pg_namespace n"
-        " where n.nspname = 'headrace' and not pg_has_role(n.nspowner, 'USAGE')"
+        " join pg_roles o on o.oid = n.nspowner join pg_roles me on me.rolname = current_user"
+        " where n.nspname = 'headrace' and o.oid <> me.oid"
+        " and case when me.rolsuper then not o.rolsuper else not pg_has_role(o.oid, 'USAGE') end"
     )
     for owner, usable in fetch_all(connection, Call(query, ())):
         if not usable:
@@ -202,10 +235,8 @@ def _require_server(connection: Any) -> None:
             (),
         ),
     )
-    if number < OLDEST_SERVER:
-        raise DatabaseVersionError(f"PostgreSQL is version {number // 10000}; headrace needs PostgreSQL 14 or newer")
-    if encoding != "UTF8":
-        raise UsageError(f"the database's encoding is {encoding!r}; headrace needs one whose encoding is UTF8")
+    require_server_version(number)
+    require_encoding(encoding)
     if isolation != "read committed":
         raise UsageError(f"the transaction is {isolation}; bring up the schema in a READ COMMITTED transaction")
     # In autocommit each statement is a transaction of its own, in which a setting does not last.

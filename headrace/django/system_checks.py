@@ -14,9 +14,8 @@ from django.core import checks
 from django.db import Error, connections, router, transaction
 
 from headrace import signing
-from headrace.errors import HeadraceError, OwnershipError, SettingsError
-from headrace.schema import versions
-from headrace.schema_upgrade import in_settings, require_current_schema
+from headrace.errors import HeadraceError, SettingsError
+from headrace.schema_upgrade import schema_state
 from headrace.settings import Settings
 
 
@@ -75,27 +74,21 @@ def check_schema(app_configs: Any, databases: Sequence[str] | None = None, **opt
 def _check_schema(alias: str) -> list[Any]:
     try:
         with transaction.atomic(using=alias):
-            with in_settings(connections[alias]):
-                known = {migration.version for migration in versions.migrations()}
-                found = versions.applied(connections[alias])
-                versions.require_usable(found, known)
-            if not known <= found.keys():
-                state = "is older than the package" if found else "is missing"
-                return [
-                    checks.Warning(
-                        f"headrace's schema {state} in the database {alias!r}",
-                        hint=f"run `manage.py migrate --database {alias}`, or `headrace migrate`",
-                        id="headrace.W003",
-                        obj=alias,
-                    )
-                ]
-            require_current_schema(connections[alias])
+            state = schema_state(connections[alias])
     except HeadraceError as error:
-        hint = None if isinstance(error, OwnershipError) else "install that version of headrace with the application"
-        return [checks.Error(f"database {alias!r}: {error}", hint=hint, id="headrace.E002", obj=alias)]
+        return [checks.Error(f"the database {alias!r}: {error}", id="headrace.E002", obj=alias)]
     except Error:
         return []  # the database is away, or its user may not look; the command says so itself
-    return []
+    if state == "current":
+        return []
+    return [
+        checks.Warning(
+            f"headrace's schema is {state}{' than the package' if state == 'older' else ''} in the database {alias!r}",
+            hint=f"run `manage.py migrate --database {alias}`, or `headrace migrate`",
+            id="headrace.W003",
+            obj=alias,
+        )
+    ]
 
 
 def register() -> None:

@@ -30,7 +30,6 @@ import psycopg
 
 from headrace.errors import (
     DatabaseUnavailableError,
-    DatabaseVersionError,
     MigrationBlockedError,
     SchemaError,
     UsageError,
@@ -40,7 +39,14 @@ from headrace.schema import versions
 from headrace.schema.inventory import Inventory
 from headrace.schema.ownership import require_owned
 from headrace.schema.versions import Migration, RacedError, migrations
-from headrace.schema_upgrade import LOCK_TIMEOUT_S, NEEDS, OLDEST_SERVER, PATIENCE_S, PAUSE_S
+from headrace.schema_upgrade import (
+    LOCK_TIMEOUT_S,
+    NEEDS,
+    PATIENCE_S,
+    PAUSE_S,
+    require_encoding,
+    require_server_version,
+)
 
 __all__ = [
     "LOCK_TIMEOUT_S",
@@ -50,6 +56,7 @@ __all__ = [
     "migrations",
     "require_current",
     "require_server",
+    "require_server_version",
     "require_whole",
 ]
 
@@ -112,21 +119,7 @@ def check(database_url: str) -> None:
 def require_server(connection: psycopg.Connection[Any]) -> None:
     """Raise DatabaseVersionError or UsageError if headrace cannot work on the server of the connection."""
     require_server_version(connection.info.server_version)
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise UsageError(
-            f"the database's encoding is {encoding!r}; create one with `CREATE DATABASE … ENCODING 'UTF8' "
-            "TEMPLATE template0`"
-        )
-
-
-def require_server_version(number: int) -> None:
-    """Raise DatabaseVersionError if the server's version number (140005 means 14.5) is too old."""
-    if number < OLDEST_SERVER:
-        raise DatabaseVersionError(
-            f"PostgreSQL is version {number // 10000}.{number % 10000}; headrace needs PostgreSQL "
-            f"{OLDEST_SERVER // 10000} or newer"
-        )
+    require_encoding(connection.info.parameter_status("server_encoding"))
 
 
 def require_current(connection: psycopg.Connection[Any]) -> None:

@@ -31,7 +31,7 @@ _READABLE: Final = """
       from (values (1)) one left join pg_catalog.pg_namespace n on n.nspname = 'headrace'"""
 _BEGIN: Final = """
     select pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('headrace.payload', 'seq')::pg_catalog.regclass)::text,
-            pg_catalog.clock_timestamp()::pg_catalog.text"""
+            extract(epoch from pg_catalog.clock_timestamp())::pg_catalog.text"""
 _OWN: Final = "select pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text"
 _LAST: Final = """
     select p.xid::pg_catalog.text from headrace.payload p
@@ -41,7 +41,7 @@ _EVENTS: Final = """
     with written as (
         select e.stream_id, e.type, e.data, e.visible_to, e.created_at, e.id, e.xmin::text::bigint as low,
                 pg_snapshot_xmax(pg_current_snapshot())::text::bigint as top
-          from headrace.event e where e.seq is null and e.created_at >= %s::timestamptz
+          from headrace.event e where e.seq is null and extract(epoch from e.created_at) >= %s::numeric
     ), whole as (
         select w.*, w.top + (w.low - (w.top & 4294967295) + 6442450944) %% 4294967296 - 2147483648 as xid
           from written w
@@ -141,7 +141,7 @@ def so_far(connection: WatchedConnection) -> list[PublishedEvent]:
         if not in_transaction:
             return _published(raw, _KEPT, (DEFAULT_TYPE,))
         own = _array(_texts(raw, _OWN))
-        return _published(raw, _EVENTS, ("-infinity", DEFAULT_TYPE, own, "-1", "false", own))
+        return _published(raw, _EVENTS, ("0", DEFAULT_TYPE, own, "-1", "false", own))
 
 
 def _require_readable(raw: Any) -> None:

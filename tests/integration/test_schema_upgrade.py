@@ -179,9 +179,10 @@ def test_a_role_without_the_right_is_told_what_it_needs(empty_database_url: str,
 
 
 def test_a_schema_of_another_role_is_left_to_it(database_url: str, postgres: Any) -> None:
-    """Where the application's role may only publish, there is nothing to do, until the schema lacks a part."""
+    """For a superuser, or a role that may only publish, there is nothing to do, until the schema lacks a part."""
     name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
     with psycopg.connect(postgres.database_url(str(name))) as superuser:
+        assert headrace.upgrade_schema(superuser) == []
         superuser.execute("create role publishing in role headrace_publisher")
         superuser.execute("set local role publishing")
         assert headrace.upgrade_schema(superuser) == []
