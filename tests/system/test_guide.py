@@ -1,6 +1,7 @@
 """README, the quickstart and the guide: their Python, SQL and terminals, page by page, on a running headrace."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,9 @@ def triggered(site: Site, names: dict[str, Any]) -> None:
     site.connection.execute(block("guide/triggers.md", "Publish the changes of a table", "sql").text.split("\n")[1])
     site.connection.execute("insert into orders values (1, 7, 'new'); update orders set customer_id = 8")
     assert (site.head("customer:7"), site.head("customer:8")) == (2, 1)
+    site.connection.execute("insert into orders (id, number) values (2, 9007199254740993)")
+    (row,) = site.connection.execute("select data from headrace.payload where stream = 'orders:text'").fetchall()[-1]
+    assert json.loads(row)["row"] == {"id": 2, "number_text": "9007199254740993"}
 
 
 def followed(site: Site, names: dict[str, Any]) -> None:
