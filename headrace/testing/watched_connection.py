@@ -29,7 +29,8 @@ class WatchedConnection:
 
     def __init__(self, given: Any) -> None:
         self.given = given
-        self.key = id(given)
+        # Django gives out one connection as itself and by a proxy.
+        self.key = given.alias if hasattr(given, "vendor") else id(given)
 
     @contextmanager
     def raw(self) -> Iterator[Any]:

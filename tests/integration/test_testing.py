@@ -9,6 +9,7 @@ import psycopg
 import psycopg2
 import pytest
 import sqlalchemy
+from django.db import connection as django_connection
 from django.db import connections, transaction
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -361,6 +362,13 @@ def test_published_by_alias(database_url: str) -> None:
         with transaction.atomic(), published() as events:
             headrace.publish(connections["default"], "s", "x")
         assert texts(events) == ["x"]
+        with transaction.atomic():
+            headrace.publish(django_connection, "t", "before the block")
+            with published(django_connection):
+                headrace.publish(django_connection, "t", "x")
+                assert_published("t", count=1, using="default")
+                assert_published("t", count=1, connection=connections["default"])
+                assert_published("t", count=0, using="other")
         with pytest.raises(UsageError, match="not both"), published(connections["default"], using="default"):
             pass
 
