@@ -13,6 +13,17 @@ from tests.fixtures.up import ENVIRON
 
 PROJECT = Path(__file__).parents[2] / "examples" / "todos"
 DEADLINE_S = 120.0
+SQL_MIGRATION = """
+from django.db import migrations
+
+PUBLISH = "select headrace.publish_changes('todos_todo', 'todolist:{todolist_id}', array['id', 'text', 'done'])"
+
+
+class Migration(migrations.Migration):
+    dependencies = [("todos", "0001_initial")]
+    run_before = [("headrace", "0001_schema")]
+    operations = [migrations.RunSQL(PUBLISH)]
+"""
 
 
 def run(project: Path, postgres: EmbeddedPostgres, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -40,6 +51,15 @@ def test_its_migrations_are_complete(postgres: EmbeddedPostgres) -> None:
     """Django finds no model without a migration, neither of the project's nor of headrace's."""
     done = run(PROJECT, postgres, "makemigrations", "--check", "--dry-run")
     assert (done.returncode, done.stdout) == (0, "No changes detected\n")
+
+
+def test_a_migration_may_call_the_sql_before_headraces_own(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """In a copy whose migration calls `publish_changes` in SQL, and runs before headrace's, the tests pass as well."""
+    project = tmp_path / "todos"
+    shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("__pycache__"))
+    (project / "todos" / "migrations" / "0002_publish.py").write_text(SQL_MIGRATION)
+    done = run(project, postgres, "test", "todos.tests.test_publishing", "--noinput")
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(
