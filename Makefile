@@ -73,8 +73,9 @@ test-more: .venv
 # superuser.
 OLDER := /usr/lib/postgresql/15/bin
 SQL_TESTS := $(addprefix tests/integration/test_,$(addsuffix .py,changes changes_rows connections disconnect django \
-    dumps failover incarnation limits log migrations numbering office ownership presence publish publish_async \
-    read_after restored_turns retention schema schema_file sequence sessions snapshot postgres_errors turns)) \
+    django_migrations dumps failover incarnation limits log migrations numbering office ownership presence publish publish_async \
+    read_after restored_turns retention schema schema_file schema_upgrade sequence sessions snapshot \
+    postgres_errors testing turns)) \
     tests/system/test_hostile_sql.py
 test-older: .venv
 	@test -x $(OLDER)/postgres || { echo "PostgreSQL 15 is not in $(OLDER): not tried" >&2; test -z "$$CI"; }

@@ -18,18 +18,19 @@ from typing import Any
 from headrace import sql_calls, sql_execution
 from headrace.database_connection import as_tuples, asynchronous, is_of, takes_dollars
 from headrace.disconnect import DEFAULT_REASON
+from headrace.event_data import Data
 from headrace.sql_calls import Call
 
 
 async def publish(
-    connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
+    connection: Any, stream: str, data: Data, *, event: str = "message", visible_to: str | None = None
 ) -> None:
     """Publish one event, with data, to the stream when, and only if, the connection's transaction commits."""
     await _execute(connection, sql_calls.publish(stream, data, event, visible_to))
 
 
 async def publish_now(
-    connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
+    connection: Any, stream: str, data: Data, *, event: str = "message", visible_to: str | None = None
 ) -> int:
     """Publish one event like `publish`, but number it at once and return its id; for a transaction of its own."""
     return int(await _execute(connection, sql_calls.publish_now(stream, data, event, visible_to)))
@@ -38,7 +39,7 @@ async def publish_now(
 async def publish_many(
     connection: Any,
     streams: Sequence[str],
-    data: Sequence[str],
+    data: Sequence[Data],
     *,
     events: Sequence[str | None] | None = None,
     visible_to: Sequence[str | None] | None = None,

@@ -17,30 +17,32 @@ from datetime import timedelta
 from typing import Any
 
 from headrace import sql_calls
+from headrace.event_data import Data
 from headrace.sql_execution import execute, fetch
 
 
-def publish(connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None) -> None:
+def publish(connection: Any, stream: str, data: Data, *, event: str = "message", visible_to: str | None = None) -> None:
     """Publish one event, with data, to the stream when, and only if, the connection's transaction commits.
 
     Publishing is an insert: an open transaction holds up no other publisher, and transactions that publish to the same
     streams in different orders cannot deadlock. The event gets its id when the transaction commits, or a few
     milliseconds later from a shard that numbers for all. In autocommit this call is a transaction of its own.
 
-    stream is a name of 1 to 512 bytes of UTF-8. data is text of at most 1 MiB of UTF-8, unless the schema's owner has
-    called the SQL function `headrace.set_max_payload_bytes`. event is the type that browsers dispatch on: 1 to 512
-    bytes, without a line break, not beginning with `headrace:`. visible_to is the label of the audience that sees the
-    event; None means everybody.
+    stream is a name of 1 to 512 bytes of UTF-8. data is text, or a dict or a list, which is published as JSON: dates,
+    times, Decimal and UUID as Django's DjangoJSONEncoder writes them. It has at most 1 MiB of UTF-8, unless the
+    schema's owner has called the SQL function `headrace.set_max_payload_bytes`. event is the type that browsers
+    dispatch on: 1 to 512 bytes, without a line break, not beginning with `headrace:`. visible_to is the label of the
+    audience that sees the event; None means everybody.
 
-    Raises StreamNameError for a name that cannot be a stream, EventError for another argument that is not allowed,
-    UsageError for an object that is no connection, or an asynchronous one. Data that is too long is the driver's error,
-    with SQLSTATE 22023.
+    Raises StreamNameError for a name that cannot be a stream, EventError for another argument that is not allowed (for
+    a value that JSON cannot express with its place, such as `data['price']`), UsageError for an object that is no
+    connection, or an asynchronous one. Data that is too long is the driver's error, with SQLSTATE 22023.
     """
     execute(connection, sql_calls.publish(stream, data, event, visible_to))
 
 
 def publish_now(
-    connection: Any, stream: str, data: str, *, event: str = "message", visible_to: str | None = None
+    connection: Any, stream: str, data: Data, *, event: str = "message", visible_to: str | None = None
 ) -> int:
     """Publish one event like `publish`, but number it at once and return its id.
 
@@ -55,7 +57,7 @@ def publish_now(
 def publish_many(
     connection: Any,
     streams: Sequence[str],
-    data: Sequence[str],
+    data: Sequence[Data],
     *,
     events: Sequence[str | None] | None = None,
     visible_to: Sequence[str | None] | None = None,

@@ -1,13 +1,46 @@
-"""Signed addresses of streams: what an application gives to its pages, with the secrets of its own environment."""
+"""Signed addresses of streams: what an application gives to its pages, with the secrets of its own environment.
+
+The variables `HEADRACE_…` of an application come from its environment, else from its framework's settings, else from
+the file that `headrace up` writes. Within a test they may be replaced.
+"""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from headrace import cursor, publisher_tokens, tokens
 from headrace.environment_file import environ_with_file
 from headrace.errors import SettingsError, StreamNameError, TokenError
 from headrace.settings import Settings
 from headrace.stream import RESERVED_PREFIX, check_names
+
+_sources: list[Callable[[], Mapping[str, str]]] = []
+_replaced: dict[str, str] = {}
+
+
+def environ() -> dict[str, str]:
+    """The variables `HEADRACE_…`, and all others of the environment, as the application has them now."""
+    found: dict[str, str] = {}
+    for source in _sources:
+        found.update(source())
+    return {**environ_with_file(found), **os.environ, **_replaced}
+
+
+def add_source(source: Callable[[], Mapping[str, str]]) -> None:
+    """Take variables from a framework's settings, too, where the environment has none. Each framework calls it once."""
+    _sources.append(source)
+
+
+@contextmanager
+def replaced(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the block these variables win over all others: for tests, of one thread at a time."""
+    before = dict(_replaced)
+    _replaced.update(variables)
+    try:
+        yield
+    finally:
+        _replaced.clear()
+        _replaced.update(before)
 
 
 def sign(
@@ -67,7 +100,7 @@ def _own(secrets: Sequence[str] | None) -> Sequence[str]:
     """The given secrets, else those of the environment. Raises TokenError, with how to set them, if there are none."""
     if secrets is not None:
         return secrets
-    settings = Settings.from_environ(environ_with_file(os.environ))
+    settings = Settings.from_environ(environ())
     try:
         return settings.require("secret").secret
     except SettingsError as error:
@@ -76,4 +109,4 @@ def _own(secrets: Sequence[str] | None) -> Sequence[str]:
 
 def origin() -> str:
     """What a page puts before headrace's paths: HEADRACE_PUBLIC_URL, or "" where unset, for one origin of both."""
-    return environ_with_file(os.environ).get("HEADRACE_PUBLIC_URL", "").rstrip("/")
+    return environ().get("HEADRACE_PUBLIC_URL", "").rstrip("/")

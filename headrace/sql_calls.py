@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from headrace.errors import EventError, UsageError
 from headrace.event import check_type
+from headrace.event_data import Data, as_text
 from headrace.stream import check_name
 from headrace.text_limits import MAX_WORD_BYTES, check_text, check_user
 
@@ -29,21 +30,21 @@ class Call(NamedTuple):
     parameters: tuple[Any, ...]
 
 
-def publish(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+def publish(stream: str, data: Data, event: str, visible_to: str | None) -> Call:
     """Publish one event. Raises StreamNameError and EventError."""
-    _check(stream, data, event, visible_to)
-    return Call("select headrace.publish(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+    text = _checked(stream, data, event, visible_to)
+    return Call("select headrace.publish(%s, %s, %s, %s) as id", (stream, text, event, visible_to))
 
 
-def publish_now(stream: str, data: str, event: str, visible_to: str | None) -> Call:
+def publish_now(stream: str, data: Data, event: str, visible_to: str | None) -> Call:
     """Publish one event and return its id. Raises StreamNameError and EventError."""
-    _check(stream, data, event, visible_to)
-    return Call("select headrace.publish_now(%s, %s, %s, %s) as id", (stream, data, event, visible_to))
+    text = _checked(stream, data, event, visible_to)
+    return Call("select headrace.publish_now(%s, %s, %s, %s) as id", (stream, text, event, visible_to))
 
 
 def publish_many(
     streams: Sequence[str],
-    data: Sequence[str],
+    data: Sequence[Data],
     events: Sequence[str | None] | None,
     visible_to: Sequence[str | None] | None,
 ) -> Call | None:
@@ -62,12 +63,14 @@ def publish_many(
         )
     if not streams:
         return None
-    for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True):
-        _check(stream, payload, "message" if event is None else event, label)
+    texts = [
+        _checked(stream, payload, "message" if event is None else event, label)
+        for stream, payload, event, label in zip(streams, data, events, visible_to, strict=True)
+    ]
     return Call(
         "select headrace.publish_many(%s::pg_catalog.text[], %s::pg_catalog.text[], %s::pg_catalog.text[],"
         " %s::pg_catalog.text[]) as id",
-        (list(streams), list(data), list(events), list(visible_to)),
+        (list(streams), texts, list(events), list(visible_to)),
     )
 
 
@@ -94,6 +97,32 @@ def set_retention(pattern: str, keep: timedelta | None, keep_count: int | None) 
         raise UsageError(f"keep_count needs a keep and must be a whole number of at least 1 event, not {keep_count!r}")
     interval = None if keep is None else f"{keep // timedelta(microseconds=1)} microseconds"
     return Call("select headrace.set_retention(%s, %s::interval, %s::bigint) as id", (pattern, interval, keep_count))
+
+
+def publish_changes(table: str, stream: str, columns: Sequence[str] | None, old: bool, visible_to: str | None) -> Call:
+    """Publish the changes of a table. Raises UsageError."""
+    check_text("table", table, None, UsageError)
+    check_text("stream", stream, None, UsageError)
+    if isinstance(columns, str | bytes) or not isinstance(columns, Sequence | None):
+        raise UsageError(f"columns must be a list of names, or None for all columns, not {columns!r:.80}")
+    if visible_to is not None:
+        check_text("visible_to", visible_to, MAX_WORD_BYTES, UsageError)
+    return Call(
+        "select headrace.publish_changes(%s::pg_catalog.text::pg_catalog.regclass, %s, %s::pg_catalog.text[],"
+        " %s::pg_catalog.bool, %s)::pg_catalog.text as id",
+        (table, stream, None if columns is None else list(columns), bool(old), visible_to),
+    )
+
+
+def unpublish_changes(table: str, stream: str | None) -> Call:
+    """End the publication of a table's changes. Raises UsageError."""
+    check_text("table", table, None, UsageError)
+    if stream is not None:
+        check_text("stream", stream, None, UsageError)
+    return Call(
+        "select headrace.unpublish_changes(%s::pg_catalog.text::pg_catalog.regclass, %s)::pg_catalog.text as id",
+        (table, stream),
+    )
 
 
 def members(stream: str) -> Call:
@@ -126,10 +155,12 @@ def disconnect(user: object, stream: str | None, reason: str, skew_s: float) -> 
     )
 
 
-def _check(stream: str, data: str, event: str, visible_to: str | None) -> None:
+def _checked(stream: str, data: Data, event: str, visible_to: str | None) -> str:
+    """The data as text, if all arguments are allowed."""
     check_name(stream)
-    check_text("data", data, None, EventError)
+    text = check_text("data", as_text(data), None, EventError)
     check_type(event)
     check_text("event", event, MAX_WORD_BYTES, EventError)
     if visible_to is not None:
         check_text("visible_to", visible_to, MAX_WORD_BYTES, EventError)
+    return text

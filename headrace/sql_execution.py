@@ -29,6 +29,28 @@ def fetch(connection: Any, call: Call) -> Any:
         return single(result.fetchone())
 
 
+def fetch_all(connection: Any, call: Call) -> list[tuple[Any, ...]]:
+    """Execute a call and return all its rows, each as a tuple of its columns. Raises like `execute`."""
+    with _executed(connection, call) as result:
+        return [tuple(row.values()) if isinstance(row, Mapping) else tuple(row) for row in result.fetchall()]
+
+
+def execute_script(connection: Any, sql: str) -> None:
+    """Execute one statement, or several with semicolons between them, without parameters. Raises like `execute`.
+
+    A percent sign stands for itself. Several statements MUST be run in an open transaction.
+    """
+    given = synchronous(connection)
+    if hasattr(given, "exec_driver_sql"):
+        if given.dialect.driver == "asyncpg":  # it prepares what it sends, which may be one statement alone
+            sql = f"do $script$ begin execute $statements${sql}$statements$; end $script$"
+        given.exec_driver_sql(sql, execution_options={"no_parameters": True})
+    else:
+        rows = {"row_factory": as_tuples} if is_of("psycopg", given) else {}
+        with closing(given.cursor(**rows)) as cursor:
+            cursor.execute(sql)
+
+
 def single(row: Any) -> Any:
     """Return the single column, `id`, of a row: a mapping, a sequence, an object with attributes, or the bare value."""
     if isinstance(row, Mapping):

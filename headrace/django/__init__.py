@@ -11,10 +11,15 @@
         note.save()
         publish("notes", note.text)
 
-The tags need `"headrace.django"` in INSTALLED_APPS.
+The tags, the migrations of the schema and the checks need `"headrace.django"` in INSTALLED_APPS. `settings.HEADRACE`
+may have the settings. `headrace.django.operations` has the operations for migrations of the application.
 """
 
+from headrace import signing
+from headrace.django import configuration
 from headrace.django.pages import snapshot
 from headrace.django.publishing import publish, publish_many
 
 __all__ = ["publish", "publish_many", "snapshot"]
+
+signing.add_source(configuration.variables)

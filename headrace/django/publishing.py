@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from django.db import DEFAULT_DB_ALIAS, connections
 
 import headrace
+from headrace.event_data import Data
 
 
 def publish(
     stream: str,
-    data: str,
+    data: Data,
     *,
     event: str = "message",
     visible_to: str | None = None,
@@ -25,7 +26,7 @@ def publish(
 
 def publish_many(
     streams: Sequence[str],
-    data: Sequence[str],
+    data: Sequence[Data],
     *,
     events: Sequence[str | None] | None = None,
     visible_to: Sequence[str | None] | None = None,

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-import psycopg
-
 from headrace.errors import SchemaError
+from headrace.sql_calls import Call
+from headrace.sql_execution import execute_script, fetch_all
 
 PUBLISHER: Final = "headrace_publisher"
 
@@ -57,7 +57,7 @@ _RIGHTS: Final = """
                  cross join pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
                  where p.pronamespace = pg_catalog.to_regnamespace('headrace') and a.grantee = 0)
       from pg_catalog.pg_roles r where r.rolname = 'headrace_publisher'"""
-_MAKE_ROLE: Final = b"""
+_MAKE_ROLE: Final = """
     do $$
     begin
         if not exists (select from pg_catalog.pg_roles where rolname = 'headrace_publisher') then
@@ -93,10 +93,14 @@ class Inventory:
         kept = [signature for signature in granted if signature[len("headrace.") :].partition("(")[0] in names]
         return cls(tuple(parts), tuple(kept))
 
-    def require(self, connection: psycopg.Connection[Any]) -> None:
-        """Raise SchemaError unless the database has all the parts, and the rows that tables have from the start."""
+    def missing(self, connection: Any) -> list[str]:
+        """The parts that the database lacks, in words, as its catalogs tell any role; rows are not looked at."""
         kinds, names, tables = zip(*self.parts, strict=True)
-        missing = _column(connection, _MISSING, list(kinds), list(names), list(tables))
+        return [str(part) for part in _column(connection, _MISSING, list(kinds), list(names), list(tables))]
+
+    def require(self, connection: Any) -> None:
+        """Raise SchemaError unless the database has all the parts, and the rows that tables have from the start."""
+        missing = self.missing(connection)
         if not missing:
             missing = [
                 f"rows of headrace.{table}"
@@ -110,32 +114,29 @@ class Inventory:
                 "restore all of it, or run `drop schema headrace cascade`, which forgets all events, then migrate"
             )
 
-    def has_rights(self, connection: psycopg.Connection[Any]) -> bool:
+    def has_rights(self, connection: Any) -> bool:
         """Whether headrace_publisher may call its functions, and PUBLIC none. MUST be called after `require`."""
         return _column(connection, _RIGHTS, [oid for oid, _ in self._callable(connection)]) == [True]
 
-    def restore_rights(self, connection: psycopg.Connection[Any]) -> None:
-        """Give the rights as the migrations do. Raises psycopg.errors.InsufficientPrivilege, as for a missing role."""
-        connection.execute(_MAKE_ROLE)
+    def restore_rights(self, connection: Any) -> None:
+        """Give the rights as the migrations do. Raises the driver's error, as for a missing right."""
+        execute_script(connection, _MAKE_ROLE)
         for statement in (
             "revoke all on all tables in schema headrace from public",
             "revoke all on all functions in schema headrace from public",
             f"grant usage on schema headrace to {PUBLISHER}",
             f"grant execute on function {', '.join(name for _, name in self._callable(connection))} to {PUBLISHER}",
         ):
-            connection.execute(statement.encode())
+            execute_script(connection, statement)
 
-    def _callable(self, connection: psycopg.Connection[Any]) -> list[tuple[int, str]]:
+    def _callable(self, connection: Any) -> list[tuple[int, str]]:
         """The functions that headrace_publisher may call, if they exist: a later migration may change a signature."""
         query = (
             "select f.oid, s.signature from unnest(%s::text[]) s (signature)"
             " cross join lateral (select pg_catalog.to_regprocedure(s.signature)::oid) f (oid) where f.oid is not null"
         )
-        with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-            return list(cursor.execute(query, [list(self.granted)]))
+        return [(oid, name) for oid, name in fetch_all(connection, Call(query, (list(self.granted),)))]
 
 
-def _column(connection: psycopg.Connection[Any], query: str, *parameters: object) -> list[Any]:
-    with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        cursor.execute(query.encode(), parameters or None)
-        return [row[0] for row in cursor]
+def _column(connection: Any, query: str, *parameters: object) -> list[Any]:
+    return [value for (value,) in fetch_all(connection, Call(query, parameters))]

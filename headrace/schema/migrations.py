@@ -21,74 +21,48 @@ migration waits for a lock no longer than LOCK_TIMEOUT_S; then all is rolled bac
 is tried again.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import psycopg
 
 from headrace.errors import (
     DatabaseUnavailableError,
-    DatabaseVersionError,
     MigrationBlockedError,
     SchemaError,
     UsageError,
 )
 from headrace.node import session
-from headrace.schema.inventory import PUBLISHER, Inventory
+from headrace.schema import versions
+from headrace.schema.inventory import Inventory
 from headrace.schema.ownership import require_owned
+from headrace.schema.versions import Migration, RacedError, migrations
+from headrace.schema_upgrade import (
+    LOCK_TIMEOUT_S,
+    NEEDS,
+    PATIENCE_S,
+    PAUSE_S,
+    require_encoding,
+    require_server_version,
+)
+
+__all__ = [
+    "LOCK_TIMEOUT_S",
+    "Migration",
+    "check",
+    "migrate",
+    "migrations",
+    "require_current",
+    "require_server",
+    "require_server_version",
+    "require_whole",
+]
 
 LAST_WORDS = (psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown, psycopg.errors.CannotConnectNow)
-OLDEST_SERVER = 140000
 CONNECT_TIMEOUT_S = 10
-LOCK_TIMEOUT_S = 0.5
-"""Below PostgreSQL's deadlock_timeout of 1 s: a migration gives way before a deadlock ends another transaction."""
-PATIENCE_S = 60.0
-"""How many seconds a migration tries to get its locks."""
-PAUSE_S = 1.0
-"""The pause between two tries, in seconds, in which the transactions that had to wait go on."""
-
-_NAME = re.compile(r"\d{4}_\w+\.sql")
-_NEEDS = (
-    "migrate as the owner of the schema headrace; or have a superuser run `CREATE SCHEMA headrace AUTHORIZATION {0}` "
-    "and, where the role is missing, `CREATE ROLE headrace_publisher NOLOGIN`, then migrate as {0} again"
-)
 _UNSEEN = "it has just ended, or it is creating a schema or role of the same name"
-_REMAINS = """
-    select case c.relkind when 'r' then 'the table ' else 'the object ' end || c.relname from pg_catalog.pg_class c
-     where c.relnamespace = pg_catalog.to_regnamespace('headrace') and c.relname not in ('migration', 'migration_pkey')
-     order by c.relkind <> 'r', c.relname limit 1"""
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file of `headrace/sql/`, named `<version, four digits>_<what>.sql`.
-
-    Programs that know fewer than `oldest` migrations do not work any more when this one is applied.
-    """
-
-    version: int
-    sql: bytes
-
-    @property
-    def oldest(self) -> int:
-        """The number in its first line, `-- oldest: N`, else 0."""
-        found = re.match(rb"-- oldest: (\d+)\n", self.sql)
-        return int(found.group(1)) if found else 0
-
-
-def migrations() -> list[Migration]:
-    """Every migration of this version of headrace, in order."""
-    found = [
-        Migration(int(file.name[:4]), file.read_bytes())
-        for file in files("headrace").joinpath("sql").iterdir()
-        if _NAME.fullmatch(file.name)
-    ]
-    return sorted(found, key=lambda migration: migration.version)
 
 
 def migrate(
@@ -113,10 +87,10 @@ def migrate(
         while True:
             try:
                 return _migrate(connection, say)
-            except _RacedError:
+            except RacedError:
                 continue
             except psycopg.errors.InsufficientPrivilege as error:
-                hint = error.diag.message_hint or _NEEDS.format(connection.info.user)
+                hint = error.diag.message_hint or NEEDS.format(connection.info.user)
                 raise UsageError(f"{error.diag.message_primary}; {hint}") from error
             except psycopg.errors.ReadOnlySqlTransaction as error:
                 raise UsageError(
@@ -145,21 +119,7 @@ def check(database_url: str) -> None:
 def require_server(connection: psycopg.Connection[Any]) -> None:
     """Raise DatabaseVersionError or UsageError if headrace cannot work on the server of the connection."""
     require_server_version(connection.info.server_version)
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise UsageError(
-            f"the database's encoding is {encoding!r}; create one with `CREATE DATABASE … ENCODING 'UTF8' "
-            "TEMPLATE template0`"
-        )
-
-
-def require_server_version(number: int) -> None:
-    """Raise DatabaseVersionError if the server's version number (140005 means 14.5) is too old."""
-    if number < OLDEST_SERVER:
-        raise DatabaseVersionError(
-            f"PostgreSQL is version {number // 10000}.{number % 10000}; headrace needs PostgreSQL "
-            f"{OLDEST_SERVER // 10000} or newer"
-        )
+    require_encoding(connection.info.parameter_status("server_encoding"))
 
 
 def require_current(connection: psycopg.Connection[Any]) -> None:
@@ -170,45 +130,16 @@ def require_current(connection: psycopg.Connection[Any]) -> None:
     Leaves the connection as it is: it begins a transaction if the connection is not in autocommit, and never
     makes one fail.
     """
-    require_owned(connection)
-    applied = _applied(connection)
-    known = {migration.version for migration in migrations()}
-    if not applied:
-        raise SchemaError("the database has no schema of headrace; run `headrace migrate`")
-    _require_usable(applied, known)
-    if missing := known - applied.keys():
-        raise SchemaError(
-            f"the database's schema has version {max(applied)} and lacks version {min(missing)}; run `headrace migrate`"
-        )
+    versions.require_current(connection, {migration.version for migration in migrations()})
 
 
 def require_whole(connection: psycopg.Connection[Any]) -> bool:
     """Raise SchemaError unless the schema is its owner's alone and has all parts; return whether rights are right."""
     require_owned(connection)
     known = migrations()
-    if not _require_whole(connection, known):
+    if not versions.require_parts(connection, known):
         raise SchemaError("the database has no schema of headrace; run `headrace migrate`")
     return Inventory.of(migration.sql for migration in known).has_rights(connection)
-
-
-def _require_usable(applied: dict[int, int], known: set[int]) -> None:
-    """Raise SchemaError if a newer headrace has applied a migration with which one that knows these cannot work."""
-    if max(applied.values(), default=0) > max(known):
-        raise SchemaError(
-            f"the database's schema has version {max(applied)}, newer than this headrace's {max(known)}, "
-            "which it does not work with; install the headrace that migrated it"
-        )
-
-
-def _applied(connection: psycopg.Connection[Any]) -> dict[int, int]:
-    """The applied versions, each with the oldest version of a program that works on it; empty without a schema."""
-    with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        cursor.execute("select to_regclass('headrace.migration') is not null")
-        if cursor.fetchone() != (True,):
-            return {}
-        # As JSON, since version 0.1 made the table without the column; its own migrations broke nothing.
-        cursor.execute("select version, coalesce((to_jsonb(m) ->> 'oldest')::int, 0) from headrace.migration m")
-        return dict(cursor)
 
 
 def _holder(connection: psycopg.Connection[Any]) -> str:
@@ -227,67 +158,7 @@ def _holder(connection: psycopg.Connection[Any]) -> str:
 def _migrate(connection: psycopg.Connection[Any], say: Callable[[str], None]) -> list[int]:
     # READ COMMITTED: what follows the lock must see what the last holder did.
     with session.block(connection, f"set local lock_timeout = '{LOCK_TIMEOUT_S * 1000:.0f}ms'"):
-        require_owned(connection)
-        known = migrations()
-        parts = Inventory.of(migration.sql for migration in known)
-        applied = _require_whole(connection, known)
-        if _lacking(applied, known) or not parts.has_rights(connection):
-            # Otherwise nothing is written or locked: the user may have no right to, or the database may be read-only.
-            _make_record(connection)
-            # Nobody but the owner has a right on it, so nobody else can keep a migration waiting by a lock.
-            connection.execute("lock table headrace.migration in share row exclusive mode")
-            pending = _lacking(_require_whole(connection, known), known)
-            for migration in pending:
-                connection.execute(migration.sql)
-                connection.execute(
-                    "insert into headrace.migration (version, oldest) values (%s, %s)",
-                    [migration.version, migration.oldest],
-                )
-            if not parts.has_rights(connection):
-                parts.restore_rights(connection)
-                say(f"gave the role {PUBLISHER} its rights again, as after a dump without them was restored")
-            return [migration.version for migration in pending]
-    return []
-
-
-def _require_whole(connection: psycopg.Connection[Any], known: list[Migration]) -> dict[int, int]:
-    """The applied versions. Raises SchemaError if they are too new, or if parts of what they have made are missing."""
-    applied = _applied(connection)
-    _require_usable(applied, {migration.version for migration in known})
-    if not applied:
-        found = connection.execute(_REMAINS).fetchone()
-        if found is not None:
-            raise SchemaError(
-                f"the schema headrace has {found[0]} but no record of its version, as after a dump without data was "
-                "restored; run `drop schema headrace cascade`, then `headrace migrate`"
-            )
-    elif max(applied) <= known[-1].version:
-        Inventory.of(migration.sql for migration in known if migration.version in applied).require(connection)
-    return applied
-
-
-def _lacking(applied: dict[int, int], known: list[Migration]) -> list[Migration]:
-    return [migration for migration in known if migration.version not in applied]
-
-
-def _make_record(connection: psycopg.Connection[Any]) -> None:
-    """Create the schema and the record of migrations where they are missing; raises _RacedError if another just did."""
-    try:
-        row = connection.execute("select pg_catalog.to_regnamespace('headrace') is null").fetchone()
-        if row == (True,):  # IF NOT EXISTS would ask for CREATE on the database all the same
-            connection.execute("create schema headrace")
-        connection.execute(
-            "create table if not exists headrace.migration"
-            " (version int primary key, applied_at timestamptz not null default clock_timestamp())"
-        )
-    except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema, psycopg.errors.DuplicateTable) as error:
-        raise _RacedError from error
-    # Version 0.1 made the table without it.
-    connection.execute("alter table headrace.migration add column if not exists oldest int not null default 0")
-
-
-class _RacedError(Exception):
-    """Another migration has created the schema at the same time."""
+        return versions.bring_up(connection, migrations(), say)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ role.
 
 from typing import Any, Final
 
-import psycopg
-
 from headrace.errors import OwnershipError
+from headrace.sql_calls import Call
+from headrace.sql_execution import fetch_all
 
 # Reads nothing but catalogs. Each finding has the parts of a sentence, and what to do about it; see require_owned.
 _FINDINGS: Final = """
@@ -76,14 +76,10 @@ _FINDINGS: Final = """
      order by f.rank, f.what limit 1"""
 
 
-def require_owned(connection: psycopg.Connection[Any]) -> None:
+def require_owned(connection: Any) -> None:
     """Raise OwnershipError if a stranger's code would run with this user's rights, or could be made to.
 
     Where there is no schema, only event triggers can be found. MUST be called before anything in the schema is used.
     """
-    with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-        cursor.execute(_FINDINGS)
-        found = cursor.fetchone()
-    if found is not None:
-        what, way, who, me, remedy = found
+    for what, way, who, me, remedy in fetch_all(connection, Call(_FINDINGS, ())):
         raise OwnershipError(f"{what} {way} {who}, whose code would run with the rights of {me}; {remedy}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -162,7 +163,7 @@ def test_autocommit(database_url: str) -> None:
         ((b"s", "x"), {}, StreamNameError),
         (("s", "a\0b"), {}, EventError),
         (("s", "\ud800"), {}, EventError),
-        (("s", {"json": 1}), {}, EventError),
+        (("s", {"json": {1}}), {}, EventError),
         (("s", None), {}, EventError),
         (("s", "x"), {"event": ""}, EventError),
         (("s", "x"), {"event": "a\nb"}, EventError),
@@ -211,3 +212,20 @@ def test_refused_retention(arguments: tuple[Any, ...]) -> None:
     """Rules that make no sense raise before the connection is touched."""
     with pytest.raises(UsageError):
         set_retention(None, *arguments)
+
+
+def test_dicts_and_lists_are_json(database_url: str) -> None:
+    """Each way to publish encodes a dict or a list; a value that cannot be encoded leaves the transaction as it was."""
+    with psycopg.connect(database_url) as connection:
+        publish(connection, "json", {"id": 1, "price": Decimal("1.50")})
+        with pytest.raises(EventError, match=r"data\['items'\]\[0\] is <object"):
+            publish(connection, "json", {"items": [object()]})
+        publish_many(connection, ["json", "json"], [["a"], "text"])
+        connection.commit()
+        publish_now(connection, "json", {"last": "ü"})
+    assert [event[2] for event in events(database_url)] == [
+        '{"id": 1, "price": "1.50"}',
+        '["a"]',
+        "text",
+        '{"last": "ü"}',
+    ]

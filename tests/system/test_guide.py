@@ -1,8 +1,10 @@
 """README, the quickstart and the guide: their Python, SQL and terminals, page by page, on a running headrace."""
 
 import asyncio
+import json
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -10,6 +12,9 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
 import headrace
 from headrace.settings import Settings
@@ -115,15 +120,36 @@ def published(site: Site, names: dict[str, Any]) -> None:
     assert [str(value) for row in kept for value in row] == ["1:00:00", "1000"]
 
 
-def numbered(site: Site, names: dict[str, Any]) -> None:
+def followed_in_tests(site: Site, names: dict[str, Any]) -> None:
+    before = site.head("order:42")
     names["test_shipping_is_published"](site.connection)
-    names["test_in_a_transaction_that_is_rolled_back"](site.connection)
+    names["test_the_stream"](site.connection)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_orders.py"]
+    environ = ENVIRON | {"HEADRACE_DATABASE_URL": site.url}
+    done = subprocess.run(command, cwd=site.up.directory, env=environ, capture_output=True, text=True)
+    assert "1 passed" in done.stdout, done.stdout
+    assert site.head("order:42") == before + 1  # of the stream that was followed; all else was rolled back
+
+
+def revised(site: Site, names: dict[str, Any]) -> None:
+    engine = sqlalchemy.create_engine(site.url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        connection.execute(sqlalchemy.text("create table todo (id int primary key, todolist_id int)"))
+        names["upgrade"]()
+        connection.execute(sqlalchemy.text("insert into todo values (1, 7)"))
+        names["downgrade"]()
+        connection.execute(sqlalchemy.text("insert into todo values (2, 7)"))
+    engine.dispose()
+    assert site.head("todolist:7") == 1
 
 
 def triggered(site: Site, names: dict[str, Any]) -> None:
     site.connection.execute(block("guide/triggers.md", "Publish the changes of a table", "sql").text.split("\n")[1])
     site.connection.execute("insert into orders values (1, 7, 'new'); update orders set customer_id = 8")
     assert (site.head("customer:7"), site.head("customer:8")) == (2, 1)
+    site.connection.execute("insert into orders (id, number) values (2, 9007199254740993)")
+    (row,) = site.connection.execute("select data from headrace.payload where stream = 'orders:text'").fetchall()[-1]
+    assert json.loads(row)["row"] == {"id": 2, "number_text": "9007199254740993"}
 
 
 def followed(site: Site, names: dict[str, Any]) -> None:
@@ -134,7 +160,8 @@ def followed(site: Site, names: dict[str, Any]) -> None:
 AFTER: dict[str, Callable[[Site, dict[str, Any]], None]] = {
     "../README.md": followed,
     "guide/publish.md": published,
-    "guide/testing.md": numbered,
+    "guide/testing.md": followed_in_tests,
+    "guide/frameworks.md": revised,
     "guide/triggers.md": triggered,
 }
 """What a page has promised of its functions, and what came of its statements."""

@@ -24,6 +24,8 @@ APPLICATION |= {
     "render_template",
     "request",
 }
+APPLICATION |= {"LiveServerTestCase", "SECRET_KEY", "TestCase", "Todo", "TodoList", "TransactionTestCase", "migrations"}
+APPLICATION |= {"cls", "re", "self", "todo", "todolist"}
 APPLICATION |= {"script", "select", "session", "templates", "transaction", "url", "notes", "html"}
 """Names that a reader knows for those of the application, of its framework or of its libraries."""
 
@@ -57,7 +59,8 @@ def test_what_the_guide_quotes_is_in_the_example(block: Block) -> None:
 def test_every_example_is_quoted() -> None:
     """No example is without its chapter."""
     quoted = {block.source.split("/")[1] for block in QUOTED}
-    assert quoted == {app.parent.name for app in ROOT.glob("examples/*/app.py")}
+    examples = [*ROOT.glob("examples/*/app.py"), *ROOT.glob("examples/*/manage.py")]
+    assert quoted == {program.parent.name for program in examples}
 
 
 def parsed(text: str) -> ast.Module:

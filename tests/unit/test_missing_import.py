@@ -8,7 +8,7 @@ import pytest
 import headrace
 
 
-@pytest.mark.parametrize("name", ["asyncio", "django", "jinja", "sqlalchemy"])
+@pytest.mark.parametrize("name", ["asyncio", "django", "jinja", "sqlalchemy", "testing"])
 def test_a_module_that_was_not_imported_is_named(name: str) -> None:
     """`import headrace` alone brings none of them; using one says which import is missing."""
     code = f"import headrace\ntry: headrace.{name}.publish\nexcept AttributeError as error: print(error)"
