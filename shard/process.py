@@ -242,5 +242,4 @@ class Process:
         """The directory was read. Yields once, at a succession, while the intake stops."""
         assigned = assignment(snapshot, self._entry.now())
         self._canary.placed(snapshot)
-        self._operations_feed.placed(snapshot)
         self._state.follow(snapshot, assigned, self._registration.succeeded)
