@@ -79,6 +79,7 @@ def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
             yield redis_server.version(info)
             yield redis_server.persistence(info)
             yield redis_server.memory(info)
+            yield redis_server.processor(client)
             yield redis_server.clients(info)
             yield redis_server.output_buffers(redis_server.pubsub_limits(client), settings.page_bytes)
     deployment = DeploymentIdentity(settings)

@@ -1,5 +1,6 @@
 """Redis as the directory needs it. It keeps nothing that shards could not say again, so it needs no persistence."""
 
+import time
 from typing import Any, Final
 
 import redis
@@ -10,6 +11,8 @@ OLDEST: Final = (5, 0)
 TRIED: Final = (6, 2)
 
 NEARLY_ALL: Final = 0.8
+SAMPLE_S: Final = 0.5
+HALF_BUSY: Final = 0.5
 LIMITS: Final = "client-output-buffer-limit"
 
 Info = dict[str, Any]
@@ -58,6 +61,25 @@ def memory(info: Info) -> Finding:
     if policy != "noeviction":
         return warn("redis memory", found, "set maxmemory-policy to noeviction, or give headrace a Redis of its own")
     return ok("redis memory", found)
+
+
+def processor(client: redis.Redis) -> Finding:
+    """How busy Redis is, which works on one core, over half a second. Raises redis.RedisError."""
+    began, before = time.monotonic(), _cpu_s(information(client))
+    time.sleep(SAMPLE_S)
+    after = _cpu_s(information(client))
+    busy = (after - before) / (time.monotonic() - began)
+    found = f"{busy:.0%} of a core"
+    if busy < HALF_BUSY:
+        return ok("redis processor", found)
+    advice = (
+        "raise HEADRACE_DIRECTORY_INTERVAL_S and HEADRACE_DIRECTORY_EXPIRY_S alike, or give headrace a Redis of its own"
+    )
+    return warn("redis processor", found, advice)
+
+
+def _cpu_s(info: Info) -> float:
+    return float(info.get("used_cpu_sys", 0)) + float(info.get("used_cpu_user", 0))
 
 
 def clients(info: Info) -> Finding:

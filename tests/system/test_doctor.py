@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,6 +194,28 @@ def test_redis_that_cuts_subscribers_off_is_named(own_redis: RedisServer) -> Non
         client.execute_command("ACL", "SETUSER", "default", "-config")
         assert redis_server.pubsub_limits(client) is None
     assert redis_server.output_buffers(None, page_bytes).level is Level.OK
+
+
+def test_a_busy_redis_is_named(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis that another program keeps busy is told of, and one that has nothing to do is not."""
+    # A machine that is busy with other tests leaves Redis less than half of a core.
+    monkeypatch.setattr(redis_server, "HALF_BUSY", 0.1)
+    ending = threading.Event()
+
+    def spin() -> None:
+        with redis.Redis(unix_socket_path=str(own_redis.socket)) as other:
+            while not ending.is_set():
+                other.eval("for i = 1, 1000000 do end", 0)
+
+    spinning = threading.Thread(target=spin)
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        assert redis_server.processor(client).level is Level.OK
+        spinning.start()
+        try:
+            wait_until(lambda: redis_server.processor(client).level is Level.WARN, "it is seen")
+        finally:
+            ending.set()
+            spinning.join()
 
 
 def entry(**values: Any) -> ShardEntry:
