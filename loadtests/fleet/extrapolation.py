@@ -28,8 +28,13 @@ class Line:
 
 
 def explain(figures: Sequence[FleetFigure], shards: int, rate: float) -> list[str]:
-    """What so many shards cost each server at this rate, with the formula and the numbers put in; a line for each."""
-    lines = []
+    """What so many shards cost each server at this rate, with the formula and the numbers put in; a line for each.
+
+    Nothing can be said from one size alone.
+    """
+    lines: list[str] = []
+    if len(figures) < 2:
+        return lines
     for server, name in (("PostgreSQL", "postgres"), ("Redis", "redis")):
         idle = Line.through([(figure.shards, getattr(figure, f"{name}_idle")) for figure in figures])
         event = Line.through([(figure.shards, getattr(figure, f"{name}_event_ms")) for figure in figures])

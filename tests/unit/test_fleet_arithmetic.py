@@ -18,10 +18,10 @@ def figure(shards: int, idle: float, event_ms: float) -> FleetFigure:
 
 
 def test_a_line_goes_through_its_points() -> None:
-    """Costs that grow evenly are continued; one point alone is taken for all sizes."""
+    """Costs that grow evenly are continued; from one size alone nothing is said."""
     line = Line.through([(1, 1.1), (11, 2.1), (21, 3.1)])
     assert line.at(400) == pytest.approx(41.0)
-    assert Line.through([(3, 7.0)]).at(400) == 7.0
+    assert explain([figure(12, 1, 1)], 400, 100) == []
 
 
 def test_the_arithmetic_is_shown() -> None:
