@@ -86,7 +86,7 @@ def room(connection: Connection, shards: int, readers: int) -> Finding:
     """Whether PostgreSQL lets the shards that are registered, and everybody else, have their connections.
 
     Three limits count: max_connections, without what is reserved; the CONNECTION LIMIT of the shards' role; and that of
-    the database. The one with the least room left is told.
+    the database. The one with the least room left is told. Routers count with the sessions that they have open now.
     """
     each = readers + CONNECTIONS_BESIDE_READERS
     # One shard of all feeds the operations page.
