@@ -25,7 +25,7 @@ _NUMBERS: Final = itertools.count(1)
 
 
 class FleetShard:
-    """A process of `python -m headrace.shard`. Owned by the main thread, except for `connect`.
+    """A process of `python -P -m headrace.shard`. Owned by the main thread, except for `connect`.
 
     A node has one shard, so that each stream's slot is its own, and no client is moved.
     """
