@@ -187,6 +187,7 @@ def create_application() -> Application:
     follower = DirectoryFollower(
         directory,
         placement,
+        node=settings.node,
         interval_s=settings.directory_interval_s,
         learned=lambda: channels.retain({entry.path for entry in placement.shards()}),
     )

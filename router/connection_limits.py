@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from gevent.lock import BoundedSemaphore
 
@@ -15,6 +16,14 @@ logger = logging.getLogger(__name__)
 
 MOST_QUESTIONS = 16
 """The most questions to Redis at a time: each takes a connection of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a client is not let in, as a sentence. elsewhere tells whether another node may let it in."""
+
+    sentence: str
+    elsewhere: bool
 
 
 class ConnectionLimits:
@@ -34,27 +43,28 @@ class ConnectionLimits:
         """The limits that a client of this user, from this address, comes under."""
         return limits_of(user, peer, self._settings.max_user_connections, self._settings.max_address_connections)
 
-    def refusal(self, request_id: str, limits: Mapping[str, int]) -> str:
-        """Why a client cannot be let in, as a sentence; "" if it was, and counts from now on. Yields."""
+    def refusal(self, request_id: str, limits: Mapping[str, int]) -> Refusal | None:
+        """Why a client cannot be let in; None if it was, and counts from now on. Yields."""
         if self._placement.directory_away:
             # Clients that were handed over since are counted here, but not those that have left.
-            return ""
+            return None
         most = self._settings.max_node_connections
         if most and self._placement.connections >= most:
-            return f"this node has its {most} connections"
+            return Refusal(f"this node has its {most} connections", elsewhere=True)
         if not limits:
-            return ""
+            return None
         try:
             with self._questions:
                 if self._placement.directory_away:  # found out while we waited for our turn
-                    return ""
+                    return None
                 over = self._directory.admit(request_id, limits)
         except DirectoryUnavailableError as error:
             logger.warning("request %s is let in uncounted: %s", request_id, error)
-            return ""
-        return (
-            f"there are {limits[over]} connections of this {over.partition(':')[0].partition('#')[0]}" if over else ""
-        )
+            return None
+        if not over:
+            return None
+        whose = over.partition(":")[0].partition("#")[0]
+        return Refusal(f"there are {limits[over]} connections of this {whose}", elsewhere=False)
 
     def release(self, request_id: str, limits: Mapping[str, int]) -> None:
         """Take a client that was let in, and was not handed over, out of the counts. Yields."""

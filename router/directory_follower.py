@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 class Readable(Protocol):
     """The part of `headrace.node.directory.Directory` that is needed here."""
 
-    def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
-        """The whole directory; known spares reading again what has not changed."""
+    def read(self, known: DirectorySnapshot | None = None, node: str = "") -> DirectorySnapshot:
+        """What is of the node; known spares reading again what has not changed."""
 
     def changes(self, *, timeout_s: float) -> Generator[bool, None, None]:
         """True after each change, False after so many seconds without one."""
 
 
 class DirectoryFollower:
-    """Reads the directory on every change and every interval_s, and calls learned() after each read.
+    """Reads what is of its node on every change and every interval_s, and calls learned() after each read.
 
     Owned by its own greenlet, which calls run().
     """
@@ -37,12 +37,14 @@ class DirectoryFollower:
         directory: Readable,
         placement: ClientPlacement,
         *,
+        node: str,
         interval_s: float,
         learned: Callable[[], None],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._directory = directory
         self._placement = placement
+        self._node = node
         self._interval_s = interval_s
         self._learned = learned
         self._sleep = sleep
@@ -63,7 +65,7 @@ class DirectoryFollower:
         known: DirectorySnapshot | None = None
         with closing(self._directory.changes(timeout_s=self._interval_s)) as changes:
             for _ in changes:
-                known = self._directory.read(known)
+                known = self._directory.read(known, self._node)
                 self._placement.learn(known)
                 self._learned()
                 self._outage.ended()

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import psycopg
 
-from headrace.errors import DatabaseUnavailableError, UsageError
+from headrace.errors import DatabaseUnavailableError, DirectoryUnavailableError, UsageError
 from headrace.node.directory import Directory
+from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.overview import overview
 from headrace.node.shard_operations import Plan, ShardOperations
 from headrace.router.client_addresses import ClientAddresses
@@ -45,7 +46,7 @@ _HEAD: Final = "select headrace.head(%s)"
 
 
 class OperationsPage:
-    """The endpoints. Called by any request greenlet; keeps nothing between requests but wrong guesses."""
+    """The endpoints. Called by any request greenlet; keeps the last overview, and wrong guesses, between requests."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class OperationsPage:
         self._settings = settings
         self._placement = placement
         self._directory = directory
+        self._last: DirectorySnapshot | None = None
         self._peers = peers
         self._database = database
         self._operators = operators
@@ -92,11 +94,17 @@ class OperationsPage:
         return as_json(200, {"src": f"/streams/{token}?since={self._since()}"})
 
     def status(self, request: Request, headers: Headers) -> Response:
-        """What is known here of the deployment."""
+        """What is known here of the deployment; while Redis is away, what was last asked for, or this node. Yields."""
         if refusal := self._refusal(request):
             return refusal
-        known = {"at": time.time_ns() // 1_000_000, **overview(self._placement.known)}
-        return as_json(200, known | {"redis": "away"} if self._placement.directory_away else known)
+        away = self._placement.directory_away
+        if not away:
+            try:
+                self._last = self._directory.read(self._last)
+            except DirectoryUnavailableError:
+                away = True
+        known = {"at": time.time_ns() // 1_000_000, **overview(self._last or self._placement.known)}
+        return as_json(200, known | {"redis": "away"} if away else known)
 
     def plan(self, request: Request, headers: Headers) -> Response:
         """What an action would do. Yields."""

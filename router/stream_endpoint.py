@@ -24,6 +24,9 @@ from headrace.stream import CANARY_PREFIX
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S: Final = (1, 5)
+_OVER_LIMIT: Final = 429
+"""For a client whose user or address has enough connections. After 503 a proxy would try the other nodes, which count
+the same, and would take each of them for broken."""
 
 
 class StreamEndpoint:
@@ -72,8 +75,8 @@ class StreamEndpoint:
         limits = self._limits.of(admission.context.user, handoff.peer)
         refusal = self._limits.refusal(request.id, limits)
         if refusal:
-            _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
-            return _later(refusal)
+            _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal.sentence, 0.0)
+            return _later(refusal.sentence, 503 if refusal.elsewhere else _OVER_LIMIT)
         if request.method == "HEAD":
             self._limits.release(request.id, limits)
             return self._head(admission.slot, handoff)
@@ -132,7 +135,7 @@ class StreamEndpoint:
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
-                return _later("there are as many connections of this user or address as it may have")
+                return _later("there are as many connections of this user or address as it may have", _OVER_LIMIT)
             # As a guest, the client is not moved back to this shard before the shard has room or answers again.
             guest = guest or passed.reason == REFUSED_FULL or passed.outcome is Outcome.STALLED
         if self._placement.drained:
@@ -162,7 +165,7 @@ def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reas
     logger.log(level, "hand-off", extra={**about, "reason": reason, "duration_ms": round(seconds * 1000, 1)})
 
 
-def _later(why: str) -> Response:
+def _later(why: str, status: int = 503) -> Response:
     # The times differ, so that not all clients come back at once.
     retry_after = str(random.randint(*_RETRY_AFTER_S))
-    return as_error(503, f"{why}; try again after Retry-After", (("Retry-After", retry_after),))
+    return as_error(status, f"{why}; try again after Retry-After", (("Retry-After", retry_after),))

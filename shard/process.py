@@ -269,5 +269,4 @@ class Process:
         assigned = assignment(snapshot, self._entry.now())
         self._canary.placed(snapshot)
         self._hearing.placed(snapshot)
-        self._operations_feed.placed(snapshot)
         self._state.follow(snapshot, assigned, self._registration.succeeded)

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
-from headrace.doctor import front, listening, machine, numbering, postgresql, redis_server, rights, secret, shards
+from headrace.doctor import (
+    capacity,
+    front,
+    listening,
+    machine,
+    numbering,
+    postgresql,
+    redis_server,
+    rights,
+    secret,
+    shards,
+)
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
 from headrace.node import redis_errors
@@ -30,9 +41,17 @@ def examine(settings: Settings) -> Iterator[Finding]:
     registered = _Registered()
     yield from _redis(settings, registered)
     yield from _postgresql(settings, registered)
-    here = [shard.pid for shard in registered.shards if shard.node == settings.node]
-    yield machine.descriptors(here, settings.max_connections)
+    here = [shard for shard in registered.shards if shard.node == settings.node]
+    yield machine.descriptors([shard.pid for shard in here], settings.max_connections)
     yield machine.somaxconn()
+    most = capacity.clients(here, settings.max_node_connections)
+    for name, check in (
+        ("proxy ports", lambda: capacity.proxy_ports(most, settings.trusted_proxies)),
+        ("tracked connections", lambda: capacity.tracked_connections(most)),
+        ("cores", lambda: capacity.cores(len(here))),
+        ("memory", lambda: capacity.memory(here, settings)),
+    ):
+        yield from _guarded(name, "see what this machine allows", check)
     if not settings.secret:
         yield fail("secrets", "none", "set HEADRACE_SECRET")
         return
@@ -60,6 +79,9 @@ def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
             yield redis_server.version(info)
             yield redis_server.persistence(info)
             yield redis_server.memory(info)
+            yield redis_server.processor(client)
+            yield redis_server.clients(info)
+            yield redis_server.output_buffers(redis_server.pubsub_limits(client), settings.page_bytes)
     deployment = DeploymentIdentity(settings)
     deployment.look()
     with contextlib.closing(Directory.of(settings, lambda: deployment.known)) as directory:

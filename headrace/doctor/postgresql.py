@@ -1,6 +1,7 @@
 """PostgreSQL as a shard and a publisher need it: version, schema, room for connections, and what stands in the way."""
 
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -36,6 +37,27 @@ _OLDEST: Final = """
      where pid <> pg_backend_pid() and backend_xmin is not null and xact_start is not null
        and datname = current_database()
      order by xact_start limit 1"""
+_LIMITS: Final = """
+    with session as (
+        select datname = current_database() as of_database, usename = current_user as of_role,
+               application_name like 'headrace % %' as of_shard
+          from pg_stat_activity where backend_type = 'client backend'
+    )
+    select 'max_connections', current_setting('max_connections')::int
+           - current_setting('superuser_reserved_connections')::int
+           - coalesce(current_setting('reserved_connections', true)::int, 0),
+           count(*)::int, (count(*) filter (where not of_shard))::int
+      from session
+    union all
+    select format('the connection limit of role %I', rolname), rolconnlimit,
+           (count(*) filter (where of_role))::int, (count(*) filter (where of_role and not of_shard))::int
+      from pg_roles left join session on true
+     where rolname = current_user and rolconnlimit >= 0 and not rolsuper group by 1, 2
+    union all
+    select format('the connection limit of database %I', d.datname), datconnlimit,
+           (count(*) filter (where of_database))::int, (count(*) filter (where of_database and not of_shard))::int
+      from pg_database d left join session on true
+     where d.datname = current_database() and datconnlimit >= 0 group by 1, 2"""
 _LISTENING_IN_TRANSACTION: Final = """
     select pid, application_name from pg_stat_activity
      where state like 'idle in transaction%' and pid <> pg_backend_pid() order by xact_start limit 1"""
@@ -61,23 +83,40 @@ def schema_version(connection: Connection) -> Finding:
 
 
 def room(connection: Connection, shards: int, readers: int) -> Finding:
-    """Whether max_connections is enough for the shards that are registered, and for everybody else."""
-    row = connection.execute(
-        "select current_setting('max_connections')::int, current_setting('superuser_reserved_connections')::int,"
-        " count(*) filter (where application_name like 'headrace % %'), count(*)"
-        " from pg_stat_activity where backend_type = 'client backend'"
-    ).fetchone()
-    assert row is not None
-    most, reserved, ours, used = row
+    """Whether PostgreSQL lets the shards that are registered, and everybody else, have their connections.
+
+    Three limits count: max_connections, without what is reserved; the CONNECTION LIMIT of the shards' role; and that of
+    the database. The one with the least room left is told. Routers count with the sessions that they have open now.
+    """
+    each = readers + CONNECTIONS_BESIDE_READERS
     # One shard of all feeds the operations page.
-    need = shards * (readers + CONNECTIONS_BESIDE_READERS) + 1
-    others = used - ours
-    found = f"{used} of {most} in use, {others} not by shards; {shards} shards need {need}"
-    if need + others > most - reserved:
-        return fail("max_connections", found, f"raise max_connections to {need + 2 * others + reserved + 10} or more")
-    if need + others > 0.9 * (most - reserved):
-        return warn("max_connections", found, "raise max_connections before the next shard or publisher needs one")
+    need = shards * each + 1
+    limits = [_Limit(*row) for row in connection.execute(_LIMITS).fetchall()]
+    tightest = min(limits, key=lambda limit: limit.most - limit.others)
+    left = tightest.most - tightest.others
+    found = f"{tightest.used} of {tightest.most} in use, {tightest.others} not by shards; {shards} shards need {need}"
+    if tightest.name != "max_connections":
+        found = f"{tightest.name}: {found}"
+    if need > left:
+        wanted = need + 2 * tightest.others + each + 10
+        return fail("max_connections", found, f"raise {tightest.name} by {max(1, wanted - tightest.most)} or more")
+    if need + each > left or need + tightest.others > 0.9 * tightest.most:
+        advice = (
+            f"raise {tightest.name} before the next shard or publisher needs a connection: while a shard is replaced, "
+            f"its successor has up to {each} as well"
+        )
+        return warn("max_connections", found, advice)
     return ok("max_connections", found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """A limit of sessions: how it is called, how many it allows, how many there are, and how many are not shards'."""
+
+    name: str
+    most: int
+    used: int
+    others: int
 
 
 def notification_queue(connection: Connection) -> Finding:

@@ -1,5 +1,6 @@
 """Redis as the directory needs it. It keeps nothing that shards could not say again, so it needs no persistence."""
 
+import time
 from typing import Any, Final
 
 import redis
@@ -8,6 +9,11 @@ from headrace.doctor.finding import Finding, fail, ok, warn
 
 OLDEST: Final = (5, 0)
 TRIED: Final = (6, 2)
+
+NEARLY_ALL: Final = 0.8
+SAMPLE_S: Final = 0.5
+HALF_BUSY: Final = 0.5
+LIMITS: Final = "client-output-buffer-limit"
 
 Info = dict[str, Any]
 
@@ -55,3 +61,65 @@ def memory(info: Info) -> Finding:
     if policy != "noeviction":
         return warn("redis memory", found, "set maxmemory-policy to noeviction, or give headrace a Redis of its own")
     return ok("redis memory", found)
+
+
+def processor(client: redis.Redis) -> Finding:
+    """How busy Redis is, which works on one core, over half a second. Raises redis.RedisError."""
+    began, before = time.monotonic(), _cpu_s(information(client))
+    time.sleep(SAMPLE_S)
+    after = _cpu_s(information(client))
+    busy = (after - before) / (time.monotonic() - began)
+    found = f"{busy:.0%} of a core"
+    if busy < HALF_BUSY:
+        return ok("redis processor", found)
+    advice = (
+        "raise HEADRACE_DIRECTORY_INTERVAL_S and HEADRACE_DIRECTORY_EXPIRY_S alike, or give headrace a Redis of its own"
+    )
+    return warn("redis processor", found, advice)
+
+
+def _cpu_s(info: Info) -> float:
+    return float(info.get("used_cpu_sys", 0)) + float(info.get("used_cpu_user", 0))
+
+
+def clients(info: Info) -> Finding:
+    """Whether Redis has room for the connections of further shards and routers."""
+    used, most = (int(info.get(name, 0)) for name in ("connected_clients", "maxclients"))
+    if not most:
+        return ok("redis clients", f"{used} connected")
+    found = f"{used} of {most} connected"
+    if used < NEARLY_ALL * most:
+        return ok("redis clients", found)
+    return warn("redis clients", found, "raise maxclients, and the limit of open files of Redis")
+
+
+def pubsub_limits(client: redis.Redis) -> tuple[int, int] | None:
+    """The hard and the soft limit, in bytes, of what Redis holds for a subscriber; None where it does not tell.
+
+    0 is no limit. A managed Redis may have no CONFIG.
+    """
+    try:
+        words = str(client.config_get(LIMITS)[LIMITS]).split()
+    except (redis.RedisError, KeyError):
+        return None
+    place = words.index("pubsub")
+    return int(words[place + 1]), int(words[place + 2])
+
+
+def output_buffers(limits: tuple[int, int] | None, page_bytes: int) -> Finding:
+    """Whether Redis holds messages for a shard that stands still for a moment, instead of cutting it off.
+
+    A page of events may be page_bytes long, and the next one comes before a busy shard has taken it.
+    """
+    check = "redis output buffers"
+    if limits is None:
+        return ok(check, f"Redis does not tell its {LIMITS}")
+    hard, soft = limits
+    found = f"pubsub {hard} {soft}"
+    if (not hard or hard >= 2 * page_bytes) and (not soft or soft >= page_bytes):
+        return ok(check, found)
+    advice = (
+        f"set {LIMITS} to `pubsub {max(8 * page_bytes, 32 << 20)} {max(2 * page_bytes, 8 << 20)} 60`: shards that are "
+        "cut off read their events from PostgreSQL, each for itself"
+    )
+    return warn(check, found, advice)

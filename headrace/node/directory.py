@@ -206,13 +206,15 @@ class Directory:
         """Whether this session of the operations page was ended."""
         return bool(self._script.call("session_ended", id_))
 
-    def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
-        """The whole directory in one atomic read.
+    def read(self, known: DirectorySnapshot | None = None, node: str = "", shard_id: str = "") -> DirectorySnapshot:
+        """The whole directory in one atomic read; with a node, what is of that node and of the shard with this id.
 
-        known is the last snapshot: its slots are not read again if the epoch is still the same.
+        What each process reads every second is of its own node. Redis would otherwise give all entries to all of them,
+        and its work would grow with the square of the fleet. known is the last snapshot of the same kind: its slots are
+        not read again if the epoch is still the same.
         """
         known = known or DirectorySnapshot()
-        answer = self._script.call("read", "{} {}".format(*known.epoch))
+        answer = self._script.call("read", "{} {}".format(*known.epoch), *([node, shard_id] if node else []))
         with translated():
             snapshot = read_snapshot(answer, known)
         mine = self._deployment()

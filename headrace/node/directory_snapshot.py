@@ -34,6 +34,9 @@ class DirectorySnapshot:
     ends: Mapping[str, Mapping[str, int]] = field(default_factory=lambda: MappingProxyType({}))
     """For each node how many of its shards' processes have ended in which way, by a word of ENDS."""
 
+    registered: int = 0
+    """How many shards of all nodes are registered, also where only one node was read. Some may have died just now."""
+
     def owned(self) -> Mapping[str, int]:
         """For each shard, by its id, how many slots it owns."""
         return Counter(owner for slots in self.slots.values() for owner in slots.values())
@@ -45,7 +48,7 @@ def read_snapshot(answer: Sequence[Any], known: DirectorySnapshot) -> DirectoryS
     The answer has no slots if the directory is still in the epoch of known, whose slots then count. Raises ValueError
     where a stranger has written into the directory.
     """
-    generation, count, shards, tables, drained, nodes, hot, ends = answer
+    generation, count, shards, tables, drained, nodes, hot, ends, registered = answer
     entries = [read_entry(id_, dict(_pairs(values))) for id_, *values in shards if runtime_directory.is_plain(id_)]
     slots = {node: MappingProxyType({int(slot): owner for slot, owner in _pairs(pairs)}) for node, *pairs in tables}
     return DirectorySnapshot(
@@ -56,6 +59,7 @@ def read_snapshot(answer: Sequence[Any], known: DirectorySnapshot) -> DirectoryS
         MappingProxyType({node: finite(over_s) for node, over_s in _pairs(nodes)}),
         MappingProxyType({node: {name: int(n) for name, n in _pairs(streams)} for node, *streams in hot}),
         MappingProxyType({node: dict(zip(ENDS, map(int, counts), strict=True)) for node, *counts in ends}),
+        int(registered),
     )
 
 

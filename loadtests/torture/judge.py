@@ -333,7 +333,7 @@ def _endings(history: ClientHistory, owed: Owed) -> Iterator[Violation]:
     for session in history.sessions:
         if session.opened_at is None and session.ending.startswith("refused "):
             status = session.ending.removeprefix("refused ")
-            if status != "503":
+            if status not in ("429", "503"):
                 yield _ending(history, session, f"was refused with status {status}")
         elif (
             session.opened_at is not None

@@ -89,7 +89,7 @@ class Hearing:
 
     def placed(self, snapshot: DirectorySnapshot) -> None:
         """The directory was read: whether there are other shards. Never switches greenlets."""
-        self._companions = len(snapshot.shards) > 1
+        self._companions = snapshot.registered > 1
 
     # -- the slots that are wanted; nothing here switches greenlets
 

@@ -96,7 +96,7 @@ class Registration:
             entry = self._entry()
             if not self.succeeded:
                 # Before this process registers, since registering would overwrite the entry of a successor.
-                self.succeeded = successor(self._directory.read(self._known), entry) is not None
+                self.succeeded = successor(self._read(entry), entry) is not None
                 if self.succeeded:
                     logger.info("a younger process has the id %s; it gets the connections", entry.id)
             if not self.succeeded:
@@ -105,7 +105,7 @@ class Registration:
                     hot = self._known.hot if self._known else {}
                     self._counts.send(self._directory, entry, hot.get(entry.node, {}))
                 self._directory.claim(entry.node, balance=self._balance)
-            self._known = self._directory.read(self._known)
+            self._known = self._read(entry)
         except DirectoryUnavailableError as error:
             self._outage.failed(error, error.condition)
             return
@@ -116,6 +116,10 @@ class Registration:
             if other.node == entry.node and other.id != entry.id and _birth(other)[0] == _birth(entry)[0]
         )
         self._placed(self._known)
+
+    def _read(self, entry: ShardEntry) -> DirectorySnapshot:
+        """What is of this node. Yields. A successor has this shard's id, and may have come up as another node's."""
+        return self._directory.read(self._known, entry.node, entry.id)
 
     def _bury(self, dead: ShardEntry) -> None:
         """Take over the slots of a shard that has died. Yields. Without Redis, its entry expires by itself."""

@@ -35,7 +35,7 @@ MOST_ROWS: Final = 50
 
 
 class OperationsFeed:
-    """Publishes what the directory says, as last read, when it is this shard's turn.
+    """Reads the whole directory when it is this shard's turn, and publishes what it says.
 
     Owned by its own greenlet. watched is asked whether somebody here is subscribed. Without Redis or PostgreSQL nothing
     is published; the page asks the router then.
@@ -46,7 +46,7 @@ class OperationsFeed:
         self._name = f"headrace {shard_id} operations"
         self._directory = directory
         self._watched = watched
-        self._snapshot: DirectorySnapshot | None = None
+        self._last: DirectorySnapshot | None = None
         self._kept = KeptSession(settings.database_url, self._name, limit_s=DEADLINE_S)
         self._outage = Outage(
             logger, "no overview reaches the operations page", "overviews reach the operations page again"
@@ -64,24 +64,21 @@ class OperationsFeed:
             self._greenlet.kill()
         self._kept.close()
 
-    def placed(self, snapshot: DirectorySnapshot) -> None:
-        """The directory was read."""
-        self._snapshot = snapshot
-
     def _run(self) -> None:
         while True:
             gevent.sleep(LOOK_S)
             if not self._watched():
                 self._kept.close()
-            elif self._snapshot is not None:
-                self._take_turn(self._snapshot)
+            else:
+                self._take_turn()
 
-    def _take_turn(self, snapshot: DirectorySnapshot) -> None:
+    def _take_turn(self) -> None:
         try:
             if not self._directory.turn("overview", INTERVAL_S - LOOK_S / 2):
                 return
+            self._last = self._directory.read(self._last)
             with gevent.Timeout(DEADLINE_S):
-                self._publish(snapshot)
+                self._publish(self._last)
             self._outage.ended()
         except (psycopg.Error, gevent.Timeout, DirectoryUnavailableError, UsageError) as error:
             # A deadline may have interrupted the session in the middle of an answer.

@@ -30,6 +30,22 @@ def test_an_entry_is_read_as_it_was_registered(directory: Directory) -> None:
     assert directory.read().shards == (sent,)
 
 
+def test_a_node_reads_what_is_its_own(directory: Directory) -> None:
+    """Other nodes' entries, slots and hot streams are left out, so that a large fleet costs each process no more."""
+    for shard in (entry("s1", node="n1"), entry("s2", node="n2"), entry("s3", node="n3")):
+        directory.register(shard)
+        directory.claim(shard.node)
+    directory.drain("s3")
+    found = directory.read(None, "n1", "s2")
+    assert [shard.id for shard in found.shards] == ["s1", "s2"], "one of the id is a successor on another node"
+    assert directory.read(None, "n1").slots.keys() == {"n1"}
+    assert directory.read(None, "n1").ends.keys() == {"n1"}
+    assert directory.read(None, "n1").drained == {"s3"}
+    again = directory.read(directory.read(None, "n1"), "n1")
+    assert again.slots["n1"] == directory.read().slots["n1"]
+    assert directory.read().slots.keys() == {"n1", "n2", "n3"}
+
+
 def test_a_long_error_is_cut(directory: Directory) -> None:
     """An error message without end does not fill Redis."""
     directory.register(entry("s1", last_error="x" * 10_000))

@@ -15,6 +15,7 @@ from headrace.errors import StreamNameError
 from headrace.node.directory import Directory
 from headrace.shard.numbers.operations_feed import INTERVAL_S
 from headrace.stream import OPS_AUDIENCE, OPS_STREAM
+from tests.fixtures.directory import entry
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.stack import Stack, StartStack
@@ -181,6 +182,29 @@ def test_without_redis_the_router_shows_what_it_knew(start_stack: StartStack) ->
         wait_until(lambda: ask(stack.router, "GET", "/ops/status")[2]["redis"] == "away", "Redis is missed")  # type: ignore[arg-type]
         assert [shard["id"] for shard in ask(stack.router, "GET", "/ops/status")[2]["shards"]] == ["n1-0"]
         assert ask(stack.router, "POST", "/ops/plan", {"action": "rebalance"})[0] == 503
+    finally:
+        stack.redis.resume()
+
+
+def test_all_nodes_are_shown(start_stack: StartStack) -> None:
+    """The page's status, and the overviews of its feed, tell of other nodes; so does the status while Redis is away."""
+    stack = start_stack(1, ops_token=TOKEN)
+    assert stack.router is not None
+    directory = Directory(stack.redis.url, expiry_s=600)
+    directory.register(entry("n2-0", node="n2", deployment=stack.database.one("select headrace.identity()")))
+
+    def shown() -> list[str]:
+        return [shard["id"] for shard in ask(stack.router, "GET", "/ops/status")[2]["shards"]]  # type: ignore[arg-type]
+
+    assert shown() == ["n1-0", "n2-0"]
+    watcher = stack.connect(ask(stack.router, "GET", "/ops/stream")[2]["src"])
+    (overview, *_) = watcher.wait_for(1)
+    assert [shard["id"] for shard in json.loads(overview.data or "")["shards"]] == ["n1-0", "n2-0"]
+    directory.close()
+    stack.redis.pause()
+    try:
+        wait_until(lambda: ask(stack.router, "GET", "/ops/status")[2]["redis"] == "away", "Redis is missed")  # type: ignore[arg-type]
+        assert shown() == ["n1-0", "n2-0"]
     finally:
         stack.redis.resume()
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ import psycopg
 import pytest
 import redis
 
-from headrace.doctor import front, listening, machine, postgresql, redis_server, secret, shards
+from headrace.doctor import capacity, front, listening, machine, postgresql, redis_server, secret, shards
 from headrace.doctor.finding import Level
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.node.shard_entry import ShardEntry
 from headrace.publish import publish_now
+from headrace.settings import Settings
 from tests.fixtures.pooler import pooler
 from tests.fixtures.ports import free_port
 from tests.fixtures.postgres import execute
@@ -92,6 +94,29 @@ def test_too_few_connections_are_foreseen(database_url: str) -> None:
         finding = postgresql.room(connection, 1000, 2)
         assert finding.level is Level.FAIL
         assert "max_connections" in finding.advice
+        used = int(postgresql.room(connection, 2, 2).found.split()[0])
+        allowed = int(connection.execute("select current_setting('max_connections')").fetchone()[0])  # type: ignore[index]
+        shards_at_most = next(n for n in range(allowed) if postgresql.room(connection, n, 2).level is Level.FAIL) - 1
+        assert 10 * shards_at_most <= allowed - used
+        assert postgresql.room(connection, shards_at_most, 2).level is Level.WARN, "no shard can be replaced"
+
+
+@pytest.mark.parametrize("whose", ["role headrace_owner", "database"])
+def test_connection_limits_of_role_and_database_count(
+    superuser: psycopg.Connection[Any], database_url: str, whose: str
+) -> None:
+    """A limit of the shards' role, or of the database, that is tighter than the server's is told of."""
+    superuser.autocommit = True
+    with connect(database_url) as connection:
+        name = connection.info.dbname if whose == "database" else ""
+        superuser.execute(f"alter {whose} {name} connection limit 25".encode())
+        try:
+            assert postgresql.room(connection, 1, 2).level is Level.OK
+            finding = postgresql.room(connection, 3, 2)
+            assert finding.level is Level.FAIL
+            assert f"the connection limit of {whose}" in finding.advice
+        finally:
+            superuser.execute(f"alter {whose} {name} connection limit -1".encode())
 
 
 def test_a_session_that_blocks_the_notification_queue_is_named(
@@ -153,6 +178,110 @@ def test_redis_that_cannot_save_or_must_evict_is_named(own_redis: RedisServer) -
     assert redis_server.version({"redis_version": "7.2.4", "valkey_version": "9.1.2"}).found == "Valkey 9.1.2"
 
 
+def test_redis_that_cuts_subscribers_off_is_named(own_redis: RedisServer) -> None:
+    """Buffers in which two pages of events do not fit, and hardly any room for connections, are told of."""
+    page_bytes = Settings().page_bytes
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        assert redis_server.output_buffers(redis_server.pubsub_limits(client), page_bytes).level is Level.OK
+        client.config_set(redis_server.LIMITS, "pubsub 4mb 2mb 60")
+        finding = redis_server.output_buffers(redis_server.pubsub_limits(client), page_bytes)
+        assert (finding.level, finding.found) == (Level.WARN, "pubsub 4194304 2097152")
+        client.config_set(redis_server.LIMITS, "pubsub 0 0 0")
+        assert redis_server.output_buffers(redis_server.pubsub_limits(client), page_bytes).level is Level.OK
+        assert redis_server.clients(redis_server.information(client)).level is Level.OK
+        client.config_set("maxclients", "1")
+        assert redis_server.clients(redis_server.information(client)).level is Level.WARN
+        client.execute_command("ACL", "SETUSER", "default", "-config")
+        assert redis_server.pubsub_limits(client) is None
+    assert redis_server.output_buffers(None, page_bytes).level is Level.OK
+
+
+def test_a_busy_redis_is_named(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis that another program keeps busy is told of, and one that has nothing to do is not."""
+    # A machine that is busy with other tests leaves Redis less than half of a core.
+    monkeypatch.setattr(redis_server, "HALF_BUSY", 0.1)
+    ending = threading.Event()
+
+    def spin() -> None:
+        with redis.Redis(unix_socket_path=str(own_redis.socket)) as other:
+            while not ending.is_set():
+                other.eval("for i = 1, 1000000 do end", 0)
+
+    spinning = threading.Thread(target=spin)
+    with redis.Redis(unix_socket_path=str(own_redis.socket)) as client:
+        assert redis_server.processor(client).level is Level.OK
+        spinning.start()
+        try:
+            wait_until(lambda: redis_server.processor(client).level is Level.WARN, "it is seen")
+        finally:
+            ending.set()
+            spinning.join()
+
+
+def entry(**values: Any) -> ShardEntry:
+    kept = {"id": "n-0", "node": "n", "pid": 1, "path": "", "state": "up", "capacity": 30_000, "connections": 5}
+    return ShardEntry(**{**kept, "streams": 0, "version": "1", **values})
+
+
+def test_a_node_takes_what_its_shards_take() -> None:
+    """The node's own limit counts where it is less."""
+    assert capacity.clients([entry(), entry()], 0) == 60_000
+    assert capacity.clients([entry(), entry()], 1000) == 1000
+
+
+def test_too_few_ports_of_a_proxy_are_foreseen(tmp_path: Path) -> None:
+    """A proxy on this machine has this machine's range, another one at most all ports, and each has its own."""
+    ports = tmp_path / "ip_local_port_range"
+    ports.write_text("32768\t60999\n")
+    assert capacity.proxy_ports(28_000, ["127.0.0.1"], ports).level is Level.OK
+    finding = capacity.proxy_ports(28_233, ["127.0.0.1"], ports)
+    assert (finding.level, "ip_local_port_range" in finding.advice) == (Level.WARN, True)
+    assert capacity.proxy_ports(64_000, ["10.0.0.1"], ports).level is Level.OK
+    finding = capacity.proxy_ports(65_000, ["10.0.0.1"], ports)
+    assert (finding.level, "ip_local_port_range" in finding.advice) == (Level.WARN, False)
+    assert capacity.proxy_ports(65_000, ["10.0.0.1", "10.0.0.2"], ports).level is Level.OK
+    assert capacity.proxy_ports(900_000, ["unix"], ports).level is Level.OK
+    assert capacity.proxy_ports(900_000, ["10.0.0.0/8"], ports).level is Level.OK
+
+
+def test_a_table_of_connections_that_is_too_small_is_foreseen(tmp_path: Path) -> None:
+    """Where the kernel tracks connections, it has to track those of all clients."""
+    table = tmp_path / "nf_conntrack_max"
+    assert capacity.tracked_connections(60_000, table).level is Level.OK
+    table.write_text("65536\n")
+    assert capacity.tracked_connections(50_000, table).level is Level.OK
+    finding = capacity.tracked_connections(60_000, table)
+    assert (finding.level, "nf_conntrack_max=120000" in finding.advice) == (Level.WARN, True)
+
+
+def test_more_shards_than_cores_are_told_of() -> None:
+    """A shard uses one core, so the further ones gain nothing."""
+    assert capacity.cores(1).level is Level.OK
+    assert capacity.cores(1 + (os.cpu_count() or 1)).level is Level.WARN
+
+
+@pytest.mark.parametrize("hierarchy", ["v1", "v2"])
+def test_too_little_memory_is_foreseen(tmp_path: Path, hierarchy: str) -> None:
+    """What shards may take is compared with the machine's memory, and with each limit of the groups they are in."""
+    shard, settings = entry(pid=os.getpid()), Settings()
+    need = capacity.shard_bytes(shard, settings)
+    assert need > settings.ring_total_bytes + settings.unsent_total_bytes
+    machine = tmp_path / "meminfo"
+    machine.write_text(f"MemTotal: {4 * need >> 10} kB\n")
+    groups = tmp_path / "cgroup"
+    assert capacity.memory([shard] * 2, settings, machine, groups).level is Level.OK
+    finding = capacity.memory([shard] * 5, settings, machine, groups)
+    assert (finding.level, "cgroup" in finding.found) == (Level.WARN, False)
+
+    root, name = (groups / "memory", "memory.limit_in_bytes") if hierarchy == "v1" else (groups, "memory.max")
+    root.mkdir(parents=True)
+    (root / name).write_text("max" if hierarchy == "v2" else str(1 << 62))
+    assert capacity.memory([shard], settings, machine, groups).level is Level.OK
+    (root / name).write_text(str(need - 1))
+    finding = capacity.memory([shard], settings, machine, groups)
+    assert (finding.level, "of their cgroup" in finding.found) == (Level.WARN, True)
+
+
 def test_limits_of_the_machine_are_read(tmp_path: Path) -> None:
     """A process that may open few files, and a short queue of new connections, are told of."""
     child = subprocess.Popen(
@@ -192,18 +321,13 @@ def test_weak_secrets_are_told_of_and_not_shown(given: list[str], level: Level) 
 
 def test_shards_in_trouble_are_named() -> None:
     """No shard that is up, one that waits for PostgreSQL, has an error or is nearly full, is told of."""
-
-    def shard(**values: Any) -> ShardEntry:
-        kept = {"id": "n-0", "node": "n", "pid": 1, "path": "", "state": "up", "capacity": 100, "connections": 5}
-        return ShardEntry(**{**kept, "streams": 0, "version": "1", **values})
-
     assert shards.serving([]).level is Level.FAIL
-    assert shards.serving([shard(state="drained")]).level is Level.FAIL
-    assert shards.serving([shard(lag_s=6.0)]).level is Level.FAIL
-    assert shards.serving([shard(canary="no event")]).level is Level.FAIL
-    assert "no LISTEN" in shards.serving([shard(last_error="no LISTEN")]).found
-    assert shards.serving([shard(connections=95)]).level is Level.WARN
-    assert shards.serving([shard()]).level is Level.OK
+    assert shards.serving([entry(state="drained")]).level is Level.FAIL
+    assert shards.serving([entry(lag_s=6.0)]).level is Level.FAIL
+    assert shards.serving([entry(canary="no event")]).level is Level.FAIL
+    assert "no LISTEN" in shards.serving([entry(last_error="no LISTEN")]).found
+    assert shards.serving([entry(connections=29_000)]).level is Level.WARN
+    assert shards.serving([entry()]).level is Level.OK
 
 
 @contextmanager

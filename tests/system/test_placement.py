@@ -51,9 +51,9 @@ def per_shard(stack: Stack, clients: Iterable[Client]) -> Counter[str]:
     return Counter({shard.id: len(shard.peers() & ports) for shard in stack.shards if shard.running})
 
 
-def refused(client: Client) -> bool:
-    """Whether it is answered 503 with a Retry-After, and why is said."""
-    if client.answered() != 503:
+def refused(client: Client, status: int = 429) -> bool:
+    """Whether it is answered this status with a Retry-After, and why is said."""
+    if client.answered() != status:
         client.close()
         return False
     assert 1 <= int(client.headers["retry-after"]) <= 5
@@ -116,7 +116,7 @@ def test_a_hot_stream_is_spread_and_gathered_again(start_stack: StartStack) -> N
 
 
 def test_a_user_has_no_more_connections_than_allowed(start_stack: StartStack) -> None:
-    """The limit holds over all shards; beyond it the answer is 503, and when somebody has left there is room."""
+    """The limit holds over all shards; beyond it the answer is 429, and when somebody has left there is room."""
     stack = start_stack(2, max_user_connections=3)
     settled(stack)
     streams = [
@@ -151,7 +151,7 @@ def test_a_node_has_no_more_connections_than_allowed(start_stack: StartStack) ->
     settled(stack)
     clients = [stack.connect(stack.path(f"s{number}")) for number in range(6)]
     assert [client.answered() for client in clients] == [200] * 6
-    wait_until(lambda: refused(stack.connect(stack.path("s7"))), "there is no room for one more")
+    wait_until(lambda: refused(stack.connect(stack.path("s7")), 503), "there is no room for one more")
 
 
 def test_without_redis_each_shard_still_refuses(database: Database, own_redis: RedisServer) -> None:

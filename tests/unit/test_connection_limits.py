@@ -10,7 +10,7 @@ from headrace.node.directory import Directory
 from headrace.node.directory_snapshot import DirectorySnapshot
 from headrace.node.shard_entry import ShardEntry
 from headrace.router.client_placement import ClientPlacement
-from headrace.router.connection_limits import MOST_QUESTIONS, ConnectionLimits
+from headrace.router.connection_limits import MOST_QUESTIONS, ConnectionLimits, Refusal
 from headrace.settings import Settings
 
 
@@ -23,11 +23,11 @@ def test_without_redis_nobody_is_counted_who_may_have_left(tmp_path: Path) -> No
         DirectorySnapshot(("g", 1), (ShardEntry("n-0", "n", 1, str(tmp_path / "n-0.sock"), "up", 9, 1, 0, "0"),))
     )
     placement.gave("n-0")
-    assert limits.refusal("r1", {}) == ""
+    assert limits.refusal("r1", {}) is None
     placement.gave("n-0")
-    assert limits.refusal("r2", {}) == "this node has its 3 connections"
+    assert limits.refusal("r2", {}) == Refusal("this node has its 3 connections", elsewhere=True)
     placement.lose_directory()
-    assert limits.refusal("r2", {}) == ""
+    assert limits.refusal("r2", {}) is None
 
 
 def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
@@ -40,7 +40,7 @@ def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
         questions = limits._questions
         for _ in range(MOST_QUESTIONS):
             questions.acquire()
-        asked: list[str | None] = []
+        asked: list[Refusal | None] = []
         waiting = [
             gevent.spawn(lambda: asked.append(limits.refusal("r1", {"user:ada": 1}))),
             gevent.spawn(lambda: asked.append(limits.release("r2", {"user:ada": 1}))),
@@ -50,7 +50,7 @@ def test_who_waits_to_ask_redis_asks_no_more_when_it_is_away() -> None:
         placement.lose_directory()
         questions.release()
         gevent.joinall(waiting)
-        assert asked == ["", None]
+        assert asked == [None, None]
         silent.setblocking(False)
         with pytest.raises(BlockingIOError):
             silent.accept()

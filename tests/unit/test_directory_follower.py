@@ -27,7 +27,8 @@ class ScriptedDirectory:
         self.script: list[DirectorySnapshot | Exception] = []
         self.known: list[DirectorySnapshot | None] = []
 
-    def read(self, known: DirectorySnapshot | None = None) -> DirectorySnapshot:
+    def read(self, known: DirectorySnapshot | None = None, node: str = "") -> DirectorySnapshot:
+        assert node == "n1"
         self.known.append(known)
         step = self.script.pop(0)
         if isinstance(step, Exception):
@@ -50,6 +51,7 @@ def run(directory: ScriptedDirectory) -> tuple[ClientPlacement, list[float]]:
     follower = DirectoryFollower(
         directory,
         placement,
+        node="n1",
         interval_s=1,
         learned=lambda: learned.append(None),
         sleep=slept.append,

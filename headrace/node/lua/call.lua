@@ -28,11 +28,13 @@
 --   session_ended id                          returns 1 if the session was ended, else 0
 --   occupant                                  returns the identity of another deployment that has living shards here,
 --                                             or ""
---   read      epoch                           returns {generation, count, {{id, field, value...}...},
+--   read      epoch (node id)                 returns {generation, count, {{id, field, value...}...},
 --                                                      {{node, slot, id...}...}, {drained id...},
 --                                                      {drained node, over_s...}, {{node, hot stream, count...}...},
---                                                      {{node, stopped, died, silent, replaced}...}},
---                                                      without the slots if the directory is still in that epoch
+--                                                      {{node, stopped, died, silent, replaced}...},
+--                                                      how many shards of all nodes are registered},
+--                                                      without the slots if the directory is still in that epoch;
+--                                                      with a node, of that node and of the shard with this id alone
 
 local function turn()
   return redis.call("SET", key("turn", ARGV[6]), "1", "NX", "PX", ARGV[7]) and 1 or 0
@@ -74,7 +76,8 @@ local function read()
   local generation, count = head[1] or "", tonumber(head[2] or 0)
   local shards, tables, nodes, hot, ends = {}, {}, {}, {}, {}
   each_shard(function(id, node)
-    local entry = redis.call("HGETALL", key("shard", id))
+    local wanted = not ARGV[7] or node == ARGV[7] or id == ARGV[8]
+    local entry = wanted and redis.call("HGETALL", key("shard", id)) or {}
     if #entry > 0 then
       table.insert(entry, 1, id)
       shards[#shards + 1] = entry
@@ -96,7 +99,7 @@ local function read()
     ends[#ends + 1] = { node, counts[1] or 0, counts[2] or 0, counts[3] or 0, counts[4] or 0 }
   end
   local drained_nodes = redis.call("HGETALL", key("drained:nodes"))
-  return { generation, count, shards, tables, redis.call("SMEMBERS", key("drained")), drained_nodes, hot, ends }
+  return { generation, count, shards, tables, redis.call("SMEMBERS", key("drained")), drained_nodes, hot, ends, redis.call("HLEN", key("shards")) }
 end
 
 local commands = {
