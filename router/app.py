@@ -218,6 +218,7 @@ def create_application() -> Application:
         peers=peers,
         channels=channels,
         metrics=metrics,
+        log_clients_per_s=settings.log_clients_per_s,
         deployment=lambda: deployment.known,
     )
 

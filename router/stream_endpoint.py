@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.event import RESPONSE_HEADERS
+from headrace.node.client_lines import ClientLines
 from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.router.auth import Terms, admit
@@ -38,9 +39,13 @@ class StreamEndpoint:
         peers: ClientAddresses,
         channels: Channels,
         metrics: RouterMetrics,
+        log_clients_per_s: int,
         deployment: Callable[[], str] = lambda: "",
     ) -> None:
-        """deployment returns the identity of this one, "" for unknown: no shard of another takes its clients."""
+        """log_clients_per_s is how many lines about clients are logged a second.
+
+        deployment returns the identity of this one, "" for unknown: no shard of another takes its clients.
+        """
         self._terms = terms
         self._placement = placement
         self._limits = limits
@@ -48,6 +53,7 @@ class StreamEndpoint:
         self._channels = channels
         self._metrics = metrics
         self._deployment = deployment
+        self._lines = ClientLines(logger, "hand-off", log_clients_per_s)
 
     def __call__(self, request: Request, headers: Headers) -> Response | None:
         """Answer with an error, or give the client away and return None. Yields.
@@ -72,7 +78,7 @@ class StreamEndpoint:
         limits = self._limits.of(admission.context.user, handoff.peer)
         refusal = self._limits.refusal(request.id, limits)
         if refusal:
-            _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
+            self._log(logging.WARNING, handoff, admission.slot, "limited", "", refusal, 0.0)
             return _later(refusal)
         if request.method == "HEAD":
             self._limits.release(request.id, limits)
@@ -128,7 +134,7 @@ class StreamEndpoint:
                     self._metrics.handed_off(seconds)
                     self._placement.gave(shard.id)
                 level = logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING
-                _log(level, handoff, slot, passed.outcome.value, shard.id, passed.reason, seconds)
+                self._log(level, handoff, slot, passed.outcome.value, shard.id, passed.reason, seconds)
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
@@ -138,11 +144,28 @@ class StreamEndpoint:
         if self._placement.drained:
             return _later("this node is being drained")
         if gone or _is_gone(request.client):
-            _log(logging.INFO, handoff, slot, REFUSED_GONE, "", "; ".join(tried), time.monotonic() - began)
+            self._log(logging.INFO, handoff, slot, REFUSED_GONE, "", "; ".join(tried), time.monotonic() - began)
             raise ClientGoneError
         reason = "; ".join(tried) or "no shard is known"
-        _log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
+        self._log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
         return _later("no shard accepts clients now")
+
+    def _log(
+        self, level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float
+    ) -> None:
+        """The access log: a line for a client that asked for a stream, with the request id that the shard logs too."""
+        if level == logging.INFO and handoff.streams[0][0].startswith(CANARY_PREFIX):
+            level = logging.DEBUG
+        self._lines.log(
+            level,
+            request_id=handoff.request_id,
+            peer=handoff.peer,
+            slot=slot,
+            outcome=outcome,
+            shard=shard,
+            reason=reason,
+            duration_ms=round(seconds * 1000, 1),
+        )
 
 
 def _is_gone(client: socket.socket) -> bool:
@@ -152,14 +175,6 @@ def _is_gone(client: socket.socket) -> bool:
     except OSError:
         return True
     return False
-
-
-def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float) -> None:
-    """The access log: one line for each client that asked for a stream, with the request id that the shard logs too."""
-    about = {"request_id": handoff.request_id, "peer": handoff.peer, "slot": slot, "outcome": outcome, "shard": shard}
-    if level == logging.INFO and handoff.streams[0][0].startswith(CANARY_PREFIX):
-        level = logging.DEBUG
-    logger.log(level, "hand-off", extra={**about, "reason": reason, "duration_ms": round(seconds * 1000, 1)})
 
 
 def _later(why: str) -> Response:
