@@ -4,7 +4,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -108,7 +108,7 @@ class StreamEndpoint:
         """The client's address, from the header of a proxy that is trusted with it."""
         return self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
 
-    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: tuple[bytes, ...]) -> Response | None:
+    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: Sequence[bytes]) -> Response | None:
         """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields.
 
         Raises ClientGoneError if the client has broken off, and no shard has it.

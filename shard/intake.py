@@ -182,7 +182,7 @@ class Intake:
 
     def _admit(self, channel: gsocket.socket, message: Handoff, descriptors: list[int], unsent: bytes) -> str:
         try:
-            channel.send(handoff.encode_answer(handoff.HandoffAnswer()))
+            channel.send(handoff.encode_answer(handoff.ACCEPTED))
         except OSError:
             return "router gone"
         self._lines.log(
