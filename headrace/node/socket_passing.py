@@ -21,8 +21,8 @@ import enum
 import math
 import socket
 import time
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
@@ -99,34 +99,40 @@ class _Places:
 
     def __init__(self, places: int) -> None:
         self._free = places
-        self._waiting: deque[Lock] = deque()
+        self._waiting: OrderedDict[Lock, None] = OrderedDict()
 
-    def take(self, timeout_s: float) -> bool:
-        """Wait for a place at most so long; whether there is one. Yields while there is none."""
+    def take(self, patience_s: float, goes_on: Callable[[], bool]) -> bool:
+        """Wait for a place; whether there is one. Yields while there is none.
+
+        After each patience_s in vain goes_on() is asked whether to wait on, in the same place of the queue; at most
+        MAX_WAITS times altogether.
+        """
         if self._free:
             self._free -= 1
             return True
         turn = Lock()
         turn.acquire()
-        self._waiting.append(turn)
+        self._waiting[turn] = None
         try:
-            got = turn.acquire(timeout=timeout_s)
+            for _ in range(MAX_WAITS):
+                # A place may also have come with the end of the wait.
+                if turn.acquire(timeout=patience_s) or turn not in self._waiting:
+                    return True
+                if not goes_on():
+                    break
         except BaseException:
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            else:
+            if turn not in self._waiting:
                 # Killed between being given a place and learning of it.
                 self.free()
             raise
-        if not got and turn in self._waiting:
-            self._waiting.remove(turn)
-            return False
-        return True
+        finally:
+            self._waiting.pop(turn, None)
+        return False
 
     def free(self) -> None:
         """A place that was taken is the next one's. Never yields."""
         if self._waiting:
-            self._waiting.popleft().release()
+            self._waiting.popitem(last=False)[0].release()
         else:
             self._free += 1
 
@@ -144,14 +150,11 @@ class _ShardChannels:
     def enter(self, patience_s: float) -> bool:
         """Wait for the turn, as long as the shard answers others; False if it has gone silent. Yields."""
         came = time.monotonic()
-        for _ in range(MAX_WAITS):
-            if self.places.take(patience_s):
-                if self.silent_at < came:
-                    return True
-                self.places.free()
-                return False
-            if self.answered_at < time.monotonic() - patience_s:
-                return False
+        if not self.places.take(patience_s, lambda: self.answered_at >= time.monotonic() - patience_s):
+            return False
+        if self.silent_at < came:
+            return True
+        self.places.free()
         return False
 
     def keep(self, channel: _Channel) -> None:

@@ -264,16 +264,22 @@ def places(monkeypatch: pytest.MonkeyPatch) -> socket_passing._Places:
     """Two places, both of which are taken."""
     monkeypatch.setattr(socket_passing, "Lock", Turn)
     made = socket_passing._Places(2)
-    assert made.take(1)
-    assert made.take(1)
+    assert take(made)
+    assert take(made)
     return made
+
+
+def take(places: socket_passing._Places, *goes_on: bool) -> bool:
+    """Take a place; goes_on is what is answered after each wait in vain, the last one to every further question."""
+    answers = [*goes_on] or [False]
+    return places.take(1, lambda: answers.pop(0) if len(answers) > 1 else answers[0])
 
 
 def free_places(places: socket_passing._Places) -> int:
     """How many places can be taken without a wait; they are taken."""
     Turn.meanwhile = lambda: False
     free = 0
-    while places.take(1):
+    while take(places):
         free += 1
     return free
 
@@ -286,11 +292,39 @@ def test_a_place_that_is_given_back_is_the_next_ones(places: socket_passing._Pla
         return True
 
     Turn.meanwhile = given
-    assert places.take(1)
+    assert take(places)
     Turn.meanwhile = lambda: False
-    assert not places.take(1)
+    assert not take(places)
     places.free()
     assert free_places(places) == 1
+
+
+def test_who_waits_on_keeps_the_turn(places: socket_passing._Places) -> None:
+    """A wait that is prolonged stays where it is in the queue, and ends after some times."""
+    waits = 0
+
+    def given_at_the_third() -> bool:
+        nonlocal waits
+        waits += 1
+        if waits == 3:
+            places.free()
+        return waits == 3
+
+    Turn.meanwhile = given_at_the_third
+    assert take(places, True)
+    assert (waits, list(places._waiting)) == (3, [])
+    turns: list[object] = []
+
+    def given_never() -> bool:
+        turns.extend(places._waiting)
+        return False
+
+    Turn.meanwhile = given_never
+    assert not take(places, True, True, False)
+    assert (len(turns), len(set(turns))) == (3, 1)
+    turns.clear()
+    assert not take(places, True)
+    assert (len(turns), list(places._waiting)) == (socket_passing.MAX_WAITS, [])
 
 
 def test_a_place_that_comes_with_the_end_of_the_wait_is_taken(places: socket_passing._Places) -> None:
@@ -301,7 +335,7 @@ def test_a_place_that_comes_with_the_end_of_the_wait_is_taken(places: socket_pas
         return False
 
     Turn.meanwhile = given_too_late
-    assert places.take(1)
+    assert take(places)
     assert free_places(places) == 0
 
 
@@ -316,7 +350,7 @@ def test_a_killed_wait_leaves_no_place_behind(places: socket_passing._Places, gi
 
     Turn.meanwhile = killed
     with pytest.raises(KeyboardInterrupt):
-        places.take(1)
+        take(places)
     if not given:
         places.free()
     assert free_places(places) == 1
