@@ -5,14 +5,17 @@ calls shutdown() on the client's socket, and only closes its own descriptor. Imp
 gevent has patched anything, so nothing but gunicorn, gevent and what imports no more than these may be imported here.
 """
 
+import gc
 import socket
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import gevent
 import gunicorn.http.message
+from gevent.server import StreamServer
 from gunicorn import config
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.wsgi import Response
@@ -27,6 +30,8 @@ RequestParser.mesg_class = BoundedRequest
 
 USUAL_BYTES: Final = 8192
 """The longest head that is read without gunicorn's parser."""
+MOST_ACCEPTED: Final = 16
+"""The most connections that a worker accepts before it goes on with those that it has."""
 LINGER_S: Final = 1.0
 MOST_LINGERED: Final = 4 << 20
 
@@ -54,11 +59,24 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
         self._usual_bytes = _usual_bytes(self.cfg)
         self._most_headers = int(self.cfg.limit_request_fields)
         self._deadline_s = float(self.cfg.keepalive)
+        self.server_class = self._server
         self.wsgi.start(self._part_failed)
+        # The objects of now live as long as the process: the garbage collector need not look at them again.
+        gc.freeze()
         super().run()
         self.wsgi.stop()
         if self._failed:
             sys.exit(1)
+
+    def _server(self, listener: Any, *, spawn: Any, **_: Any) -> StreamServer:
+        """What accepts connections, in place of gunicorn's, which wakes up for each of them in turn.
+
+        Of a few connections that come at once one worker may so take more than another, for the moment that a hand-off
+        takes. gunicorn gives further arguments to servers that know WSGI by themselves.
+        """
+        server = StreamServer(listener, handle=partial(self.handle, listener), spawn=spawn)
+        server.max_accept = MOST_ACCEPTED
+        return server
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection. A first request that is a usual one costs neither gunicorn's parser nor WSGI. Yields.

@@ -1,9 +1,12 @@
 """What the router's worker does beside gunicorn's, without a server."""
 
+import gc
 import socket
 from typing import Any
 
 import gevent
+import gevent.pool
+import gevent.socket
 import pytest
 from gunicorn.config import Config
 from gunicorn.workers.ggevent import GeventWorker
@@ -43,6 +46,7 @@ def made(monkeypatch: pytest.MonkeyPatch, passed_on: list[tuple[float, bytes]], 
             data = b""
         passed_on.append((worker.timeout_ctx().seconds, data))
 
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(GeventWorker, "handle", handle)
     monkeypatch.setattr(GeventWorker, "run", lambda worker: None)
     worker = HeadraceWorker(1, 1, [], None, 30, cfg, None)
@@ -128,3 +132,24 @@ def test_a_head_above_a_limit_is_gunicorns(monkeypatch: pytest.MonkeyPatch, sock
     worker.handle(None, ours, ("192.0.2.7", 1))
     assert [data for _, data in passed_on] == [HEAD]
     assert worker.wsgi.heads == []
+
+
+def test_connections_that_wait_are_accepted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look at the listening socket takes several connections, and each is handled with its listener."""
+    worker = made(monkeypatch, [])
+    handled: list[object] = []
+    monkeypatch.setattr(worker, "handle", lambda listener, client, address: handled.append(listener))
+    listener = gevent.socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    server = worker.server_class(listener, spawn=gevent.pool.Pool(10), application=None)
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+    try:
+        server._do_read()
+        assert len(server.pool) == 3
+        server.pool.join(20)
+        assert handled == [listener] * 3
+    finally:
+        for client in clients:
+            client.close()
+        server.stop()
