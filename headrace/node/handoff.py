@@ -116,6 +116,9 @@ class HandoffAnswer:
 
 
 ACCEPTED: Final = HandoffAnswer()
+# Numbers, since an operation on two of `socket`'s flags costs as much as receiving a message.
+_CUT_MESSAGE: Final = int(socket.MSG_TRUNC)
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _OK: Final = b'{"ok": true}'
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -257,10 +260,10 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             item.frombytes(payload[: len(payload) - len(payload) % item.itemsize])
     descriptors = list(item)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & _CUT:
         for descriptor in descriptors:
             os.close(descriptor)
-        if flags & socket.MSG_TRUNC:
+        if flags & _CUT_MESSAGE:
             raise HandoffError("a hand-off message was cut; the sender's was too large")
         raise HandoffError("a hand-off's descriptors were cut; this process has none free, or too many were sent")
     return data, descriptors
