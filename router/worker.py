@@ -112,7 +112,6 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
         """Serve a usual request. True if gunicorn has nothing more to do here: it was the last one, or the client was
         given away. Yields."""
         client.recv(len(head))
-        client.settimeout(None)
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Autorestarting worker after current request.")
@@ -120,6 +119,7 @@ class HeadraceWorker(GeventWorker):  # type: ignore[misc]
         response = self.wsgi.serve(request)
         if response is None:
             return True
+        client.settimeout(None)
         answer = Response(next(RequestParser(self.cfg, [head], addr)), client, self.cfg)
         if not self.alive:
             answer.force_close()
