@@ -32,7 +32,7 @@ class BareWorker:
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.address: tuple[str, int] = probe.getsockname()
-        argv = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{self.address[1]}"]
+        argv = [sys.executable, "-P", "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{self.address[1]}"]
         argv += ["--workers", "1", "--worker-connections", "10000", "--backlog", "4096", "--log-level", "critical"]
         self._master = subprocess.Popen([*argv, "loadtests.bench.bare_worker:application"], cwd=_ROOT)
 
