@@ -9,7 +9,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headrace.router import worker
@@ -136,6 +136,7 @@ def heads(draw: st.DrawFn) -> bytes:
     return head
 
 
+@settings(max_examples=400)
 @given(heads(), st.sampled_from([ADDRESS, ("::1", 1, 0, 0), ""]))
 @example(FIREFOX, ADDRESS)
 def test_both_ways_of_reading_agree(head: bytes, address: object) -> None:
