@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from headrace.errors import StreamNameError
 
@@ -44,6 +45,7 @@ def check_names(streams: object) -> list[str]:
     return [check_name(name) for name in streams]
 
 
+@lru_cache(maxsize=SLOTS)
 def slot(name: str) -> int:
     """Return the slot of a stream, 0 to 1023: the first two bytes of sha256(name as UTF-8), big-endian, modulo 1024.
 

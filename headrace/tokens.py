@@ -215,8 +215,34 @@ def serializer(secrets: Sequence[str], salt: str = "headrace.stream") -> itsdang
 def _serializer(secrets: tuple[str, ...], salt: str) -> itsdangerous.URLSafeSerializer:
     """Kept, since making one costs as much as verifying a token with it."""
     # itsdangerous signs with the last key of a list and verifies with all.
-    return itsdangerous.URLSafeSerializer(
+    return _Serializer(
         list(reversed(secrets)),
         salt=salt,
+        signer=_Signer,
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},
     )
+
+
+class _Signer(itsdangerous.Signer):
+    """itsdangerous' signer, which derives the key of each secret once and not for each token. Keeps nothing else."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._derived: dict[object, bytes] = {}
+
+    def derive_key(self, secret_key: str | bytes | None = None) -> bytes:
+        key = self._derived.get(secret_key)
+        if key is None:
+            key = self._derived[secret_key] = super().derive_key(secret_key)
+        return key
+
+
+class _Serializer(itsdangerous.URLSafeSerializer):
+    """itsdangerous' serializer, which makes the signer of its own salt once and not for each token."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._signer = super().make_signer()
+
+    def make_signer(self, salt: str | bytes | None = None) -> itsdangerous.Signer:
+        return self._signer if salt in (None, self.salt) else super().make_signer(salt)

@@ -13,6 +13,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,6 +46,7 @@ from headrace.router.request import Request
 from headrace.router.response import SAFE, Headers, Response, as_error
 from headrace.router.static_file import PAGE_HEADERS, StaticFile
 from headrace.router.stream_endpoint import StreamEndpoint
+from headrace.router.usual_request import read_usual
 from headrace.router.worker import HeadraceWorker
 from headrace.settings import Settings
 
@@ -89,7 +91,9 @@ class Application:
         metrics: RouterMetrics,
         follow: Sequence[Callable[[], None]],
         close: Callable[[], None],
+        below_a_path: bool = False,
     ) -> None:
+        """below_a_path tells that gunicorn takes a part off each path, by its variable SCRIPT_NAME."""
         self._stream = stream
         self._history = history
         self._routes = routes
@@ -98,6 +102,7 @@ class Application:
         self._refused_origins = RefusedOrigins(metrics)
         self._follow = follow
         self._close = close
+        self._below_a_path = below_a_path
         self._greenlets: list[gevent.Greenlet[[], None]] = []
 
     def start(self, failed: Callable[[], None]) -> None:
@@ -119,6 +124,17 @@ class Application:
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Serve one request; returns gunicorn's ALREADY_HANDLED if the client was given away."""
         request = Request.from_environ(environ)
+        response = self.serve(request)
+        if response is None:
+            return ALREADY_HANDLED  # type: ignore[no-any-return]
+        start_response(response.status_line, list(response.headers))
+        return [] if request.method == "HEAD" else [response.body]
+
+    def serve(self, request: Request) -> Response | None:
+        """The whole response with all its headers, None if the client was given away. Yields.
+
+        Every request comes here, whoever has read it. None means that the socket MUST NOT be touched again.
+        """
         route = self._route(request)
         private = route is not None and route.private
         origin = request.headers.get("origin", "")
@@ -131,13 +147,16 @@ class Application:
             logger.exception("request %s of %s failed", request.id, request.peer)
             response = as_error(500, "the router failed; its log has the reason under this request id")
         if response is None:
-            return ALREADY_HANDLED  # type: ignore[no-any-return]
+            return None
         self._metrics.responded(route.counted if route else _OTHER, response.status)
-        headers = [*response.headers, *cross_origin, *SAFE, ("X-Request-Id", request.id)]
+        headers = (*cross_origin, *SAFE, ("X-Request-Id", request.id))
         if response.sized and response.status not in (204, 304):
-            headers.append(("Content-Length", str(len(response.body))))
-        start_response(response.status_line, headers)
-        return [] if request.method == "HEAD" else [response.body]
+            headers += (("Content-Length", str(len(response.body))),)
+        return response.with_headers(headers)
+
+    def usual(self, head: bytes, address: object, client: socket.socket, most_headers: int) -> Request | None:
+        """The request whose whole head this is, if `usual_request` reads it; else gunicorn's parser MUST read it."""
+        return None if self._below_a_path else read_usual(head, address, client, most_headers)
 
     def _respond(self, request: Request, route: Route | None, cross_origin: Headers) -> Response | None:
         if route is None:
@@ -200,6 +219,7 @@ def create_application() -> Application:
         peers=peers,
         channels=channels,
         metrics=metrics,
+        log_clients_per_s=settings.log_clients_per_s,
         deployment=lambda: deployment.known,
     )
 
@@ -236,6 +256,7 @@ def create_application() -> Application:
         metrics=metrics,
         follow=(follow_directory, deployment.follow),
         close=close,
+        below_a_path=bool(os.environ.get("SCRIPT_NAME")),
     )
 
 

@@ -2,12 +2,13 @@
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ClientAddresses:
-    """Tells clients' addresses. Keeps nothing between calls.
+    """Tells clients' addresses. Keeps nothing between calls but which hosts are trusted.
 
     trusted are addresses and networks of proxies, and `unix` for whoever connects to a unix socket, which has no
     address. Anybody can send X-Forwarded-For: it is believed only from them, and only back to the first address that
@@ -18,6 +19,8 @@ class ClientAddresses:
     def __init__(self, trusted: Sequence[str]) -> None:
         self._networks = [ipaddress.ip_network(word) for word in trusted if word != "unix"]
         self._unix = "unix" in trusted
+        # The same few proxies, or clients that come back, connect again and again.
+        self._trusts = lru_cache(maxsize=1024)(self._is_trusted)
 
     def client(self, peer: str, forwarded: str) -> str:
         """The client's address as `host:port`.
@@ -40,7 +43,7 @@ class ClientAddresses:
                 break
         return f"{host}:{port}"
 
-    def _trusts(self, host: str) -> bool:
+    def _is_trusted(self, host: str) -> bool:
         if not host:
             return self._unix
         address = _address(host.strip("[]"))

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
@@ -68,6 +68,8 @@ class ClientPlacement:
         self._given: Counter[str] = Counter()
         self._clock = clock
         self._known = DirectorySnapshot()
+        self._entries: dict[str, ShardEntry] = {}
+        self._up: tuple[str, ...] = ()
         self._doubted_since = -math.inf
         self._suspects: dict[str, float] = {}
         self._generation = ""
@@ -80,7 +82,7 @@ class ClientPlacement:
 
     def shards(self) -> tuple[ShardEntry, ...]:
         """The entries of this node's shards as last known, in any state."""
-        return tuple(entry for entry in self._known.shards if entry.node == self._node)
+        return tuple(self._entries.values())
 
     @property
     def known(self) -> DirectorySnapshot:
@@ -100,7 +102,7 @@ class ClientPlacement:
     @property
     def connections(self) -> int:
         """Clients of this node, with those that this process has given away since it was last told."""
-        return sum(self._loads().values())
+        return sum(map(self._load, self._entries.values()))
 
     def gave(self, shard_id: str) -> None:
         """A shard has taken a client, of which the directory may not know yet."""
@@ -121,12 +123,14 @@ class ClientPlacement:
                 logger.warning("Redis was emptied; waiting up to %g s for shards to register again", self._hold_s)
             self._generation = snapshot.epoch[0]
         fresh = {entry.id for entry in snapshot.shards if entry.node == self._node}
-        known = {entry.id for entry in self.shards()}
+        known = self._entries.keys()
         if known and not fresh:
             return
         if known - fresh and self._clock() - self._doubted_since < self._hold_s:
             return
         self._known = snapshot
+        self._entries = {entry.id: entry for entry in snapshot.shards if entry.node == self._node}
+        self._up = tuple(entry.id for entry in self._entries.values() if entry.state == "up")
         self._given.clear()
 
     @property
@@ -149,15 +153,15 @@ class ClientPlacement:
         """
         if self.drained:
             return []
-        entries = {entry.id: entry for entry in self.shards()}
-        up = [id_ for id_, entry in entries.items() if entry.state == "up"]
+        entries, up = self._entries, self._up
         home = self._known.slots.get(self._node, {}).get(slot)
         if up and stream in self._known.hot.get(self._node, ()):
             home = spread(up)[bucket(peer)]
-        crowded = self._crowded([entries[id_] for id_ in up])
+        crowded = self._crowded()
         ranked = sorted(rendezvous(slot, up), key=lambda id_: (id_ in crowded, id_ != home))
-        now = self._clock()
-        self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
+        if self._suspects:
+            now = self._clock()
+            self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
         away = home in crowded or home in self._suspects
         candidates = [Candidate(id_, entries[id_].path, away and id_ != home) for id_ in ranked]
         if self.directory_away or not entries:
@@ -165,11 +169,11 @@ class ClientPlacement:
             candidates += [found[id_] for id_ in rendezvous(slot, found)]
         return sorted(candidates, key=lambda candidate: candidate.id in self._suspects)
 
-    def _crowded(self, up: Sequence[ShardEntry]) -> AbstractSet[str]:
-        """The shards that are full or have too much more than their fair share."""
-        loads = self._loads()
-        full = {entry.id for entry in up if loads[entry.id] >= entry.capacity}
-        return full.union(overloaded({entry.id: loads[entry.id] for entry in up}, self._load_factor))
+    def _crowded(self) -> AbstractSet[str]:
+        """The shards that are up, and full or with too much more than their fair share."""
+        loads = {id_: self._load(self._entries[id_]) for id_ in self._up}
+        full = {id_ for id_, load in loads.items() if load >= self._entries[id_].capacity}
+        return full.union(overloaded(loads, self._load_factor))
 
-    def _loads(self) -> dict[str, int]:
-        return {entry.id: entry.connections + self._given[entry.id] for entry in self.shards()}
+    def _load(self, entry: ShardEntry) -> int:
+        return entry.connections + self._given[entry.id]

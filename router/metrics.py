@@ -29,6 +29,8 @@ class RouterMetrics(Collector):
             ["outcome"],
             registry=self._registry,
         )
+        # Kept, since the library finds a series by its labels more slowly than it counts.
+        self._outcomes: dict[str, Counter] = {}
         self._responses = Counter(
             "headrace_router_responses",
             "Responses by the router itself; clients that were handed over are not among them.",
@@ -65,7 +67,9 @@ class RouterMetrics(Collector):
 
     def offered(self, outcome: str) -> None:
         """One exchange with a shard ended."""
-        self._handoffs.labels(outcome).inc()
+        if outcome not in self._outcomes:
+            self._outcomes[outcome] = self._handoffs.labels(outcome)
+        self._outcomes[outcome].inc()
 
     def responded(self, endpoint: str, status: int) -> None:
         """The router answered by itself. endpoint MUST be one of a few words: each is a series."""

@@ -47,15 +47,14 @@ class Request:
         """Read gunicorn's environment; the body is left unread."""
         headers = {_header(name): value for name, value in environ.items() if name[:5] == "HTTP_"}
         length = environ.get("CONTENT_LENGTH") or "0"
-        given_id = headers.get("x-request-id", "")
         return cls(
             method=environ["REQUEST_METHOD"],
             path=environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
             plain=not _CODED.search(environ.get("RAW_URI", "").partition("?")[0]),
             query=environ.get("QUERY_STRING", ""),
             headers=headers,
-            peer=_peer(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")),
-            id=given_id if _SANE_ID.fullmatch(given_id) else secrets.token_hex(8),
+            peer=peer_of(environ.get("REMOTE_ADDR", ""), environ.get("REMOTE_PORT", "")),
+            id=id_of(headers),
             has_body=length.strip("0") != "" or "transfer-encoding" in headers,
             length=int(length) if length.isascii() and length.isdigit() else None,
             body=environ["wsgi.input"],
@@ -118,5 +117,12 @@ def _header(name: str) -> str:
     return name[5:].replace("_", "-").lower()
 
 
-def _peer(host: str, port: str) -> str:
+def id_of(headers: Mapping[str, str]) -> str:
+    """A request's id: the client's X-Request-Id if that is sane, else random."""
+    given_id = headers.get("x-request-id", "")
+    return given_id if _SANE_ID.fullmatch(given_id) else secrets.token_hex(8)
+
+
+def peer_of(host: str, port: str | int) -> str:
+    """Who has connected, as `host:port`, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

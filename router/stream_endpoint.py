@@ -4,11 +4,12 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from headrace.event import RESPONSE_HEADERS
+from headrace.node.client_lines import ClientLines
 from headrace.node.handoff import REFUSED_FULL, REFUSED_GONE, REFUSED_LIMIT, REFUSED_REVOKED, Handoff, forms
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.router.auth import Terms, admit
@@ -41,9 +42,13 @@ class StreamEndpoint:
         peers: ClientAddresses,
         channels: Channels,
         metrics: RouterMetrics,
+        log_clients_per_s: int,
         deployment: Callable[[], str] = lambda: "",
     ) -> None:
-        """deployment returns the identity of this one, "" for unknown: no shard of another takes its clients."""
+        """log_clients_per_s is how many lines about clients are logged a second.
+
+        deployment returns the identity of this one, "" for unknown: no shard of another takes its clients.
+        """
         self._terms = terms
         self._placement = placement
         self._limits = limits
@@ -51,6 +56,7 @@ class StreamEndpoint:
         self._channels = channels
         self._metrics = metrics
         self._deployment = deployment
+        self._lines = ClientLines(logger, "hand-off", log_clients_per_s)
 
     def __call__(self, request: Request, headers: Headers) -> Response | None:
         """Answer with an error, or give the client away and return None. Yields.
@@ -75,7 +81,7 @@ class StreamEndpoint:
         limits = self._limits.of(admission.context.user, handoff.peer)
         refusal = self._limits.refusal(request.id, limits)
         if refusal:
-            _log(logging.WARNING, handoff, admission.slot, "limited", "", refusal.sentence, 0.0)
+            self._log(logging.WARNING, handoff, admission.slot, "limited", "", refusal.sentence, 0.0)
             return _later(refusal.sentence, 503 if refusal.elsewhere else _OVER_LIMIT)
         if request.method == "HEAD":
             self._limits.release(request.id, limits)
@@ -105,7 +111,7 @@ class StreamEndpoint:
         """The client's address, from the header of a proxy that is trusted with it."""
         return self._peers.client(request.peer, request.headers.get("x-forwarded-for", ""))
 
-    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: tuple[bytes, ...]) -> Response | None:
+    def hand_off(self, request: Request, slot: int, handoff: Handoff, message: Sequence[bytes]) -> Response | None:
         """Give the client to a shard and return None, or say why none takes it. message is the hand-off's. Yields.
 
         Raises ClientGoneError if the client has broken off, and no shard has it.
@@ -131,7 +137,7 @@ class StreamEndpoint:
                     self._metrics.handed_off(seconds)
                     self._placement.gave(shard.id)
                 level = logging.INFO if passed.outcome is Outcome.ACCEPTED else logging.WARNING
-                _log(level, handoff, slot, passed.outcome.value, shard.id, passed.reason, seconds)
+                self._log(level, handoff, slot, passed.outcome.value, shard.id, passed.reason, seconds)
                 return None
             tried.append(f"{shard.id} {passed.outcome.value}: {passed.reason}")
             if passed.reason == REFUSED_LIMIT:
@@ -141,11 +147,28 @@ class StreamEndpoint:
         if self._placement.drained:
             return _later("this node is being drained")
         if gone or _is_gone(request.client):
-            _log(logging.INFO, handoff, slot, REFUSED_GONE, "", "; ".join(tried), time.monotonic() - began)
+            self._log(logging.INFO, handoff, slot, REFUSED_GONE, "", "; ".join(tried), time.monotonic() - began)
             raise ClientGoneError
         reason = "; ".join(tried) or "no shard is known"
-        _log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
+        self._log(logging.WARNING, handoff, slot, "failed", "", reason, time.monotonic() - began)
         return _later("no shard accepts clients now")
+
+    def _log(
+        self, level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float
+    ) -> None:
+        """The access log: a line for a client that asked for a stream, with the request id that the shard logs too."""
+        if level == logging.INFO and handoff.streams[0][0].startswith(CANARY_PREFIX):
+            level = logging.DEBUG
+        self._lines.log(
+            level,
+            request_id=handoff.request_id,
+            peer=handoff.peer,
+            slot=slot,
+            outcome=outcome,
+            shard=shard,
+            reason=reason,
+            duration_ms=round(seconds * 1000, 1),
+        )
 
 
 def _is_gone(client: socket.socket) -> bool:
@@ -155,14 +178,6 @@ def _is_gone(client: socket.socket) -> bool:
     except OSError:
         return True
     return False
-
-
-def _log(level: int, handoff: Handoff, slot: int, outcome: str, shard: str, reason: str, seconds: float) -> None:
-    """The access log: one line for each client that asked for a stream, with the request id that the shard logs too."""
-    about = {"request_id": handoff.request_id, "peer": handoff.peer, "slot": slot, "outcome": outcome, "shard": shard}
-    if level == logging.INFO and handoff.streams[0][0].startswith(CANARY_PREFIX):
-        level = logging.DEBUG
-    logger.log(level, "hand-off", extra={**about, "reason": reason, "duration_ms": round(seconds * 1000, 1)})
 
 
 def _later(why: str, status: int = 503) -> Response:

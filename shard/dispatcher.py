@@ -119,6 +119,7 @@ class Dispatcher:
             socket_calls or SocketCalls(),
             retry_ms=settings.retry_ms,
             unsent_total_bytes=settings.unsent_total_bytes,
+            log_clients_per_s=settings.log_clients_per_s,
             clock=clock,
         )
         self.reads = Reads(self.registry, readers, listener)

@@ -20,6 +20,7 @@ from gevent import socket as gsocket
 
 from headrace.errors import HandoffError, HandoffVersionError
 from headrace.node import handoff
+from headrace.node.client_lines import ClientLines
 from headrace.node.handoff import Handoff
 from headrace.node.socket_file import SocketFile
 from headrace.settings import Settings
@@ -60,6 +61,7 @@ class Intake:
         self._inbox = inbox
         self._refusal = refusal
         self._turn_page = turn_page
+        self._lines = ClientLines(logger, "client taken", settings.log_clients_per_s)
         self._listening: gsocket.socket | None = None
         self._file: SocketFile | None = None
         self._greenlets: set[gevent.Greenlet[..., None]] = set()
@@ -180,12 +182,16 @@ class Intake:
 
     def _admit(self, channel: gsocket.socket, message: Handoff, descriptors: list[int], unsent: bytes) -> str:
         try:
-            channel.send(handoff.encode_answer(handoff.HandoffAnswer()))
+            channel.send(handoff.encode_answer(handoff.ACCEPTED))
         except OSError:
             return "router gone"
-        about = {"request_id": message.request_id, "peer": message.peer, "streams": len(message.streams)}
-        level = logging.DEBUG if message.streams[0][0].startswith(CANARY_PREFIX) else logging.INFO
-        logger.log(level, "client taken", extra={**about, "moved": message.moved is not None})
+        self._lines.log(
+            logging.DEBUG if message.streams[0][0].startswith(CANARY_PREFIX) else logging.INFO,
+            request_id=message.request_id,
+            peer=message.peer,
+            streams=len(message.streams),
+            moved=message.moved is not None,
+        )
         if message.page is not None:
             self._turn_page(descriptors.pop(0), message)
         else:

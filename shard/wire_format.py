@@ -22,6 +22,7 @@ the cursor after them would be told of them again.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from headrace import event
 from headrace.event import Piece
@@ -34,7 +35,7 @@ def opening(
     body = event.retry_line(retry_ms)
     if start is not None:
         body += _cursor(start, anchored)
-    return (_head(headers, chunked) + _framed(body, chunked),)
+    return (_head(tuple(headers), chunked) + _framed(body, chunked),)
 
 
 def cursor(cursor: str, anchored: bool, chunked: bool) -> Piece:
@@ -69,7 +70,9 @@ def _framed(data: bytes, chunked: bool) -> bytes:
 _HEARTBEAT_CHUNK = event.chunk(event.HEARTBEAT)
 
 
-def _head(headers: Iterable[tuple[str, str]], chunked: bool) -> bytes:
+@lru_cache(maxsize=64)
+def _head(headers: tuple[tuple[str, str], ...], chunked: bool) -> bytes:
+    """Kept, since all clients get the same few headers, which depend on the origins that are allowed."""
     # Without chunks, the end of the connection is the end of the body.
     lines = [
         "HTTP/1.1 200 OK",

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from headrace.event import Piece
+from headrace.node.client_lines import ClientLines
 from headrace.shard import wire_format
 from headrace.shard.connection import Connection, Stream, SubscriptionState
 from headrace.shard.full_sockets import FullSockets
@@ -51,6 +52,7 @@ class Writer:
         *,
         retry_ms: int,
         unsent_total_bytes: int,
+        log_clients_per_s: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters(clock)
@@ -62,6 +64,7 @@ class Writer:
         self._presence = presence
         self._retry_ms = retry_ms
         self._clock = clock
+        self._lines = ClientLines(logger, "client closed", log_clients_per_s)
 
     # -- pieces
 
@@ -179,7 +182,7 @@ class Writer:
         self.counters.closed.add(reason)
         # Clients come and go: only an end that the server decides is worth a line at INFO.
         level = logging.DEBUG if reason == "peer gone" else logging.INFO
-        logger.log(level, "client closed", extra={"request_id": connection.request_id, "reason": reason})
+        self._lines.log(level, request_id=connection.request_id, reason=reason)
 
     def release(self, connection: Connection) -> None:
         """Forget a connection, whose socket is left as it is."""

@@ -3,40 +3,42 @@
     {"event": "hand-off", …}                        the first lines of a second are written
     {"event": "hand-off", "left_out": 812, …}       the next line says how many were not
 
-Lines at WARNING and above, and lines about anything else, are always written.
+Lines at WARNING and above are always written. A line that is left out costs next to nothing: no log record is made.
 """
 
 import logging
-from typing import Final
-
-CLIENT_LINES: Final = ("hand-off", "client taken", "client closed")
-"""What a line of these kinds says as its `event`."""
+import time
+from collections.abc import Callable
 
 
-class ClientLines(logging.Filter):
-    """A filter that limits the lines of each kind of `CLIENT_LINES` in a process. Owned by a handler."""
+class ClientLines:
+    """The lines of one kind, which is what they say as their `event`. Owned by the part that writes them."""
 
-    def __init__(self, most_per_s: int) -> None:
-        """most_per_s is for each kind; with 0 no line of these kinds is written."""
-        super().__init__()
+    def __init__(
+        self, logger: logging.Logger, kind: str, most_per_s: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        """logger is that of the part; with most_per_s 0 only lines at WARNING and above are written."""
+        self._logger = logger
+        self._kind = kind
         self._most_per_s = most_per_s
-        self._second = dict.fromkeys(CLIENT_LINES, 0)
-        self._written = dict.fromkeys(CLIENT_LINES, 0)
-        self._left_out = dict.fromkeys(CLIENT_LINES, 0)
+        self._clock = clock
+        self._second = 0
+        self._written = 0
+        self._left_out = 0
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written; one that comes behind lines that were not gets the key left_out."""
-        kind = record.msg
-        if record.levelno > logging.INFO or kind not in CLIENT_LINES:
-            return True
-        second = int(record.created)
-        if second != self._second[kind]:
-            self._second[kind], self._written[kind] = second, 0
-        if self._written[kind] >= self._most_per_s:
-            self._left_out[kind] += 1
-            return False
-        self._written[kind] += 1
-        if self._left_out[kind]:
-            record.left_out = self._left_out[kind]
-            self._left_out[kind] = 0
-        return True
+    def log(self, level: int, **about: object) -> None:
+        """Write a line with these keys, or leave it out; one that comes behind such lines gets the key left_out."""
+        if not self._logger.isEnabledFor(level):
+            return
+        if level <= logging.INFO:
+            second = int(self._clock())
+            if second != self._second:
+                self._second, self._written = second, 0
+            if self._written >= self._most_per_s:
+                self._left_out += 1
+                return
+            self._written += 1
+            if self._left_out:
+                about["left_out"] = self._left_out
+                self._left_out = 0
+        self._logger.log(level, self._kind, extra=about)

@@ -34,8 +34,9 @@ import array
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from headrace import cursor
 from headrace.cursor import MAX_ID, Position, Start
@@ -114,7 +115,40 @@ class HandoffAnswer:
     refused: str = ""
 
 
-def forms(handoff: Handoff) -> tuple[bytes, ...]:
+ACCEPTED: Final = HandoffAnswer()
+# Numbers, since an operation on two of `socket`'s flags costs as much as receiving a message.
+_CUT_MESSAGE: Final = int(socket.MSG_TRUNC)
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_OK: Final = b'{"ok": true}'
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+class Forms(Sequence[bytes]):
+    """The forms of one message. The newest is there at once, the others are made when a taker wants them."""
+
+    def __init__(self, handoff: Handoff, versions: Sequence[int]) -> None:
+        """versions are those of the forms, the newest first. Raises HandoffError as `encode`."""
+        self._handoff = handoff
+        self._versions = versions
+        self._newest = encode(handoff, versions[0])
+
+    def __len__(self) -> int:
+        return len(self._versions)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        version = self._versions[index]
+        return self._newest if version == self._versions[0] else encode(self._handoff, version)
+
+
+def forms(handoff: Handoff) -> Forms:
     """The forms of a message as bytes, the newest first. Each is for a taker that refuses the version before it.
 
     A new client may be offered without chunks, since nothing has been written to it. A connection whose response has
@@ -122,8 +156,8 @@ def forms(handoff: Handoff) -> tuple[bytes, ...]:
     events: an older taker would send it these events, which it has. Raises HandoffError as `encode`.
     """
     if (handoff.moved is not None and handoff.chunked) or handoff.has_pending:
-        return (encode(handoff),)
-    return encode(handoff), encode(handoff, PLAIN_VERSION if handoff.page is None else PAGE_VERSION)
+        return Forms(handoff, (VERSION,))
+    return Forms(handoff, (VERSION, PLAIN_VERSION if handoff.page is None else PAGE_VERSION))
 
 
 def encode(handoff: Handoff, version: int = VERSION) -> bytes:
@@ -145,7 +179,7 @@ def encode(handoff: Handoff, version: int = VERSION) -> bytes:
         **({} if handoff.page is None else {"page": handoff.page}),
         **({"chunked": handoff.chunked, "deployment": handoff.deployment} if version == VERSION else {}),
     }
-    data = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+    data = _ENCODER.encode(message).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise HandoffError(f"a hand-off of {len(data)} bytes is above {MAX_MESSAGE_BYTES}; use fewer streams")
     return data
@@ -197,14 +231,16 @@ def decode(data: bytes) -> Handoff:
 
 def encode_answer(answer: HandoffAnswer) -> bytes:
     """The answer's bytes."""
-    return json.dumps({"refused": answer.refused} if answer.refused else {"ok": True}).encode()
+    return json.dumps({"refused": answer.refused}).encode() if answer.refused else _OK
 
 
 def decode_answer(data: bytes) -> HandoffAnswer:
     """Read an answer. Raises HandoffError for bytes that are no answer."""
+    if data == _OK:
+        return ACCEPTED
     message = _load(data)
     if message.get("ok") is True:
-        return HandoffAnswer()
+        return ACCEPTED
     if isinstance(message.get("refused"), str) and message["refused"]:
         return HandoffAnswer(message["refused"])
     raise HandoffError(f"answer to a hand-off not understood: {data[:80]!r}")
@@ -224,10 +260,10 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int]]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             item.frombytes(payload[: len(payload) - len(payload) % item.itemsize])
     descriptors = list(item)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & _CUT:
         for descriptor in descriptors:
             os.close(descriptor)
-        if flags & socket.MSG_TRUNC:
+        if flags & _CUT_MESSAGE:
             raise HandoffError("a hand-off message was cut; the sender's was too large")
         raise HandoffError("a hand-off's descriptors were cut; this process has none free, or too many were sent")
     return data, descriptors

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from headrace.node.client_lines import ClientLines
 from headrace.node.redaction import MOST_CHARS, Redaction
 from headrace.settings import Settings
 
@@ -114,7 +113,6 @@ def _value(value: Any) -> str:
 def set_up(settings: Settings, process: str) -> None:
     """Have this process log to standard error, at the settings' level and above. Replaces an earlier configuration."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(ClientLines(settings.log_clients_per_s))
     handler.setFormatter(formatter(settings, process))
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
 
@@ -124,11 +122,9 @@ def gunicorn_config(settings: Settings, process: str) -> dict[str, Any]:
     return {
         "disable_existing_loggers": False,
         "formatters": {"headrace": {"()": lambda: formatter(settings, process)}},
-        "filters": {"clients": {"()": lambda: ClientLines(settings.log_clients_per_s)}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
-                "filters": ["clients"],
                 "formatter": "headrace",
                 "stream": "ext://sys.stderr",
             }

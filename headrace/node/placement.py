@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
+from headrace.stream import SLOTS
+
 BUCKETS: Final = 1024
 """Parts into which the connections of a hot stream fall, by their peers' addresses."""
 
@@ -24,7 +26,13 @@ def rendezvous(slot: int, shard_ids: Iterable[str]) -> list[str]:
     The result depends on the set of ids alone, not on the order in which they are given. The weight of a slot and a
     shard is the first 8 bytes of the BLAKE2b of `<slot>/<id>`: the same in every process and release.
     """
-    return sorted(set(shard_ids), key=lambda shard_id: (_weight(slot, shard_id), shard_id), reverse=True)
+    return list(_rendezvous(slot, tuple(sorted(set(shard_ids)))))
+
+
+@lru_cache(maxsize=2 * SLOTS)
+def _rendezvous(slot: int, shard_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Kept, since routers ask for it with each client, and shards come and go seldom."""
+    return tuple(sorted(shard_ids, key=lambda shard_id: (_weight(slot, shard_id), shard_id), reverse=True))
 
 
 def bucket(peer: str) -> int:

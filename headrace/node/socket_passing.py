@@ -21,10 +21,11 @@ import enum
 import math
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import BoundedSemaphore
+from threading import Lock
 from typing import Final, Protocol
 
 from headrace.errors import HandoffError
@@ -89,12 +90,59 @@ class _Channel:
         self.socket.close()
 
 
+class _Places:
+    """Places for so many exchanges at a time; who has waited longest gets the next one.
+
+    Owned by the greenlets of one process. A semaphore of the standard library would do the same for three times the
+    time, and nearly every client of a crowd waits here.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: OrderedDict[Lock, None] = OrderedDict()
+
+    def take(self, patience_s: float, goes_on: Callable[[], bool]) -> bool:
+        """Wait for a place; whether there is one. Yields while there is none.
+
+        After each patience_s in vain goes_on() is asked whether to wait on, in the same place of the queue; at most
+        MAX_WAITS times altogether.
+        """
+        if self._free:
+            self._free -= 1
+            return True
+        turn = Lock()
+        turn.acquire()
+        self._waiting[turn] = None
+        try:
+            for _ in range(MAX_WAITS):
+                # A place may also have come with the end of the wait.
+                if turn.acquire(timeout=patience_s) or turn not in self._waiting:
+                    return True
+                if not goes_on():
+                    break
+        except BaseException:
+            if turn not in self._waiting:
+                # Killed between being given a place and learning of it.
+                self.free()
+            raise
+        finally:
+            self._waiting.pop(turn, None)
+        return False
+
+    def free(self) -> None:
+        """A place that was taken is the next one's. Never yields."""
+        if self._waiting:
+            self._waiting.popitem(last=False)[0].release()
+        else:
+            self._free += 1
+
+
 class _ShardChannels:
-    """The channels to one shard: the idle ones, and a semaphore for MAX_CHANNELS exchanges at a time."""
+    """The channels to one shard: the idle ones, and places for MAX_CHANNELS exchanges at a time."""
 
     def __init__(self) -> None:
         self.idle: list[_Channel] = []
-        self.places = BoundedSemaphore(MAX_CHANNELS)
+        self.places = _Places(MAX_CHANNELS)
         self.retired = False
         self.answered_at = -math.inf
         self.silent_at = -math.inf
@@ -102,14 +150,11 @@ class _ShardChannels:
     def enter(self, patience_s: float) -> bool:
         """Wait for the turn, as long as the shard answers others; False if it has gone silent. Yields."""
         came = time.monotonic()
-        for _ in range(MAX_WAITS):
-            if self.places.acquire(timeout=patience_s):
-                if self.silent_at < came:
-                    return True
-                self.places.release()
-                return False
-            if self.answered_at < time.monotonic() - patience_s:
-                return False
+        if not self.places.take(patience_s, lambda: self.answered_at >= time.monotonic() - patience_s):
+            return False
+        if self.silent_at < came:
+            return True
+        self.places.free()
         return False
 
     def keep(self, channel: _Channel) -> None:
@@ -148,7 +193,7 @@ class Channels:
         try:
             return self._give(shard, path, forms, client, extra)
         finally:
-            shard.places.release()
+            shard.places.free()
 
     def _give(
         self, shard: _ShardChannels, path: str, forms: Sequence[bytes], client: Client, extra: Sequence[int]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from loadtests.bench import metrics_cost, publishing, publishing_pairs, scaling, scenarios
+from loadtests.bench import metrics_cost, new_clients, publishing, publishing_pairs, scaling, scenarios
 from loadtests.bench.bench import Bench
 from loadtests.bench.figure import Figure
 
@@ -44,6 +44,8 @@ SCENARIOS: Final = {
     "shards": Scenario(scaling.shards, shards=2, fresh=True, settings={"HEADRACE_HOT_CONNECTIONS": "1000000"}),
     "hot": Scenario(scaling.hot, shards=4, router_workers=2),
     "idle": Scenario(scenarios.idle, fresh=True),
+    "new_client": Scenario(new_clients.new_client),
+    "come_back": Scenario(new_clients.come_back, shards=2, router_workers=2),
     "storm": Scenario(scenarios.storm, shards=2, router_workers=2, counts_statements=True),
     "replay": Scenario(scenarios.replay, shards=2, router_workers=2, counts_statements=True),
     "beside": Scenario(scenarios.beside),

@@ -131,6 +131,11 @@ class Node:
             stream, since=since or self._heads([stream])[0], secrets=[self._environ["HEADRACE_SECRET"]]
         )
 
+    def paths_of_users(self, stream: str, n: int) -> list[str]:
+        """Signed paths of a stream from its head on, each for a user of its own and valid for an hour."""
+        secrets, (since,) = [self._environ["HEADRACE_SECRET"]], self._heads([stream])
+        return [headrace.sign(stream, since=since, user=f"u{i}", ttl_s=3600, secrets=secrets) for i in range(n)]
+
     def paths(self, streams: Sequence[str]) -> list[str]:
         """The signed paths of many streams, each from its head on."""
         secrets = [self._environ["HEADRACE_SECRET"]]

@@ -1,5 +1,7 @@
 """What a router refuses whatever a client, a proxy or the environment says."""
 
+import contextlib
+import http.client
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from headrace.tokens import sign
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.router import SECRET, Router
 from tests.fixtures.scripted_shard import Shards
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.waiting import DEADLINE_S, wait_until
 
 ORIGIN = "https://app.example"
 OTHER_ORIGIN = "https://elsewhere.example"
@@ -82,3 +84,20 @@ def test_a_refused_origin_is_told_of(router: Router) -> None:
     assert text.count(OTHER_ORIGIN) == 1
     assert "HEADRACE_ALLOWED_ORIGINS" in text
     assert 'headrace_router_refused_origins_total{process="router-0"} 3.0' in router.get("/metrics")[2].decode()
+
+
+def test_a_refused_request_for_a_stream_leaves_the_connection_open(router: Router) -> None:
+    """A client may ask for a stream in vain and go on over the same connection, unless it has asked to close it."""
+    host = f"127.0.0.1:{router.port}"
+    connection = http.client.HTTPConnection(host, timeout=DEADLINE_S)
+    with contextlib.closing(connection):
+        for path, status in (("/streams/1.x", 404), ("/healthz", 200), ("/streams/1.x", 404)):
+            connection.request("GET", path)
+            response = connection.getresponse()
+            assert (response.status, response.will_close) == (status, False)
+            response.read()
+        connection.request("GET", "/streams/1.x", headers={"Connection": "close"})
+        assert connection.getresponse().will_close
+    with contextlib.closing(http.client.HTTPConnection(host, timeout=DEADLINE_S)) as connection:
+        connection.request("GET", "/streams/1.x", headers={"Connection": "close"})
+        assert connection.getresponse().will_close

@@ -48,6 +48,16 @@ def test_a_small_run_measures_both(tmp_path: Path) -> None:
 
 
 @needs_tools
+def test_new_clients_are_measured_beside_a_bare_worker(tmp_path: Path) -> None:
+    """Processor time of a client is measured of the router, the shard and a bare worker, and of all who come back."""
+    found = small(tmp_path / "figures.json", "new_client", "come_back")
+    both = found["new_client", "router and shard, a client; beside a bare worker"]
+    assert both["headrace"]["median"] > 0
+    assert both["floor"]["median"] > 0
+    assert found["come_back", "processor time, 400 clients come back"]["headrace"]["median"] > 0
+
+
+@needs_tools
 def test_publishing_is_measured_beside_plain_transactions(tmp_path: Path) -> None:
     """A pair has commits and latencies of both halves, and all events were received, or else it fails."""
     found = small(tmp_path / "figures.json", "hot_stream", "table_changes")

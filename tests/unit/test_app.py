@@ -2,8 +2,9 @@
 
 import json
 import logging
+import socket
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import gevent
 import pytest
@@ -29,7 +30,9 @@ def fails(request: Request, headers: Headers) -> Response:
     raise RuntimeError("a secret that no client may see")
 
 
-def application(follow: Callable[[], None] = lambda: None, stream: Endpoint = gives_away) -> Application:
+def application(
+    follow: Callable[[], None] = lambda: None, stream: Endpoint = gives_away, below_a_path: bool = False
+) -> Application:
     routes = {"/page": Route(ok), "/fails": Route(fails), "/post": Route(ok, ("POST",))}
     return Application(
         stream=Route(stream, ("GET",)),
@@ -39,6 +42,7 @@ def application(follow: Callable[[], None] = lambda: None, stream: Endpoint = gi
         metrics=RouterMetrics(),
         follow=[follow],
         close=lambda: None,
+        below_a_path=below_a_path,
     )
 
 
@@ -167,3 +171,31 @@ def test_stopping_ends_the_follower_quietly() -> None:
     made.stop()
     gevent.wait(timeout=5)
     assert failed == []
+
+
+@pytest.mark.parametrize("origin", ["https://app.example", "https://other.example", ""])
+@pytest.mark.parametrize("query", [b"", b"?since=1"])
+def test_a_usual_request_is_answered_as_by_wsgi(origin: str, query: bytes) -> None:
+    """Whoever reads a request, its answer has the same status, headers and body."""
+    made = application(stream=lambda request, headers: as_json(200, [request.path, request.query, headers]))
+    lines = [
+        b"GET /streams/1.x%s HTTP/1.1" % query,
+        b"X-Request-Id: r1",
+        *([f"Origin: {origin}".encode()] * bool(origin)),
+    ]
+    usual = made.usual(b"\r\n".join([*lines, b"", b""]), ("192.0.2.7", 4711), cast(socket.socket, None), 64)
+    assert usual is not None
+    response = made.serve(usual)
+    assert response is not None
+    started: list[Any] = []
+    named = {"x_request_id": "r1", **({"origin": origin} if origin else {})}
+    body = made(environ("/streams/1.x", query=query[1:].decode(), **named), lambda *head: started.extend(head))
+    assert started == [response.status_line, list(response.headers)]
+    assert list(body) == [response.body]
+
+
+def test_below_a_path_every_request_is_gunicorns() -> None:
+    """Where gunicorn takes a part off each path, no request is read without it."""
+    made = application(below_a_path=True)
+    assert made.usual(b"GET /streams/1.x HTTP/1.1\r\n\r\n", "", cast(socket.socket, None), 64) is None
+    assert application().usual(b"GET /streams/1.x HTTP/1.1\r\n\r\n", "", cast(socket.socket, None), 64) is not None

@@ -166,18 +166,29 @@ def test_a_line_has_an_end() -> None:
         assert len(lines.format(record("failed", exc_info=sys.exc_info()))) < 2 * MOST_CHARS
 
 
-def test_lines_about_clients_are_limited_by_second_and_kind() -> None:
-    """Of each kind some a second are written, and the next line tells how many were not; others are always written."""
-    lines = ClientLines(2)
+def test_lines_about_clients_are_limited_by_the_second(caplog: pytest.LogCaptureFixture) -> None:
+    """Some a second are written, and the next line tells how many were not; warnings are always written."""
+    now = 0.0
+    logger = logging.getLogger("clients")
+    lines = ClientLines(logger, "hand-off", 2, lambda: now)
 
-    def written(message: str, second: float, level: int = logging.INFO) -> int | None:
+    def written(second: float, level: int = logging.INFO) -> int | None:
         """How many lines a line that is written says were left out before it, None for a line that is not written."""
-        made = record(message)
-        made.created, made.levelno = second, level
-        return int(getattr(made, "left_out", 0)) if lines.filter(made) else None
+        nonlocal now
+        now = second
+        caplog.clear()
+        lines.log(level, peer="h:1")
+        if not caplog.records:
+            return None
+        (made,) = caplog.records
+        assert (made.getMessage(), made.name, vars(made)["peer"]) == ("hand-off", "clients", "h:1")
+        return int(getattr(made, "left_out", 0))
 
-    assert [written("hand-off", 7.1 + number / 10) for number in range(5)] == [0, 0, None, None, None]
-    assert [written("client taken", 7.9), written("hand-off", 7.9, logging.WARNING), written("else", 7.9)] == [0, 0, 0]
-    assert [written("hand-off", 8.0 + number / 10) for number in range(3)] == [3, 0, None]
-    assert [written("hand-off", 3.0), written("hand-off", 3.0), written("hand-off", 3.0)] == [1, 0, None]
-    assert not ClientLines(0).filter(record("client closed"))
+    with caplog.at_level(logging.INFO, "clients"):
+        assert [written(7.1 + number / 10) for number in range(5)] == [0, 0, None, None, None]
+        assert [written(7.9, logging.WARNING), written(7.9, logging.DEBUG)] == [0, None]
+        assert [written(8.0 + number / 10) for number in range(3)] == [3, 0, None]
+        assert [written(3.0), written(3.0), written(3.0)] == [1, 0, None]
+        caplog.clear()
+        ClientLines(logger, "client closed", 0).log(logging.INFO)
+        assert not caplog.records

@@ -1,14 +1,14 @@
 """Exchanges over a hand-off channel, with real sockets and a scripted shard in threads."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headrace.cursor import Position
-from headrace.node import handoff
+from headrace.node import handoff, socket_passing
 from headrace.node.handoff import Handoff, HandoffAnswer, Moved
 from headrace.node.socket_passing import Channels, Outcome
 from headrace.tokens import Context
@@ -244,3 +244,113 @@ def test_channels_are_dropped_with_their_shard(
     channels.retain({"/some/other.sock"})
     assert give(channels, shard, pair[0]) is Outcome.ACCEPTED
     assert len(shard.channels) == before + 1
+
+
+class Turn:
+    """A lock on which nobody waits: what happens while somebody would is done at once."""
+
+    meanwhile: Callable[[], bool]
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """The first call is by the one who makes it, the second waits."""
+        return timeout < 0 or Turn.meanwhile()
+
+    def release(self) -> None:
+        """Nobody waits."""
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> socket_passing._Places:
+    """Two places, both of which are taken."""
+    monkeypatch.setattr(socket_passing, "Lock", Turn)
+    made = socket_passing._Places(2)
+    assert take(made)
+    assert take(made)
+    return made
+
+
+def take(places: socket_passing._Places, *goes_on: bool) -> bool:
+    """Take a place; goes_on is what is answered after each wait in vain, the last one to every further question."""
+    answers = [*goes_on] or [False]
+    return places.take(1, lambda: answers.pop(0) if len(answers) > 1 else answers[0])
+
+
+def free_places(places: socket_passing._Places) -> int:
+    """How many places can be taken without a wait; they are taken."""
+    Turn.meanwhile = lambda: False
+    free = 0
+    while take(places):
+        free += 1
+    return free
+
+
+def test_a_place_that_is_given_back_is_the_next_ones(places: socket_passing._Places) -> None:
+    """Who waits is given the place; who has waited in vain is given none later."""
+
+    def given() -> bool:
+        places.free()
+        return True
+
+    Turn.meanwhile = given
+    assert take(places)
+    Turn.meanwhile = lambda: False
+    assert not take(places)
+    places.free()
+    assert free_places(places) == 1
+
+
+def test_who_waits_on_keeps_the_turn(places: socket_passing._Places) -> None:
+    """A wait that is prolonged stays where it is in the queue, and ends after some times."""
+    waits = 0
+
+    def given_at_the_third() -> bool:
+        nonlocal waits
+        waits += 1
+        if waits == 3:
+            places.free()
+        return waits == 3
+
+    Turn.meanwhile = given_at_the_third
+    assert take(places, True)
+    assert (waits, list(places._waiting)) == (3, [])
+    turns: list[object] = []
+
+    def given_never() -> bool:
+        turns.extend(places._waiting)
+        return False
+
+    Turn.meanwhile = given_never
+    assert not take(places, True, True, False)
+    assert (len(turns), len(set(turns))) == (3, 1)
+    turns.clear()
+    assert not take(places, True)
+    assert (len(turns), list(places._waiting)) == (socket_passing.MAX_WAITS, [])
+
+
+def test_a_place_that_comes_with_the_end_of_the_wait_is_taken(places: socket_passing._Places) -> None:
+    """A wait that ends while a place is being given has the place, which would be nobody's otherwise."""
+
+    def given_too_late() -> bool:
+        places.free()
+        return False
+
+    Turn.meanwhile = given_too_late
+    assert take(places)
+    assert free_places(places) == 0
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_killed_wait_leaves_no_place_behind(places: socket_passing._Places, given: bool) -> None:
+    """A greenlet that is killed while it waits gives the place on that it was given, and is given none later."""
+
+    def killed() -> bool:
+        if given:
+            places.free()
+        raise KeyboardInterrupt
+
+    Turn.meanwhile = killed
+    with pytest.raises(KeyboardInterrupt):
+        take(places)
+    if not given:
+        places.free()
+    assert free_places(places) == 1
