@@ -69,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 WORK_BUDGET_S: Final = 0.005
 """How long clients that are behind are served before the messages are looked at again."""
+FORGOTTEN_AFTER_S: Final = 1800.0
+"""A stream that had an event, or lost one, is not forgotten within this time; headrace.forget_streams says an hour."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
 """A client that has sent its request has nothing more to say; a client that sends more than this is cut off."""
 
@@ -107,6 +109,7 @@ class Dispatcher:
             # A hot stream is found by the shard that serves it alone, or by several that each have a part of it.
             crowd=max(1, settings.hot_connections // 8),
             connection_counts=ConnectionCounts(by_address=settings.max_address_connections > 0),
+            keeps_left=settings.forget_after_s > 0,
         )
         self.writer = Writer(
             self.registry,
@@ -131,6 +134,7 @@ class Dispatcher:
         self._revocations = revocations
         self._pause = pause
         self._missed = missed
+        self._clock = clock
         self._rings = RingBudget(settings.ring_total_bytes)
         self._handlers: dict[type, Callable[..., None]] = {
             Connect: self._connect,
@@ -284,6 +288,7 @@ class Dispatcher:
                 continue
             if read.kind is ReadKind.LIVE:
                 self._live_page(stream, after, page)
+                stream.read_at = max(stream.read_at, message.asked_at)
             elif read.kind is ReadKind.CATCH_UP and page.unread:
                 continue
             elif read.kind is ReadKind.CATCH_UP:
@@ -292,6 +297,8 @@ class Dispatcher:
                 if not self.reads.is_dirty(stream):
                     self._missed()
                 self.reads.mark_dirty(stream)
+            else:
+                stream.read_at = max(stream.read_at, message.asked_at)
         self.delivery.counters.written(message.asked_at, message.ages)
 
     def _live_page(self, stream: Stream, after: int | None, page: Page) -> None:
@@ -302,6 +309,8 @@ class Dispatcher:
             self.delivery.reset(stream, page.head)
             self._rings.account(stream.ring)
         else:
+            if stream.head < page.begins_after and self._clock() - stream.read_at < FORGOTTEN_AFTER_S:
+                stream.renew(page.begins_after)
             gap = page.trimmed_to > stream.head
             if gap:
                 stream.ring.reset(page.trimmed_to)

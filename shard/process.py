@@ -115,7 +115,7 @@ class Process:
         )
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._clock = Clock(settings, self._inbox)
-        self._pruner = Pruner(settings, shard_id, self._sequencer.missed)
+        self._pruner = Pruner(settings, shard_id, self.dispatcher.registry, self._sequencer.missed)
         registry = self.dispatcher.registry
         self._state = OwnState(
             shard_id,
