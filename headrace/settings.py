@@ -236,6 +236,12 @@ class Settings:
         "Seconds after which a stream is forgotten that has had no event and no subscriber: 3600 or more, and the same "
         "for all shards. 0: never.",
     )
+    publish_streams_per_s: float = _log(
+        100.0,
+        number(float, 0, 1_000_000, "streams a second"),
+        "Streams a second that a publisher token may make by `POST /publish` at one router worker, on average over 10 "
+        "seconds. Above it the answer is 429. 0: no limit.",
+    )
     announce_above_per_s: float = _log(
         50.0,
         number(float, 0, 1_000_000, "transactions a second"),
