@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator
 import psycopg
 import redis
 
-from headrace.doctor import front, listening, machine, numbering, postgresql, redis_server, rights, secret, shards
+from headrace.doctor import (
+    front,
+    listening,
+    machine,
+    numbering,
+    postgresql,
+    redis_server,
+    rights,
+    secret,
+    shards,
+    streams,
+)
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
 from headrace.node import redis_errors
@@ -92,6 +103,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
             ("locks", rights.strangers),
             ("pruning", rights.pruning),
             ("numbering", numbering.numbering),
+            ("streams", streams.streams),
             ("notification queue", postgresql.notification_queue),
             ("open transactions", postgresql.open_transactions),
             ("clocks", postgresql.clock),
