@@ -51,7 +51,7 @@ async def publish_many(
 
 
 async def head(connection: Any, stream: str) -> int:
-    """Return the head of the stream: its last id, 0 if it has no event yet."""
+    """Return the head of the stream: its last id; without such a stream, the id above which it would begin."""
     return int(await _execute(connection, sql_calls.head(stream)))
 
 

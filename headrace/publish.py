@@ -74,7 +74,7 @@ def publish_many(
 
 
 def head(connection: Any, stream: str) -> int:
-    """Return the head of the stream: its last id, 0 if it has no event yet.
+    """Return the head of the stream: its last id; without such a stream, the id above which it would begin.
 
     A client that begins at the head loses nothing, and may be sent events that the page shows already: those that are
     committed and get their ids a moment later. A page is rendered with `watermark` instead. Raises StreamNameError for

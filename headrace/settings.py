@@ -241,6 +241,18 @@ class Settings:
         10.0, seconds(0.1, 3600), "Seconds between searches for events that retention no longer keeps."
     )
     prune_batch: int = _log(2000, count(1, 100_000, "events"), "Events that one statement removes, at most.")
+    forget_after_s: float = _log(
+        30 * 86_400.0,
+        seconds(0, 10 * 365 * 86_400),
+        "Seconds after which a stream is forgotten that has had no event and no subscriber: 3600 or more, and the same "
+        "for all shards. 0: never.",
+    )
+    publish_streams_per_s: float = _log(
+        100.0,
+        number(float, 0, 1_000_000, "streams a second"),
+        "Streams a second that a publisher token may make by `POST /publish` at one router worker, on average over 10 "
+        "seconds. Above it the answer is 429. 0: no limit.",
+    )
     announce_above_per_s: float = _log(
         50.0,
         number(float, 0, 1_000_000, "transactions a second"),
@@ -339,6 +351,10 @@ class Settings:
             raise SettingsError(
                 f"HEADRACE_DIRECTORY_EXPIRY_S is {settings.directory_expiry_s:g}; allowed is at least twice "
                 f"HEADRACE_DIRECTORY_INTERVAL_S ({settings.directory_interval_s:g} seconds)"
+            )
+        if 0 < settings.forget_after_s < 3600:
+            raise SettingsError(
+                f"HEADRACE_FORGET_AFTER_S is {settings.forget_after_s:g}; allowed is 0, or at least 3600 seconds"
             )
         return settings
 

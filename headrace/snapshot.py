@@ -64,7 +64,7 @@ class Snapshot:
         return f"<Snapshot {'ended' if self._ended else self._cursor or self._seen} of {self._connection!r}>"
 
     def head(self, stream: str) -> int:
-        """Return the head of the stream in the snapshot: the last id that the page can show, 0 if there is none.
+        """Return the head of the stream in the snapshot: the last id that the page can show, or where it would begin.
 
         It is the number with which the watermark begins. Raises like `watermark`.
         """

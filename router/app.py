@@ -46,6 +46,7 @@ from headrace.router.request import Request
 from headrace.router.response import SAFE, Headers, Response, as_error
 from headrace.router.static_file import PAGE_HEADERS, StaticFile
 from headrace.router.stream_endpoint import StreamEndpoint
+from headrace.router.stream_limit import StreamLimit
 from headrace.router.usual_request import read_usual
 from headrace.router.worker import HeadraceWorker
 from headrace.settings import Settings
@@ -270,7 +271,13 @@ def _routes(
         "/headrace.js": Route(StaticFile("headrace.js", max_age_s=_SCRIPT_MAX_AGE_S)),
     }
     if database is not None:
-        publish = PublishEndpoint(settings.secret, database, settings.request_deadline_s, metrics)
+        publish = PublishEndpoint(
+            settings.secret,
+            database,
+            settings.request_deadline_s,
+            metrics,
+            StreamLimit(settings.publish_streams_per_s),
+        )
         routes["/publish"] = Route(publish, ("POST",), counted="publish")
     if settings.demo:
         settings.require("database_url")

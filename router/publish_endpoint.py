@@ -9,11 +9,14 @@
 A batch is one transaction: all of it is published or nothing, and the ids are in the order given. A request that is
 repeated with its key, also while the first is under way, publishes nothing and answers the same ids; the key belongs
 to those whose tokens have the same patterns. Without a key, an answer that did not come leaves open what happened.
+
+A token that would make more new streams than it may gets 429, and nothing is published.
 """
 
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -29,6 +32,7 @@ from headrace.router.errors import ForbiddenError, TooLargeError, error_response
 from headrace.router.metrics import RouterMetrics
 from headrace.router.request import Request
 from headrace.router.response import Headers, Response, as_error, as_json
+from headrace.router.stream_limit import StreamLimit
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ MAX_EVENTS: Final = 1000
 _KEY: Final = re.compile(r"[!-~]{1,255}")
 _FIELDS: Final = {"stream", "data", "event", "visible_to"}
 _ONCE: Final = "select headrace.publish_once(%s, %s, %s::text[], %s::text[], %s::text[], %s::text[])"
+_MISSING: Final = "select headrace.count_missing(%s::text[])"
 _KEY_USED: Final = "22HR1"
 
 Event = tuple[str, str, str, str | None]
@@ -44,20 +49,27 @@ Event = tuple[str, str, str, str | None]
 
 
 class PublishEndpoint:
-    """The publishing endpoint. Called by any request greenlet; keeps nothing between requests."""
+    """The publishing endpoint. Called by any request greenlet; between requests it keeps what the limit counts."""
 
     def __init__(
-        self, secrets: Sequence[str], database: DatabasePool, body_deadline_s: float, metrics: RouterMetrics
+        self,
+        secrets: Sequence[str],
+        database: DatabasePool,
+        body_deadline_s: float,
+        metrics: RouterMetrics,
+        limit: StreamLimit,
     ) -> None:
         self._secrets = secrets
         self._database = database
         self._body_deadline_s = body_deadline_s
         self._metrics = metrics
+        self._limit = limit
 
     def __call__(self, request: Request, headers: Headers) -> Response:
         """Publish the events of the body. The body is read only for a good token. Yields."""
         try:
-            publisher = verify_publisher(_bearer(request), secrets=self._secrets)
+            token = _bearer(request)
+            publisher = verify_publisher(token, secrets=self._secrets)
         except TokenError as error:
             # This token comes in a header, so that HTTP has a status of its own for it.
             return as_error(401, error, (("WWW-Authenticate", "Bearer"),))
@@ -68,6 +80,8 @@ class PublishEndpoint:
             for stream, *_ in events:
                 if not publisher.may_publish_to(stream):
                     raise ForbiddenError(f"the token is not for the stream {stream!r:.80}; nothing was published")
+            if wait_s := self._wait_s(token, events):
+                return _too_many(wait_s)
             ids = self._publish(publisher, key, events)
         except UsageError as error:
             return error_response(error)
@@ -83,6 +97,17 @@ class PublishEndpoint:
             return _unwritten(found.sentence)
         return as_json(200, {"id": ids[0]} if single else {"ids": ids})
 
+    def _wait_s(self, token: str, events: Sequence[Event]) -> float:
+        """Count the streams that the events make, unless the token may not make so many yet: then how long. Yields."""
+        names = self._limit.unknown({stream for stream, *_ in events})
+        if not names:
+            return 0.0
+        (missing,) = self._database.fetch(_MISSING, (list(names),))
+        wait_s = self._limit.wait_s(token, missing)
+        if not wait_s:
+            self._limit.know(names)
+        return wait_s
+
     def _publish(self, publisher: Publisher, key: str, events: Sequence[Event]) -> list[int]:
         if not events:
             return []
@@ -97,6 +122,11 @@ class PublishEndpoint:
 def _unwritten(why: object) -> Response:
     sentence = f"the log cannot be written now: {why}; try again after Retry-After, with the same Idempotency-Key"
     return as_error(503, sentence, (("Retry-After", "2"),))
+
+
+def _too_many(wait_s: float) -> Response:
+    sentence = "the token has made too many new streams; nothing was published; try again after Retry-After"
+    return as_error(429, sentence, (("Retry-After", str(math.ceil(wait_s))),))
 
 
 def read_events(body: bytes) -> tuple[bool, list[Event]]:

@@ -106,6 +106,9 @@ class Stream:
     opening are subscriptions whose start needs a read that is yet to be asked for; awaiting_read are those whose read
     is outstanding. log are those that need a page of the log. leads counts the connections that have this as their
     first stream, which decides what shard they belong to.
+
+    read_at is when the last read was asked for that has told where the stream stands (seconds of the monotonic clock).
+    unused are two ids: what is above the first one and up to the second one never was an event of this stream.
     """
 
     __slots__ = (
@@ -116,11 +119,13 @@ class Stream:
         "log",
         "name",
         "opening",
+        "read_at",
         "ring",
         "shared",
         "slot",
         "sole",
         "subscribers",
+        "unused",
     )
 
     def __init__(self, name: str, ring_bytes: int) -> None:
@@ -136,6 +141,8 @@ class Stream:
         self.subscribers = 0
         self.leads = 0
         self.dropped = False
+        self.read_at = float("-inf")
+        self.unused = (0, 0)
 
     def __repr__(self) -> str:
         return f"<Stream {self.name!r} head={self.head} live={len(self.live)} of {self.subscribers}>"
@@ -144,6 +151,11 @@ class Stream:
     def live(self) -> list[Subscription]:
         """A snapshot of the live subscriptions."""
         return [*self.sole[False].values(), *self.sole[True].values(), *self.shared]
+
+    def renew(self, begins_after: int) -> None:
+        """The stream was forgotten behind its head here: it goes on above begins_after, and nothing was lost."""
+        assert self.head is not None
+        self.unused = (self.unused[0] if self.unused[1] == self.head else self.head, begins_after)
 
     def begin_live(self, subscription: Subscription) -> None:
         """A subscription has everything up to the head, and gets every later event. Its position MUST be the head."""

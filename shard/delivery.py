@@ -184,6 +184,7 @@ class Delivery:
         for subscription in subscriptions:
             stream.end_live(subscription, subscription.position)
         stream.head = head
+        stream.unused = (0, 0)
         stream.ring.reset(head)
         for subscription in subscriptions:
             self.tell_reset(subscription, head)
@@ -332,8 +333,14 @@ class Delivery:
         """Bring a subscription past what retention has removed; false if a predicate must answer first.
 
         A client is told of a gap only if it has missed something. While a predicate is asked the client waits, and the
-        page is read again.
+        page is read again. What is pending stays so where the stream was forgotten: a page may show an event of which
+        the id comes after that.
         """
+        head, begins_after = subscription.stream.unused
+        if head <= subscription.position < begins_after:
+            subscription.position, subscription.hidden = begins_after, True
+            if page.trimmed_to <= begins_after:
+                return True
         missed = self._visibility.missed(subscription, page)
         if missed is None:
             subscription.state = SubscriptionState.VERDICT

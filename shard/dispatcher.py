@@ -73,6 +73,8 @@ logger = logging.getLogger(__name__)
 
 WORK_BUDGET_S: Final = 0.005
 """How long clients that are behind are served before the messages are looked at again."""
+FORGOTTEN_AFTER_S: Final = 1800.0
+"""A stream that had an event, or lost one, is not forgotten within this time; headrace.forget_streams says an hour."""
 MAX_RECEIVED_BYTES: Final = 64 * 1024
 """A client that has sent its request has nothing more to say; a client that sends more than this is cut off."""
 
@@ -111,6 +113,7 @@ class Dispatcher:
             # A hot stream is found by the shard that serves it alone, or by several that each have a part of it.
             crowd=max(1, settings.hot_connections // 8),
             connection_counts=ConnectionCounts(by_address=settings.max_address_connections > 0),
+            keeps_left=settings.forget_after_s > 0,
         )
         self.writer = Writer(
             self.registry,
@@ -137,6 +140,7 @@ class Dispatcher:
         self._revocations = revocations
         self._pause = pause
         self._missed = missed
+        self._clock = clock
         self._rings = RingBudget(settings.ring_total_bytes)
         self._handlers: dict[type, Callable[..., None]] = {
             Connect: self._connect,
@@ -295,6 +299,7 @@ class Dispatcher:
                 continue
             if read.kind is ReadKind.LIVE:
                 self._live_page(stream, after, page)
+                stream.read_at = max(stream.read_at, message.asked_at)
             elif read.kind is ReadKind.CATCH_UP and page.unread:
                 continue
             elif read.kind is ReadKind.CATCH_UP:
@@ -303,6 +308,8 @@ class Dispatcher:
                 if not self.reads.is_dirty(stream):
                     self._missed()
                 self.reads.mark_dirty(stream)
+            else:
+                stream.read_at = max(stream.read_at, message.asked_at)
         self.delivery.counters.written(message.asked_at, message.ages)
         self._live_read_ended(read)
 
@@ -339,14 +346,17 @@ class Dispatcher:
 
         The stream is dirty afterwards if its head is still below that of the page.
         """
-        gap = page.trimmed_to > (stream.head or 0)
+        assert stream.head is not None
+        if stream.head < page.begins_after and self._clock() - stream.read_at < FORGOTTEN_AFTER_S:
+            stream.renew(page.begins_after)
+        gap = page.trimmed_to > stream.head
         if gap:
             stream.ring.reset(page.trimmed_to)
         if page.frames or gap:
             stream.ring.append(page.frames)
             self._rings.account(stream.ring)
             self.delivery.fan_out(stream, page)
-        if (stream.head or 0) < page.head:
+        if stream.head < page.head:
             self.reads.mark_dirty(stream)
 
     def _first_page(self, stream: Stream, after: int | None, page: Page) -> None:

@@ -73,7 +73,8 @@ class Page:
     recorded ranges of ids that no event has; the stream goes on after the last id of a range. removed has, for each
     audience of which retention has removed events ("" is everybody), the id of the newest of them; it is empty where
     that is not known. frames are in order; they reach the head unless the page is full. unread tells that the read had
-    no room left for this stream.
+    no room left for this stream. Ids up to begins_after are of streams that were forgotten (0: none): this stream was
+    made above them, or, with its head at begins_after, it does not exist.
     """
 
     head: int
@@ -82,6 +83,7 @@ class Page:
     frames: list[Frame] = field(default_factory=list)
     removed: tuple[tuple[str, int], ...] = ()
     unread: bool = False
+    begins_after: int = 0
 
     def missed_by(self, position: int) -> set[str]:
         """The audiences of the removed events above position, which is below trimmed_to; "" is everybody."""

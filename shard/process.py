@@ -133,7 +133,11 @@ class Process:
         self._history = History(settings, shard_id, self._filters.decide, self._revocations, self._readers.unsendable)
         self._clock = Clock(settings, self._inbox)
         self._pruner = Pruner(
-            settings, shard_id, self._sequencer.missed, lambda hold_s: directory.turn_or_away("prune", hold_s)
+            settings,
+            shard_id,
+            self.dispatcher.registry,
+            self._sequencer.missed,
+            lambda hold_s: directory.turn_or_away("prune", hold_s),
         )
         registry = self.dispatcher.registry
         self._state = OwnState(

@@ -11,11 +11,20 @@ class Registry:
 
     Owned by the dispatcher greenlet. A stream without a subscription is dropped at once; a slot without a stream is
     remembered with the time, so that UNLISTEN can come later. crowds are the streams that are the first stream of at
-    least crowd connections: candidates for hot streams.
+    least crowd connections: candidates for hot streams. left are the names of streams that were dropped since somebody
+    emptied it, for the note that they were in use; it stays empty unless keeps_left.
     """
 
-    def __init__(self, ring_bytes: int, crowd: int = 1, connection_counts: ConnectionCounts | None = None) -> None:
+    def __init__(
+        self,
+        ring_bytes: int,
+        crowd: int = 1,
+        connection_counts: ConnectionCounts | None = None,
+        keeps_left: bool = False,
+    ) -> None:
         self.crowds: set[Stream] = set()
+        self.left: set[str] = set()
+        self._keeps_left = keeps_left
         self.connection_counts = connection_counts or ConnectionCounts()
         self._crowd = crowd
         self._ring_bytes = ring_bytes
@@ -88,6 +97,8 @@ class Registry:
             stream.subscribers -= 1
             if not stream.subscribers:
                 stream.dropped = True
+                if self._keeps_left:
+                    self.left.add(stream.name)
                 del self._streams[stream.name]
                 self._slots[stream.slot].discard(stream)
                 emptied.append(stream)

@@ -17,6 +17,7 @@ from headrace.doctor import (
     rights,
     secret,
     shards,
+    streams,
 )
 from headrace.doctor.finding import Finding, fail, ok
 from headrace.errors import HeadraceError
@@ -114,6 +115,7 @@ def _postgresql(settings: Settings, registered: _Registered) -> Iterator[Finding
             ("locks", rights.strangers),
             ("pruning", rights.pruning),
             ("numbering", numbering.numbering),
+            ("streams", streams.streams),
             ("notification queue", postgresql.notification_queue),
             ("open transactions", postgresql.open_transactions),
             ("clocks", postgresql.clock),

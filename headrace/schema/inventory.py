@@ -41,6 +41,7 @@ _ROWS: Final = {
     "slot_floor": "select count(*) = 1024 from headrace.slot_floor",
     "deployment": "select count(*) = 1 from headrace.deployment",
     "fence": "select count(*) = 1 from headrace.fence",
+    "forgetting": "select count(*) = 1 from headrace.forgetting",
     "epoch": "select count(*) = 1 from headrace.epoch",
     "tick": "select count(*) > 0 from headrace.tick",
     "round": "select count(*) = 1 from headrace.round",

@@ -40,7 +40,8 @@ comment on column headrace.migration.oldest is
 
 insert into headrace.migration (version, oldest) values
     (1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 0), (9, 0), (10, 0), (11, 0), (12, 0), (13, 0), (14, 0),
-    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0), (26, 0), (27, 0);
+    (15, 0), (16, 0), (17, 0), (18, 0), (19, 0), (20, 0), (21, 0), (22, 0), (23, 0), (24, 0), (25, 0), (26, 0), (27, 0),
+    (28, 0);
 
 
 -- 2 Streams and events ------------------------------------------------------------------------------------------------
@@ -83,7 +84,8 @@ create table headrace.stream (
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_cost_delay = 0
 );
-comment on table headrace.stream is 'Every stream that was ever published to, with the head of its log.';
+comment on table headrace.stream is
+    'Every stream that was published to and is not forgotten, with the head of its log.';
 comment on column headrace.stream.stream_id is 'Short key of the stream in the other tables; never reused.';
 comment on column headrace.stream.name is 'The name, 1 to 512 bytes, compared byte by byte.';
 comment on column headrace.stream.slot is 'headrace.slot(name): notifications go to the channel headrace_slot_<slot>.';
@@ -121,13 +123,21 @@ create index event_created_at on headrace.event using btree (created_at) include
 create table headrace.trimmed (
     stream_id integer not null,
     trimmed_to bigint not null,
+    used_at timestamp with time zone not null default now(),
+    begins_after bigint not null default 0,
     primary key (stream_id)
 ) with (
-    fillfactor = 50
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.02
 );
-comment on table headrace.trimmed is 'The mark of retention per stream; written by headrace.prune alone.';
+comment on table headrace.trimmed is
+    'The mark of retention per stream that has lost events, or that was made in a slot with forgotten streams.';
 comment on column headrace.trimmed.stream_id is 'The stream, as in headrace.stream.';
 comment on column headrace.trimmed.trimmed_to is 'Events up to this id are no longer kept.';
+comment on column headrace.trimmed.used_at is
+    'When the stream last lost an event, or a shard last noted that it has a subscriber.';
+comment on column headrace.trimmed.begins_after is
+    'Ids up to this one are of forgotten streams: the stream was made above them. 0 if there were none.';
 
 create table headrace.jump (
     stream_id integer not null,
@@ -145,14 +155,18 @@ comment on column headrace.jump.to_id is 'Last id of the range; the next event h
 create table headrace.slot_floor (
     slot smallint not null,
     floor bigint not null,
+    forgotten bigint not null default 0,
     primary key (slot)
 ) with (
     fillfactor = 50
 );
 comment on table headrace.slot_floor is
-    'Per slot the highest id of any removed stream: a stream made again begins above it.';
+    'Per slot the highest id of any removed and of any forgotten stream: a stream made again begins above both.';
 comment on column headrace.slot_floor.slot is 'The slot, 0 to 1023.';
-comment on column headrace.slot_floor.floor is 'New streams of this slot begin above this id.';
+comment on column headrace.slot_floor.floor is
+    'New streams of this slot begin above this id, because of streams that were removed by hand.';
+comment on column headrace.slot_floor.forgotten is
+    'The highest head that any forgotten stream of this slot had; 0 if none was forgotten.';
 
 insert into headrace.slot_floor (slot, floor) select n, 0 from generate_series(0, 1023) n;
 
@@ -166,7 +180,10 @@ security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
 begin
-    update headrace.slot_floor f set floor = old.last_id where f.slot = old.slot and f.floor < old.last_id;
+    if current_setting('headrace.forgetting', true) is distinct from 'on' then
+        update headrace.slot_floor f set floor = greatest(old.last_id, nullif(f.forgotten, 0) + 1)
+            where f.slot = old.slot and f.floor < greatest(old.last_id, nullif(f.forgotten, 0) + 1);
+    end if;
     with gone as (
         delete from headrace.event e where e.stream_id = old.stream_id returning e.xid, e.seq
     )
@@ -195,7 +212,7 @@ begin
         -- The snapshot may be older than the lock, and would show lower heads than clients have seen.
         raise exception 'headrace.stream can be truncated in a READ COMMITTED transaction only' using errcode = '25001';
     end if;
-    update headrace.slot_floor f set floor = greatest(f.floor, s.last_id)
+    update headrace.slot_floor f set floor = greatest(f.floor, s.last_id, nullif(f.forgotten, 0) + 1)
         from (select slot, max(last_id) as last_id from headrace.stream group by slot) s where s.slot = f.slot;
     delete from headrace.payload p using headrace.event e where p.xid = e.xid and p.seq = e.seq;
     truncate headrace.event, headrace.trimmed, headrace.removed, headrace.jump;
@@ -917,12 +934,15 @@ READ COMMITTED.';
 -- not exist yet are made, in the order of their names; then the rows of all are locked, in the order of their names
 -- (collation "C"). A transaction in the first phase waits for makers only, in that order, and holds no row that others
 -- could be waiting for in the second; one in the second phase waits for rows that are committed, in that order. UPDATE
--- promises no order, so the rows are locked before it by a SELECT that does. A round takes locks in no order, and waits
--- for none longer than 3 ms.
+-- promises no order, so the rows are locked before it by a SELECT that does. A transaction that finds in the second phase
+-- that a stream was forgotten gives back all that it has made and locked, and begins with the first phase again. A round
+-- takes locks in no order, and waits for none longer than 3 ms.
 --
 -- Only numbering makes streams, never publishing, which would wait for another maker at the index of names.
 --
--- The settings of functions force their plans: statistics of tables that grow and empty in seconds are useless.
+-- The settings of functions force their plans: statistics of tables that grow and empty in seconds are useless. Streams
+-- are looked up one by one, by subqueries for a single value or by `= any`: a join would be at the mercy of what PostgreSQL
+-- believes of the size of headrace.stream, which it takes for empty soon after nearly all streams were forgotten.
 --
 -- The locks are the bigints x'6865616472616361' ("headraca", office) and x'6865616472616364' ("headracd", deferring).
 -- Processes of versions before 0.3 also use "headrace" and "headracm". Other programs that use advisory locks in this
@@ -1027,15 +1047,22 @@ set search_path to 'pg_catalog', 'pg_temp'
 as $$
 declare
     home constant smallint := headrace.slot(name);
+    known headrace.slot_floor;
     start bigint;
     made int;
 begin
-    -- The lock on the floor keeps a removal of this stream out until we have committed.
-    select greatest(f.floor, d.start) into strict start
-        from headrace.slot_floor f, headrace.deployment d where f.slot = home for share of f;
+    -- The lock on the row keeps a removal of this stream out until we have committed, and shows the newest numbers.
+    select f.* into strict known from headrace.slot_floor f where f.slot = home for share;
+    select greatest(known.floor, known.forgotten, d.start) into strict start from headrace.deployment d;
     insert into headrace.stream as s (name, slot, last_id, timeline) values (make_stream.name, home, start, now_on)
         on conflict do nothing returning s.stream_id into made;
-    if found and start > 0 then
+    if not found then
+        return;
+    end if;
+    if known.forgotten > 0 then
+        insert into headrace.trimmed (stream_id, trimmed_to, used_at, begins_after)
+            values (made, start, clock_timestamp(), known.forgotten);
+    elsif start > 0 then
         insert into headrace.jump (stream_id, from_id, to_id) values (made, 1, start);
     end if;
 end $$;
@@ -1114,22 +1141,34 @@ as $$
 declare
     wanted constant int := cardinality(names);
     timelines bigint[];
+    missing text[];
+    ids int[];
+    heads bigint[];
 begin
     loop
-        if (select count(*) from headrace.stream s where s.name = any (names)) < wanted then
-            perform headrace.make_stream(n.name, now_on) from unnest(names) with ordinality as n (name, place)
-                where not exists (select from headrace.stream s where s.name = n.name)
-                order by n.place;
-        end if;
-        select array_agg(l.stream_id), array_agg(l.last_id), array_agg(l.timeline)
-            into stream_ids, befores, timelines
-            from (
-                select s.stream_id, s.last_id, s.timeline from headrace.stream s
-                    where s.name = any (names) order by s.name for no key update
-            ) l;
-        -- Otherwise a stream was removed between the two statements. Making it now is out of the order of names; but
-        -- only the owner of the schema removes streams, one transaction at a time.
-        exit when cardinality(stream_ids) = wanted;
+        begin
+            if (select count(*) from headrace.stream s where s.name = any (names)) < wanted then
+                missing := array(
+                    select n.name from unnest(names) with ordinality as n (name, place)
+                        where (select s.stream_id from headrace.stream s where s.name = n.name) is null
+                        order by n.place
+                );
+                perform headrace.make_stream(m.name, now_on) from unnest(missing) as m (name);
+            end if;
+            select array_agg(l.stream_id), array_agg(l.last_id), array_agg(l.timeline)
+                into stream_ids, befores, timelines
+                from (
+                    select s.stream_id, s.last_id, s.timeline from headrace.stream s
+                        where s.name = any (names) order by s.name for no key update
+                ) l;
+            exit when cardinality(stream_ids) = wanted;
+            raise exception using errcode = '22HR3';
+        exception when sqlstate '22HR3' then
+            -- A stream was forgotten, or removed, between the two statements. Making it now would be out of the order
+            -- of names, and two transactions could wait for each other. So all streams that were made and locked are
+            -- given back, and taken anew.
+            null;
+        end;
     end loop;
     if now_on <> any (timelines) then
         insert into headrace.jump (stream_id, from_id, to_id)
@@ -1141,8 +1180,10 @@ begin
                 from unnest(befores, timelines) with ordinality as u (last_id, timeline, place) order by u.place
         );
     end if;
-    update headrace.stream s set last_id = u.before + u.count, timeline = now_on
-        from unnest(stream_ids, befores, counts) as u (stream_id, before, count) where s.stream_id = u.stream_id;
+    select array_agg(u.stream_id order by u.stream_id), array_agg(u.before + u.count order by u.stream_id)
+        into ids, heads from unnest(stream_ids, befores, counts) as u (stream_id, before, count);
+    update headrace.stream s set last_id = heads[width_bucket(s.stream_id, ids)], timeline = now_on
+        where s.stream_id = any (ids);
 end $$;
 comment on function headrace.take_all(text[],integer[],bigint) is
 'Gives out ids of many streams in one statement, of each as many as counts says, and makes those that are missing.
@@ -1374,6 +1415,8 @@ declare
     froms bigint[];
     alones boolean[];
     counts bigint[];
+    raised int[];
+    mores bigint[];
 begin
     select array_agg(w.stream), array_agg(w.xid), array_agg(w.turn), array_agg(w.from_seq), array_agg(w.alone)
         into names, xids, turns, froms, alones from headrace.waiting(streams) w;
@@ -1402,8 +1445,10 @@ begin
     select array_agg(coalesce(f.k, 0) order by s.place) into counts
         from unnest(number_waiting.streams) with ordinality as s (stream, place)
         left join (select f.stream, max(f.k) as k from fresh f group by f.stream) f on f.stream = s.stream;
-    update headrace.stream s set last_id = s.last_id + u.more
-        from unnest(stream_ids, counts) as u (stream_id, more) where s.stream_id = u.stream_id and u.more > 0;
+    select array_agg(u.stream_id order by u.stream_id), array_agg(u.more order by u.stream_id) into raised, mores
+        from unnest(stream_ids, counts) as u (stream_id, more) where u.more > 0;
+    update headrace.stream s set last_id = s.last_id + mores[width_bucket(s.stream_id, raised)]
+        where s.stream_id = any (raised);
     return array(
         select u.before + u.more from unnest(befores, counts) with ordinality as u (before, more, place) order by u.place
     );
@@ -1478,7 +1523,7 @@ as $$
 declare
     missing constant text[] := array(
         select n.name from unnest(names) as n (name)
-            where not exists (select from headrace.stream s where s.name = n.name) order by n.name collate "C"
+            where (select s.stream_id from headrace.stream s where s.name = n.name) is null order by n.name collate "C"
     );
     give_up constant timestamptz := clock_timestamp() + interval '30 milliseconds';
     name text;
@@ -1601,6 +1646,10 @@ begin
                 case when s.timeline = now_on then s.last_id else headrace.jump_to(s.last_id) end as start
             from (select f.stream, max(f.k) as count from fresh f group by f.stream) f
             cross join lateral (select s.* from headrace.stream s where s.name = f.stream offset 0) s
+    ), sorted as materialized (
+        select array_agg(h.stream_id order by h.stream_id) as stream_ids,
+                array_agg(h.start + h.count order by h.stream_id) as heads
+            from heads h
     ), jumped as (
         insert into headrace.jump (stream_id, from_id, to_id)
             select h.stream_id, h.last_id + 1, h.start from heads h where not h.current
@@ -1609,8 +1658,12 @@ begin
             select h.stream_id, h.start + f.k, clock_timestamp(), f.xid, f.seq
                 from fresh f join heads h on h.stream = f.stream
     ), raised as (
-        update headrace.stream s set last_id = h.start + h.count, timeline = now_on
-            from heads h where s.stream_id = h.stream_id
+        update headrace.stream s
+            set last_id = (select o.heads from sorted o)[
+                    width_bucket(s.stream_id, (select o.stream_ids from sorted o))
+                ],
+                timeline = now_on
+            where s.stream_id = any ((select o.stream_ids from sorted o)::int[])
     ), told as (
         select count(pg_notify('headrace_slot_' || h.slot, (h.start + h.count) || ' ' || h.stream)) from heads h
     )
@@ -1657,7 +1710,7 @@ snapshot keeps in the table.';
 
 -- 6 Reading -----------------------------------------------------------------------------------------------------------
 --
--- The settings of headrace.read_events force the one plan that is right for any number of streams: a probe per stream
+-- The settings of headrace.read_log force the one plan that is right for any number of streams: a probe per stream
 -- and table. A stream whose head is the first id wanted, which is what most reads come upon, is spared what many events
 -- need: the sums of their bytes, since the first is returned whatever it has, and the jumps, since a jump above `after`
 -- has an event behind it, so that the head would be further away.
@@ -1668,14 +1721,34 @@ language sql
 stable strict security definer
 set search_path to 'pg_catalog', 'pg_temp'
 as $$
-    select coalesce((select s.last_id from headrace.stream s where s.name = stream), 0)
+    select coalesce(
+        (select s.last_id from headrace.stream s where s.name = head.stream), headrace.missing_head(head.stream)
+    )
 $$;
 comment on function headrace.head(text) is
-'The head of a stream: its last id, 0 if nothing was ever published to it.
+'The head of a stream: its last id. That of a stream without a row is 0, or where it would begin, if streams of its slot
+were forgotten.
 
 It is read in the snapshot of the calling statement. The head MUST be read before a page''s data, or in one REPEATABLE
 READ transaction with them: then no event is lost, and one that commits at that time may be delivered although the page
 shows it already. headrace.watermark is exact.';
+
+create function headrace.missing_head(stream text)
+returns bigint
+language sql
+stable strict security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select coalesce((
+        select greatest(f.forgotten, f.floor, d.start) from headrace.slot_floor f cross join headrace.deployment d
+            where f.slot = headrace.slot(missing_head.stream)::smallint and f.forgotten > 0
+    ), 0)
+$$;
+comment on function headrace.missing_head(text) is
+'The head of a stream that does not exist: 0, or where it would begin in a slot of which streams were forgotten.
+
+It may have been one of these. A client that begins there misses nothing of what is published later, whether the stream
+is new or made again.';
 
 create function headrace.watermark(stream text)
 returns text
@@ -1713,7 +1786,10 @@ begin
             where t.xid is distinct from pg_current_xact_id_if_assigned()
             limit most + 1
     )
-    select coalesce((select s.last_id from headrace.stream s where s.name = watermark.stream), 0),
+    select coalesce(
+                (select s.last_id from headrace.stream s where s.name = watermark.stream),
+                headrace.missing_head(watermark.stream)
+            ),
             (select array_agg(p.seq order by p.seq) from pending p)
         into head, seqs;
     if seqs is null or cardinality(seqs) > most then
@@ -1752,7 +1828,7 @@ comment on column headrace.removed.visible_to is
     'As in headrace.event, and '''' for events that everybody may see; audiences beyond 64 count among these.';
 comment on column headrace.removed.removed_to is 'The newest of the removed events that had this audience.';
 
-create function headrace.read_events(
+create function headrace.read_log(
     streams text[],
     after bigint[],
     max_events integer,
@@ -1763,6 +1839,7 @@ returns table(
     ordinal integer,
     head bigint,
     trimmed_to bigint,
+    begins_after bigint,
     jumps bigint[],
     audiences text[],
     removed_to bigint[],
@@ -1791,7 +1868,8 @@ begin
     if cardinality(streams) = 1 then
         -- Most reads are of one stream with one new event; they are spared the sums over all pages.
         return query
-            select 1, coalesce(s.last_id, 0), coalesce(t.trimmed_to, 0), j.bounds,
+            select 1, coalesce(s.last_id, g.head, 0), coalesce(t.trimmed_to, g.head, 0),
+                    coalesce(t.begins_after, g.begins_after, 0), j.bounds,
                     case when t.trimmed_to > c.after then (
                         select array_agg(m.visible_to order by m.visible_to) from headrace.removed m
                             where m.stream_id = s.stream_id and m.removed_to > c.after
@@ -1801,9 +1879,21 @@ begin
                             where m.stream_id = s.stream_id and m.removed_to > c.after
                     ) end,
                     false, e.id, e.seq, e.created_at, e.type, e.data, e.visible_to
-                from unnest(streams, read_events.after) as c (name, after)
-                left join headrace.stream s on s.name = c.name
-                left join headrace.trimmed t on t.stream_id = s.stream_id
+                from unnest(streams, read_log.after) as c (name, after)
+                left join lateral (
+                    select n.stream_id, n.last_id from headrace.stream n where n.name = c.name offset 0
+                ) s on true
+                left join lateral (
+                    select m.trimmed_to, m.begins_after from headrace.trimmed m
+                        where m.stream_id = s.stream_id offset 0
+                ) t on true
+                left join lateral (
+                    select greatest(f.forgotten, f.floor, d.start) as head, f.forgotten as begins_after
+                        from headrace.slot_floor f cross join headrace.deployment d
+                        where s.stream_id is null and f.slot = headrace.slot(c.name)::smallint
+                            and f.forgotten > 0 and d.single
+                        offset 0
+                ) g on true
                 left join lateral (
                     select case when s.last_id - 1 > c.after then (
                         select array_agg(b.bound order by q.to_id, b.bound)
@@ -1845,7 +1935,7 @@ begin
         return;
     end if;
     return query
-        select f.place, f.head, f.trimmed_to, f.jumps,
+        select f.place, f.head, f.trimmed_to, f.begins_after, f.jumps,
                 case when f.first and f.trimmed_to > f.after then (
                     select array_agg(m.visible_to order by m.visible_to) from headrace.removed m
                         where m.stream_id = f.stream_id and m.removed_to > f.after
@@ -1861,13 +1951,27 @@ begin
             from (
                 select r.*, r.total <= total_bytes or r.total = r.size as fits
                     from (
-                        select c.place::int as place, coalesce(s.last_id, 0) as head,
-                                coalesce(t.trimmed_to, 0) as trimmed_to, j.bounds as jumps, s.stream_id, c.after, e.*,
+                        select c.place::int as place, coalesce(s.last_id, g.head, 0) as head,
+                                coalesce(t.trimmed_to, g.head, 0) as trimmed_to,
+                                coalesce(t.begins_after, g.begins_after, 0) as begins_after,
+                                j.bounds as jumps, s.stream_id, c.after, e.*,
                                 sum(e.size) over ordered as total,
                                 lag(c.place) over ordered is distinct from c.place as first
-                            from unnest(streams, read_events.after) with ordinality as c (name, after, place)
-                            left join headrace.stream s on s.name = c.name
-                            left join headrace.trimmed t on t.stream_id = s.stream_id
+                            from unnest(streams, read_log.after) with ordinality as c (name, after, place)
+                            left join lateral (
+                                select n.stream_id, n.last_id from headrace.stream n where n.name = c.name offset 0
+                            ) s on true
+                            left join lateral (
+                                select m.trimmed_to, m.begins_after from headrace.trimmed m
+                                    where m.stream_id = s.stream_id offset 0
+                            ) t on true
+                            left join lateral (
+                                select greatest(f.forgotten, f.floor, d.start) as head, f.forgotten as begins_after
+                                    from headrace.slot_floor f cross join headrace.deployment d
+                                    where s.stream_id is null and f.slot = headrace.slot(c.name)::smallint
+                                        and f.forgotten > 0 and d.single
+                                    offset 0
+                            ) g on true
                             left join lateral (
                                 select case when s.last_id - 1 > c.after then (
                                     select array_agg(b.bound order by q.to_id, b.bound)
@@ -1913,7 +2017,7 @@ begin
             where f.fits is not false or f.first
             order by f.place, f.id;
 end $$;
-comment on function headrace.read_events(text[],bigint[],integer,bigint,bigint) is
+comment on function headrace.read_log(text[],bigint[],integer,bigint,bigint) is
 'What the streams have after the given ids, all in one snapshot and within a number of bytes. For shards.
 
 streams, after: belong together by position; a null in after asks for the head alone.
@@ -1923,8 +2027,10 @@ first page that has any is returned whatever it has.
 Returns, for each position, at least one row, whose event columns are null if there is no event; in the order of
 ordinal and id:
 ordinal: position in streams, from 1.
-head: the last id of the stream; 0 for a stream that does not exist.
-trimmed_to: events up to this id are no longer kept; 0 if all are.
+head: the last id of the stream; that of headrace.missing_head for a stream that does not exist.
+trimmed_to: events up to this id are no longer kept; 0 if all are; the head of a stream that does not exist.
+begins_after: ids up to this one are of forgotten streams; 0 if there are none in the stream''s slot, or were none when
+the stream was made.
 jumps: {from, to, from, to, …}, the recorded jumps that end above after, in order; null if there are none.
 audiences, removed_to: with a trimmed_to above after, the audiences whose events above after were removed, '''' for
 events that everybody may see, and the newest of each; null if that is not known.
@@ -2225,9 +2331,10 @@ begin
         union all
         select d.stream_id, d.id, d.visible_to from deleted d where d.seq is null
     ), marked as (
-        insert into headrace.trimmed as m (stream_id, trimmed_to)
-            select d.stream_id, max(d.id) from deleted d group by d.stream_id
-            on conflict (stream_id) do update set trimmed_to = greatest(m.trimmed_to, excluded.trimmed_to)
+        insert into headrace.trimmed as m (stream_id, trimmed_to, used_at)
+            select d.stream_id, max(d.id), clock_timestamp() from deleted d group by d.stream_id
+            on conflict (stream_id) do update
+                set trimmed_to = greatest(m.trimmed_to, excluded.trimmed_to), used_at = excluded.used_at
     ), told as (
         -- Of each stream whose removed events have audiences, or had them before: one row per audience, and always one
         -- for the events that everybody may see.
@@ -2280,6 +2387,218 @@ and so do the audiences whose marks are oldest when there are more than 64: then
 it missed nothing, but no gap is kept from a client.
 
 stream_ids, up_to: belong together by position. Returns how many events were removed.';
+
+
+-- Idle streams. Retention removes events, and leaves the rows of their streams. A stream that has had no event and no
+-- subscriber for a time that an operator chooses is *forgotten*: its row goes, with its marks and jumps. One search an
+-- hour walks headrace.trimmed, since a stream that never lost an event has some. It takes no stream
+--
+--     whose mark is not its head                      it has events
+--     that was used within that time                  used_at; shards note it for the streams of their clients
+--     of which somebody has the row                   it is being numbered in
+--     of which a turn or a bound exists, by its name  events wait for their ids, or did a moment ago
+--
+-- What is left of all forgotten streams of a slot is one number, `forgotten`: the highest head of any. The call that
+-- forgets a stream finds that number raised by an earlier transaction. So whoever makes the stream again reads it, and
+-- the ids go on above it.
+--
+-- A client comes back to a forgotten stream. It may have missed events that retention removed, and its cursor is all
+-- that is known of it. A stream that does not exist in a slot with forgotten streams may be one of them, so it has a
+-- head and a mark there: the slot's number. The stream that is made again gets them as its own. So a client whose cursor
+-- is
+--
+--     below the number    is told of a gap: perhaps it missed nothing, which nobody can know any more
+--     at the number       is told nothing: if the stream was forgotten, its head was not higher, so nothing was missed
+--     above the number    is told that its cursor is not of this log
+--
+-- A page that is made after the stream was forgotten begins at the number. Where an incarnation began above the number
+-- (chapter 3), its start takes the number's place, since a client may have seen an id that the number's own log lost. So
+-- does the floor of a slot, where it is higher, for streams that were removed by hand.
+--
+-- A client that is connected is told nothing. Its shard has read the stream a moment ago, and a stream that had an event
+-- since then cannot be forgotten yet. So what the shard finds below begins_after, and above the head that it knows,
+-- never was an event of this stream.
+--
+-- The locks. headrace.forget_streams waits for none, so that it is in no deadlock. Whoever numbers in a stream that it
+-- is forgetting waits until it has committed, finds no row, and makes the stream again.
+
+create table headrace.forgetting (
+    single boolean not null default true,
+    walked_to integer not null default 0,
+    next_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+    primary key (single),
+    check (single)
+);
+comment on table headrace.forgetting is
+    'How far the search for idle streams has got; one row, whose lock lets one session forget at a time.';
+comment on column headrace.forgetting.single is 'Always true: there is one row.';
+comment on column headrace.forgetting.walked_to is
+    'The streams up to this stream_id have been looked at; 0 while no search is under way.';
+comment on column headrace.forgetting.next_at is 'When the next search begins.';
+
+insert into headrace.forgetting default values;
+create function headrace.note_used(streams text[], keep interval)
+returns bigint
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set plan_cache_mode to 'force_generic_plan'
+set enable_seqscan to 'off'
+set enable_hashjoin to 'off'
+set enable_mergejoin to 'off'
+set enable_bitmapscan to 'off'
+set jit to 'off'
+as $$
+declare
+    stale constant timestamptz := clock_timestamp() - keep / 8;
+    idle int[];
+    noted bigint;
+begin
+    idle := array(
+        select t.stream_id from unnest(streams) as u (name)
+            cross join lateral (select n.stream_id from headrace.stream n where n.name = u.name offset 0) s
+            cross join lateral (
+                select m.stream_id from headrace.trimmed m
+                    where m.stream_id = s.stream_id and m.used_at < stale offset 0
+            ) t
+    );
+    idle := array(
+        select m.stream_id from headrace.trimmed m where m.stream_id = any (idle) for no key update skip locked
+    );
+    update headrace.trimmed m set used_at = clock_timestamp() where m.stream_id = any (idle);
+    get diagnostics noted = row_count;
+    return noted;
+end $$;
+comment on function headrace.note_used(text[],interval) is
+'Notes that these streams have subscribers, so that headrace.forget_streams passes them over. For shards.
+
+A shard MUST call it at least every eighth of keep, with all streams that have had a subscriber since its last call. It
+writes only where the last note is older than an eighth of keep.
+Returns how many notes were written.';
+
+create function headrace.forget_streams(keep interval, batch integer, out forgotten integer, out more boolean)
+returns record
+language plpgsql
+security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set plan_cache_mode to 'force_generic_plan'
+set enable_seqscan to 'off'
+set enable_mergejoin to 'off'
+set enable_bitmapscan to 'off'
+set jit to 'off'
+as $$
+declare
+    looks constant int := 10;
+    cutoff constant timestamptz := clock_timestamp() - keep - keep / 4;
+    reached int;
+    looked int[];
+    up_to int;
+    idle int[];
+    ready int[];
+    slots smallint[];
+begin
+    if batch is null or batch not between 1 and 100000 then
+        raise exception 'a batch must have 1 to 100,000 streams, not %', batch using errcode = '22023';
+    end if;
+    if keep is null or keep < interval '1 hour' then
+        raise exception 'idle streams must be kept for 1 hour or longer, not for %', keep using errcode = '22023';
+    end if;
+    if current_setting('transaction_isolation') <> 'read committed' then
+        -- The snapshot would be older than the locks, and not show what was published before they were got.
+        raise exception 'streams can be forgotten in a READ COMMITTED transaction only' using errcode = '25001';
+    end if;
+    forgotten := 0;
+    more := false;
+    select w.walked_to into reached from headrace.forgetting w
+        where w.walked_to > 0 or w.next_at <= clock_timestamp() for update skip locked;
+    if not found then
+        return;
+    end if;
+    looked := array(
+        select t.stream_id from headrace.trimmed t where t.stream_id > reached order by t.stream_id limit looks * batch
+    );
+    up_to := looked[cardinality(looked)];
+    idle := array(
+        select t.stream_id from headrace.trimmed t
+            where t.stream_id > reached and t.stream_id <= up_to and t.used_at < cutoff
+                and t.trimmed_to >= (select s.last_id from headrace.stream s where s.stream_id = t.stream_id)
+            order by t.stream_id limit batch
+    );
+    more := cardinality(looked) = looks * batch;
+    if cardinality(idle) = batch then
+        more := true;
+        up_to := idle[batch];
+    end if;
+    idle := array(select s.stream_id from headrace.stream s where s.stream_id = any (idle) for update skip locked);
+    idle := array(
+        select t.stream_id from headrace.trimmed t
+            where t.stream_id = any (idle) and t.used_at < cutoff for update skip locked
+    );
+    -- From here on nobody numbers in these streams, and each statement sees all that was numbered in them before.
+    idle := array(
+        select s.stream_id from headrace.stream s
+            where s.stream_id = any (idle)
+                and s.last_id <= (select t.trimmed_to from headrace.trimmed t where t.stream_id = s.stream_id)
+                -- No index has ctid, so it is not the index of times alone that is gone through.
+                and (select e.ctid from headrace.event e where e.stream_id = s.stream_id limit 1) is null
+                and (select w.turn from headrace.turn w where w.stream = s.name limit 1) is null
+                and (select b.stream from headrace.behind b where b.stream = s.name) is null
+    );
+    ready := array(
+        select s.stream_id from headrace.stream s
+            where s.stream_id = any (idle)
+                and s.last_id <= (select f.forgotten from headrace.slot_floor f where f.slot = s.slot)
+    );
+    perform set_config('headrace.forgetting', 'on', true);
+    delete from headrace.stream s where s.stream_id = any (ready);
+    get diagnostics forgotten = row_count;
+    perform set_config('headrace.forgetting', '', true);
+    -- Last of all, since whoever makes a stream of the slot waits for these locks. The others of these streams are
+    -- forgotten by the next call: who makes one of them again then has the new number for certain.
+    slots := array(
+        select f.slot from headrace.slot_floor f
+            where f.slot = any (array(
+                select s.slot from headrace.stream s where s.stream_id = any (idle) and s.stream_id <> all (ready)
+            ))
+            for no key update skip locked
+    );
+    with heads as materialized (
+        select s.slot, max(s.last_id) as head from headrace.stream s where s.stream_id = any (idle) group by s.slot
+    )
+    update headrace.slot_floor f set forgotten = h.head from heads h where f.slot = h.slot and f.slot = any (slots);
+    if cardinality(slots) > 0 then
+        more := true;
+        up_to := reached;
+    end if;
+    update headrace.forgetting w
+        set walked_to = case when more then up_to else 0 end,
+            next_at = case when more then w.next_at else clock_timestamp() + least(keep / 8, interval '1 hour') end;
+end $$;
+comment on function headrace.forget_streams(interval,integer) is
+'Forgets at most batch streams that have had no event and no subscriber for keep. Call it in a loop, each call in a
+transaction of its own; shards do.
+
+A call looks at the next streams of the search that is under way, or begins a search if one is due. It waits for no
+lock, and passes over a stream in which somebody numbers, or of which events wait for their ids.
+keep: at least 1 hour. A stream is kept for that time and a quarter of it, since its use is noted to a quarter.
+Returns forgotten, how many streams; more, whether to call it again now.
+Raises 22023 for an argument that is not allowed; 25001 in a transaction that is not READ COMMITTED.';
+
+create function headrace.estimate_streams()
+returns bigint
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select case
+            when c.reltuples >= 0 then c.reltuples::bigint
+            else (select count(*) from (select from headrace.stream limit 100000) s)
+        end
+        from pg_class c where c.oid = 'headrace.stream'::regclass
+$$;
+comment on function headrace.estimate_streams() is
+'About how many streams there are: as many as the last VACUUM or ANALYZE of headrace.stream has found, which autovacuum
+does often. Before the first they are counted, up to 100,000.';
 
 
 -- 8 Changes of tables -------------------------------------------------------------------------------------------------
@@ -3461,6 +3780,19 @@ digest: sha256 of the events.
 Returns the ids, in the order of the arrays. Raises 22HR1 if the key was used for other events; 25001 in a transaction
 that is not READ COMMITTED; and like headrace.publish_many.';
 
+create function headrace.count_missing(streams text[])
+returns bigint
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+set enable_seqscan to 'off'
+as $$
+    select count(*) from (select distinct u.name from unnest(streams) as u (name)) n
+        where (select s.stream_id from headrace.stream s where s.name = n.name) is null
+$$;
+comment on function headrace.count_missing(text[]) is
+    'How many of the streams do not exist. For the router, which limits how many a publisher token makes.';
+
 create function headrace.forget_publications(keep interval)
 returns bigint
 language plpgsql
@@ -3579,6 +3911,39 @@ as $$
 $$;
 comment on function headrace.announce_waiting() is 'headrace.sequence, for shards of versions before 0.2.';
 
+create function headrace.read_events(
+    streams text[],
+    after bigint[],
+    max_events integer,
+    max_bytes bigint,
+    total_bytes bigint
+)
+returns table(
+    ordinal integer,
+    head bigint,
+    trimmed_to bigint,
+    jumps bigint[],
+    audiences text[],
+    removed_to bigint[],
+    unread boolean,
+    id bigint,
+    seq bigint,
+    created_at timestamp with time zone,
+    type text,
+    data text,
+    visible_to text
+)
+language sql
+stable security definer
+set search_path to 'pg_catalog', 'pg_temp'
+as $$
+    select e.ordinal, e.head, e.trimmed_to, e.jumps, e.audiences, e.removed_to, e.unread,
+            e.id, e.seq, e.created_at, e.type, e.data, e.visible_to
+        from headrace.read_log(streams, after, max_events, max_bytes, total_bytes) e
+$$;
+comment on function headrace.read_events(text[],bigint[],integer,bigint,bigint) is
+    'headrace.read_log without begins_after, for shards of older versions.';
+
 create function headrace.read_after(streams text[], after bigint[], max_events integer, max_bytes bigint)
 returns table(
     ordinal integer,
@@ -3685,6 +4050,7 @@ revoke all on all tables in schema headrace from public;
 revoke all on all functions in schema headrace from public;
 grant execute on function
     headrace.columns_now(oid,jsonb,text[]),
+    headrace.count_missing(text[]),
     headrace.disconnect(text,text,text,interval),
     headrace.head(text),
     headrace.identity(),

@@ -7,12 +7,13 @@
 A message is 32 bytes of HMAC-SHA256 (RFC 2104) and a body in JSON:
 
     {"s": session, "n": number, "t": timeline, "h": [[stream, head], …], "p": [page, …]}      News
-        page     [stream, after, head, trimmed_to, jumps, audiences, removed_to, [event, …]]
+        page     [stream, after, head, trimmed_to, begins_after, jumps, audiences, removed_to,
+                  [event, …]]
         event    [id, seq, type, data, visible_to, age_us]
     {"s": session, "r": rate, "n": [number of the last News on channel 0, 1, …]}              Pulse
     {"i": shard id, "w": [stream, …]}                                                         Wants
 
-A page is what `headrace.read_events` returns for a stream, with nulls where there is nothing. The key of the seal is
+A page is what `headrace.read_log` returns for a stream, with nulls where there is nothing. The key of the seal is
 made of the deployment's secret and identity, and the channel is sealed in, so a message holds for one deployment and
 one channel. Whoever writes to Redis without the secret can make shards read more, and no more than that.
 """
@@ -129,7 +130,7 @@ def _told(bulletin: Bulletin) -> dict[str, Any]:
     if isinstance(bulletin, Wants):
         return {"i": bulletin.shard_id, "w": bulletin.streams}
     pages = [
-        [page.stream, page.after, *page.rows[0][1:6], [row[-6:] for row in page.rows if row[-6] is not None]]
+        [page.stream, page.after, *page.rows[0][1:7], [row[-6:] for row in page.rows if row[-6] is not None]]
         for page in bulletin.pages
     ]
     return {
@@ -143,8 +144,8 @@ def _read(value: dict[str, Any]) -> Bulletin:
     if "r" in value:
         return Pulse(value["s"], value["r"], value["n"])
     pages = []
-    for stream, after, head, trimmed_to, jumps, audiences, removed_to, events in value["p"]:
-        standing = 1, head, trimmed_to, jumps, audiences, removed_to, False, value["t"]
-        rows = [(*standing, *event) for event in events] or [(*standing, *[None] * 6)]
+    for stream, after, *standing, events in value["p"]:
+        columns = 1, *standing, False, value["t"]
+        rows = [(*columns, *event) for event in events] or [(*columns, *[None] * 6)]
         pages.append(NewsPage(stream, after, rows))
     return News(value["s"], value["n"], value["t"], [(stream, head) for stream, head in value["h"]], pages)

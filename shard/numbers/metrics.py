@@ -193,7 +193,12 @@ class ShardMetrics(Collector):
         yield _counter("notifications", "Notifications of new events received.", parts.listener.notifications)
         skipped = "Events that could not be sent, and that clients were told of as a gap."
         yield _counter("unsendable_events", skipped, parts.readers.unsendable.count)
-        yield _counter("pruned_events", "Events that this shard has removed for retention.", parts.pruner.pruned)
+        pruner = parts.pruner
+        yield _counter("pruned_events", "Events that this shard has removed for retention.", pruner.pruned)
+        yield _gauge(
+            "log_streams", "About how many streams the log has, the same in all shards: an estimate.", pruner.streams
+        )
+        yield _counter("forgotten_streams", "Idle streams that this shard has forgotten.", pruner.forgotten)
 
     def _bus(self) -> Iterator[Metric]:
         parts = self._parts

@@ -23,12 +23,12 @@ from headrace.stream import PRESENCE_PREFIX, presence_stream
 logger = logging.getLogger(__name__)
 
 READ_EVENTS: Final = """
-    select ordinal, head, trimmed_to, jumps, audiences, removed_to, unread,
+    select ordinal, head, trimmed_to, begins_after, jumps, audiences, removed_to, unread,
            (select case when not pg_is_in_recovery() then left(pg_walfile_name(pg_current_wal_lsn()), 8) end),
            id, seq, type, data, visible_to,
            (1000000 * date_part('epoch', statement_timestamp() - created_at))::bigint
-      from headrace.read_events(%s::text[], %s::bigint[], %s, %s, %s)"""
-"""The eighth column is the timeline of the server's write-ahead log, in hexadecimal digits; null during recovery."""
+      from headrace.read_log(%s::text[], %s::bigint[], %s, %s, %s)"""
+"""The ninth column is the timeline of the server's write-ahead log, in hexadecimal digits; null during recovery."""
 
 REPORT_PRESENCE: Final = """
     select known, reached
@@ -121,7 +121,7 @@ def read_rows(
 
 def timeline(rows: EventRows) -> str | None:
     """The timeline that the rows of a stream were read in, None during recovery."""
-    found: str | None = rows[0][7]
+    found: str | None = rows[0][8]
     return found
 
 
@@ -220,6 +220,30 @@ def forget_publications(connection: psycopg.Connection[Any], keep_s: float) -> N
     connection.execute("select headrace.forget_publications(make_interval(secs => %s))", (keep_s,))
 
 
+def note_used(connection: psycopg.Connection[Any], streams: Sequence[str], keep_s: float) -> None:
+    """Note that these streams have subscribers, so that they are not forgotten. Yields. Raises psycopg.Error."""
+    connection.execute("select headrace.note_used(%s::text[], make_interval(secs => %s))", (list(streams), keep_s))
+
+
+def forget_streams(connection: psycopg.Connection[Any], keep_s: float, batch: int) -> tuple[int, bool]:
+    """Forget streams that were idle for keep_s: how many, and whether the search goes on now. Yields.
+
+    It is (0, False) if another shard is at it, or if no search is due. Raises psycopg.Error.
+    """
+    row = connection.execute(
+        "select forgotten, more from headrace.forget_streams(make_interval(secs => %s), %s)", (keep_s, batch)
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), bool(row[1])
+
+
+def estimate_streams(connection: psycopg.Connection[Any]) -> int:
+    """About how many streams the log has. Yields. Raises psycopg.Error."""
+    row = connection.execute("select headrace.estimate_streams()").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def number_left(connection: psycopg.Connection[Any]) -> int:
     """Number what committed transactions have left to others, and return how many turns that were. Yields.
 
@@ -267,12 +291,12 @@ def page(stream: str, after: int | None, rows: EventRows, skips: Unsendable) -> 
     if (last := max(after, found.trimmed_to)) < found.head:
         # Somebody has deleted events by hand: unless told of a gap, clients would wait for them for ever.
         logger.error("stream %r has a head of %d and no event after %d", stream, found.head, last)
-        return Page(found.head, found.head, found.jumps)
+        return Page(found.head, found.head, found.jumps, begins_after=found.begins_after)
     return found
 
 
 def _standing(row: tuple[Any, ...], frames: list[Frame]) -> Page:
     """The page of these frames, with what each of its rows says of the stream."""
-    _, head, trimmed_to, jumps, audiences, removed_to, unread, *_ = row
+    _, head, trimmed_to, begins_after, jumps, audiences, removed_to, unread, *_ = row
     removed = tuple(zip(audiences, removed_to, strict=True)) if audiences else ()
-    return Page(head, trimmed_to, _pairs(jumps), frames, removed, unread)
+    return Page(head, trimmed_to, _pairs(jumps), frames, removed, unread, begins_after)

@@ -22,7 +22,7 @@ from tests.fixtures.waiting import DEADLINE_S
 SECRET = "a secret of sixteen"
 SLOT = slot("room:1")
 CHANNEL = channel_of(SLOT)
-ROW = (1, 9, 0, None, None, None, False, "0000000A", 9, 71, "order", "shipped", None, 1500)
+ROW = (1, 9, 0, 0, None, None, None, False, "0000000A", 9, 71, "order", "shipped", None, 1500)
 
 
 class Bus:

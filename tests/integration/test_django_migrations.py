@@ -177,7 +177,7 @@ def test_its_opposite_reverses_too(made: str) -> None:
 def test_operations_are_written_as_they_are_read() -> None:
     """A migration file that Django writes, as when migrations are squashed, has the operations with their options."""
     operations = [
-        UpgradeSchema(27),
+        UpgradeSchema(28),
         PublishChanges("Todo", "s", columns=["id"], old=True, visible_to="staff"),
         UnpublishChanges("Todo", "{{s}}"),
     ]

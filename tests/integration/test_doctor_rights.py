@@ -2,7 +2,7 @@
 
 import psycopg
 
-from headrace.doctor import examination, rights
+from headrace.doctor import examination, rights, streams
 from headrace.doctor.finding import Finding, Level
 from headrace.embedded.postgres import EmbeddedPostgres
 from headrace.settings import Settings
@@ -46,6 +46,12 @@ def test_publishers(postgres: EmbeddedPostgres, connection: Connection, database
         execute(postgres, "drop role scribbling")
 
 
+def test_how_many_streams_there_are(connection: Connection) -> None:
+    """About how many streams the log has is told, and is never a fault."""
+    connection.execute("select headrace.publish_many(array['a', 'b'], array['x', 'x'])")
+    assert says(streams.streams(connection), Level.OK, "about 2")
+
+
 def test_pruning_that_stands_still(connection: Connection) -> None:
     """Where nothing was pruned for long, or not yet, that is said."""
     assert says(rights.pruning(connection), Level.OK, "not begun")
@@ -82,7 +88,7 @@ def test_a_doctor_runs_nothing_of_strangers(postgres: EmbeddedPostgres, empty_da
             )
             found = {finding.check: finding for finding in examination.examine(settings)}
             assert connection.execute("select * from public.ran").fetchall() == []
-            for check in ("schema", "schema parts", "pruning", "numbering", "front door"):
+            for check in ("schema", "schema parts", "pruning", "numbering", "streams", "front door"):
                 assert says(found[check], Level.FAIL, "belongs to trapping")
             connection.execute("drop owned by trapping")
     finally:

@@ -274,3 +274,33 @@ def test_without_a_database_url_it_is_off(shared_redis: RedisServer) -> None:
         assert router.get("/publish", method="POST", body=b"{}")[0] == 404
     finally:
         router.remove()
+
+
+def test_a_token_that_makes_too_many_streams(module_database_url: str, shared_redis: RedisServer) -> None:
+    """It gets 429 with a Retry-After, and nothing is published; streams that exist, and other tokens, go on."""
+    router = Router(
+        database_url=module_database_url,
+        redis_url=shared_redis.url,
+        publish_deadline_s=DEADLINE_S,
+        publish_streams_per_s=0.001,  # the first request is let in, and pays for hours
+    )
+    database = Database(module_database_url)
+    prefix = f"s{next(NUMBERS)}"
+    outside = Outside(router, database)
+    try:
+        batch = [event(f"{prefix}:{n % 30}") for n in range(60)]
+        status, answer = outside.post(batch)
+        assert (status, answer["ids"]) == (200, [1] * 30 + [2] * 30)
+        body = json.dumps([event(f"{prefix}:0"), event(f"{prefix}:new")]).encode()
+        status, headers, refusal = router.get(
+            "/publish", method="POST", body=body, Authorization=f"Bearer {outside.token}"
+        )
+        assert (status, "too many new streams" in json.loads(refusal)["error"]) == (429, True)
+        assert 29_000 < int(headers["Retry-After"]) <= 30_000
+        assert len(outside.log(f"{prefix}:0")) == 2
+        assert outside.post(event(f"{prefix}:0")) == (200, {"id": 3})
+        other = sign_publisher([f"{prefix}:*"], secrets=[SECRET])
+        assert outside.post(event(f"{prefix}:new"), token=other) == (200, {"id": 1})
+    finally:
+        database.close()
+        router.remove()

@@ -32,6 +32,7 @@ from headrace.shard.postgres.readers import Readers
 from headrace.shard.postgres.revocations import Revocations
 from headrace.shard.postgres.sequencer import Sequencer
 from headrace.shard.process import Part
+from headrace.shard.registry import Registry
 from headrace.shard.transfer import Transfer
 from tests.fixtures.redis import RedisServer
 from tests.fixtures.waiting import DEADLINE_S, wait_until
@@ -79,7 +80,7 @@ class House:
             "listener": lambda: Listener(settings, inbox, "n-0", lambda payload: None),
             "filters": lambda: Filters({"label": lambda context, stream: True}, 1.0, inbox),
             "clock": lambda: Clock(settings, inbox),
-            "pruner": lambda: Pruner(settings, "n-0"),
+            "pruner": lambda: Pruner(settings, "n-0", Registry(0)),
             "presence": lambda: Presence(settings, "n-0"),
             "transfer": lambda: Transfer(1.0, inbox, lambda: ""),
             "intake": lambda: Intake(settings, self.path, inbox, lambda message: "", lambda fd, message: os.close(fd)),

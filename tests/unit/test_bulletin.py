@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from headrace.shard.bus.bulletin import CHANNELS, Bulletin, News, NewsPage, Pulse, Seal, Wants
 
 SECRETS = ["a secret of sixteen", "an older secret here"]
-ROWS = [(1, 9, 2, [3, 4], ["", "staff"], [2, 1], False, "0000000A", 9, 71, "order", "données 🌊\n", "staff", 1500)]
+ROWS = [(1, 9, 2, 1, [3, 4], ["", "staff"], [2, 1], False, "0000000A", 9, 71, "order", "données 🌊\n", "staff", 1500)]
 BULLETINS = [
     News("s", 7, "0000000A", [("a b", 4)], [NewsPage("room:1", 8, ROWS)]),
-    News("s", 1, None, [], [NewsPage("empty", 3, [(1, 3, 0, None, None, None, False, None, *[None] * 6)])]),
+    News("s", 1, None, [], [NewsPage("empty", 3, [(1, 3, 0, 0, None, None, None, False, None, *[None] * 6)])]),
     Pulse("s", 12.5, [*range(CHANNELS)]),
     Wants("n-1", ["room:1", "é"]),
 ]

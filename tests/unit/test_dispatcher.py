@@ -17,6 +17,7 @@ from headrace.shard.messages import (
     ReadFailed,
     ReadKind,
     Ready,
+    Relistened,
     Revised,
     Rows,
     Sweep,
@@ -515,3 +516,28 @@ def test_what_is_hidden_from_everybody_is_not_remembered(machine: DispatcherMach
         machine.calm()
     assert connection.subscriptions[0].position == 5
     assert not connection.verdicts
+
+
+def test_a_stream_that_is_forgotten_behind_its_clients(machine: DispatcherMachine) -> None:
+    """They missed nothing: their cursor moves on, and what is published later follows, without a gap."""
+    machine.commit("a", [None] * 2, True)
+    machine.calm()
+    machine.forget("a", higher=3)
+    machine.commit("a", [None], True)
+    machine.calm()
+    client = machine.clients[10]
+    assert b"headrace:gap" not in client.bytes
+    assert b"id: 6\ndata: a6\n" in client.bytes
+
+
+def test_a_stream_that_is_forgotten_while_the_shard_cannot_read(machine: DispatcherMachine) -> None:
+    """A shard that has read nothing for long cannot know what was lost in the meantime, and tells of a gap."""
+    machine.commit("a", [None] * 2, True)
+    machine.calm()
+    machine.now += 3600.0
+    machine.log.labels["a"].append(None)  # no notification of it has come
+    machine.log.trimmed["a"] = 3
+    machine.log.forget("a", 2)
+    machine.tell(Relistened())
+    machine.calm()
+    assert b'data: {"stream":"a","missed_from":3,"missed_to":5}\n' in machine.clients[10].bytes

@@ -61,7 +61,8 @@ ROOM = st.sampled_from([0, 1, 7, 40, 200, 100_000])
 class Log:
     """The model: what is committed, in order, and what retention has removed.
 
-    unnumbered are the events that are committed and have no id yet: their sequence numbers and labels.
+    unnumbered are the events that are committed and have no id yet: their sequence numbers and labels. Ids up to begins
+    are of the stream before it was forgotten, and of others; those that it never had have a label that nobody sees.
     """
 
     def __init__(self) -> None:
@@ -70,6 +71,7 @@ class Log:
         self.seqs: dict[str, dict[int, int]] = {name: {} for name in STREAMS}
         self.unnumbered: dict[str, list[tuple[int, str | None]]] = {name: [] for name in STREAMS}
         self.trimmed = dict.fromkeys(STREAMS, 0)
+        self.begins = dict.fromkeys(STREAMS, 0)
         self.seq = 80
 
     def publish(self, stream: str, labels: Sequence[str | None]) -> None:
@@ -91,6 +93,11 @@ class Log:
         seqs = [seq for seq, _ in self.unnumbered[stream]]
         return Position(self.head(stream), Pending(seqs) if seqs else None)
 
+    def forget(self, stream: str, higher: int) -> None:
+        """The stream is forgotten; another one of its slot had a head that is so much higher."""
+        self.labels[stream] += ["asked-no"] * higher
+        self.begins[stream] = self.trimmed[stream] = self.head(stream)
+
     def head(self, stream: str) -> int:
         return len(self.labels[stream])
 
@@ -99,8 +106,11 @@ class Log:
         first = head if after is None else max(after, trimmed)
         ids = range(first + 1, min(head, first + PAGE) + 1)
         frames = [Frame(i, f"{stream}{i}", label=self.labels[stream][i - 1], seq=self.seqs[stream].get(i)) for i in ids]
-        newest = {label or "": i for i, label in enumerate(self.labels[stream][:trimmed], 1)}
-        return Page(head, trimmed, (), frames, tuple(newest.items()) if self.noted else ())
+        begins = self.begins[stream]
+        newest = {label or "": i for i, label in enumerate(self.labels[stream][:trimmed], 1) if i > begins}
+        if newest and begins:
+            newest.setdefault("", begins)
+        return Page(head, trimmed, (), frames, tuple(newest.items()) if self.noted else (), begins_after=begins)
 
     def visible(self, stream: str, after: int, upto: int, had: AbstractSet[int] = frozenset()) -> list[int]:
         """The events that a client is shown which has had those with the sequence numbers in had."""
@@ -126,6 +136,7 @@ class Client:
         self.bytes = b""
         self.room = 100_000
         self.closed = False
+        self.unharmed: dict[tuple[str, int], int] = {}
         self.context = Context()
         self.allowed: int | None = None
 
@@ -188,7 +199,9 @@ class Client:
         # What was hidden from the client before is not missed.
         self._advance(log, told["stream"], positions[number], told["missed_from"] - 1)
         assert told["missed_to"] <= log.trimmed[told["stream"]]
-        if log.noted:
+        begins = self.unharmed.get((told["stream"], told["missed_from"] - 1), 0)
+        assert told["missed_to"] > begins, "it was here when the stream was forgotten, and missed nothing"
+        if log.noted and told["missed_from"] > log.begins[told["stream"]]:
             assert log.visible(told["stream"], told["missed_from"] - 1, told["missed_to"]), (
                 "told of a gap, missed nothing"
             )
@@ -573,7 +586,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         return tuple(pages)
 
     def _answer(self, read: Read) -> None:
-        self.tell(Rows(read, self.pages(read), timeline=TIMELINE))
+        self.tell(Rows(read, self.pages(read), asked_at=self.now, timeline=TIMELINE))
 
     @precondition(lambda self: self.clients)
     @rule(data=st.data(), room=ROOM)
@@ -626,6 +639,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         """
         parcel = self.parcels.pop(0)
         assert parcel.fd not in self.ready
+        # The stream may be new to the other shard, which does not know then what the cursor has to do with it.
+        self.clients[parcel.fd].unharmed.clear()
         if taken:
             self.tell(MoveEnded("/other.sock"))
             again = decode(encode(parcel.handoff))
@@ -648,6 +663,28 @@ class DispatcherMachine(RuleBasedStateMachine):
     @rule(stream=st.sampled_from(STREAMS), keep=st.integers(0, 4))
     def trim(self, stream: str, keep: int) -> None:
         self.log.trimmed[stream] = max(self.log.trimmed[stream], self.log.head(stream) - keep)
+
+    @rule(stream=st.sampled_from(STREAMS), higher=st.integers(0, 3), calm=st.booleans())
+    def forget(self, stream: str, higher: int, calm: bool = True) -> None:
+        """The stream has no event for hours, in which the shard compares heads, and is forgotten."""
+        if self.log.unnumbered[stream]:
+            return
+        self.log.trimmed[stream] = self.log.head(stream)
+        for hours in (0, 1):
+            self.now += hours * 3600.0
+            self.tell(Sweep())
+            self.calm()
+        for fd, client in self.clients.items():
+            if not self.knows_revocations:
+                client.unharmed.clear()  # nothing is read for an hour, and nobody can know what has been in it
+                continue
+            connection = self.dispatcher.registry.connection(fd)
+            for subscription in connection.subscriptions if connection else ():
+                if subscription.stream.name == stream and subscription.position == self.log.head(stream):
+                    client.unharmed[stream, subscription.position] = self.log.head(stream) + higher
+        self.log.forget(stream, higher)
+        if calm:
+            self.calm()
 
     @rule(message=st.sampled_from([Tick(), Sweep(), Relistened()]))
     def time_passes(self, message: Message) -> None:

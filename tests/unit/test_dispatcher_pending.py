@@ -19,6 +19,7 @@ from headrace.shard.messages import (
     Ready,
     Rows,
     Stop,
+    Sweep,
     Tick,
     Wake,
 )
@@ -314,3 +315,19 @@ def test_an_older_shard_in_the_place_of_this_one(machine: DispatcherMachine) -> 
     assert machine.clients[FD].closed
     assert b'"reason":"drain"' in machine.clients[FD].bytes
     assert got(machine.clients[FD])[-1].startswith("3-81-1-2")
+
+
+def test_what_is_pending_stays_so_when_the_stream_is_forgotten(machine: DispatcherMachine) -> None:
+    """The page's event gets its id in the stream that is made again, and is left out there."""
+    machine.log.trimmed["a"] = 2
+    machine.connect(("a",), "watermark")
+    machine.calm()
+    machine.log.forget("a", 3)
+    machine.tell(Sweep())
+    machine.calm()
+    assert str(subscription(machine).part) == "5-81-1-1-1"
+    number(machine, 82, 81)
+    machine.commit("a", [None], True)
+    machine.calm()
+    assert got(machine.clients[FD])[-1] == "8-83-1=a8"
+    assert b"headrace:gap" not in machine.clients[FD].bytes

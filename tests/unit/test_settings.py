@@ -46,6 +46,8 @@ def test_listen_url_follows() -> None:
         ("HEADRACE_DEMO", "perhaps", "on or off"),
         ("HEADRACE_LOG_LEVEL", "loud", "debug, info"),
         ("HEADRACE_DIRECTORY_EXPIRY_S", "0.5", "at least twice"),
+        ("HEADRACE_FORGET_AFTER_S", "3599", "at least 3600"),
+        ("HEADRACE_FORGET_AFTER_S", "-1", "from 0"),
     ],
 )
 def test_wrong_values(variable: str, value: str, allowed: str) -> None:

@@ -8,4 +8,4 @@ from headrace.django.operations import UpgradeSchema
 class Migration(migrations.Migration):  # type: ignore[misc]
     """Makes the schema, or brings up one that `headrace migrate` has made."""
 
-    operations = (UpgradeSchema(27),)
+    operations = (UpgradeSchema(28),)
