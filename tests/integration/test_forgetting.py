@@ -17,7 +17,7 @@ from tests.fixtures.waiting import wait_until_blocked
 
 def standing(connection: Connection, stream: str, after: int | None) -> tuple[Any, ...]:
     """What a shard is told of the stream: head, trimmed_to, begins_after, and whether after is not of this log."""
-    (page,), _ = sql_functions.read_pages(connection, [stream], [after], 10, 1000, 1000)
+    (page,), _, _ = sql_functions.read_pages(connection, [stream], [after], 10, 1000, 1000)
     return page.head, page.trimmed_to, page.begins_after, page.foreign(after or 0)
 
 
@@ -228,7 +228,7 @@ def test_a_client_that_missed_nothing_is_told_nothing(connection: Connection) ->
     publish(connection, "s", 3)
     forget_idle(connection, "s")
     publish(connection, "s")
-    (page,), _ = sql_functions.read_pages(connection, ["s"], [4], 10, 1000, 1000)
+    (page,), _, _ = sql_functions.read_pages(connection, ["s"], [4], 10, 1000, 1000)
     assert (page.trimmed_to, [frame.id for frame in page.frames], page.foreign(4)) == (4, [5], False)
 
 
@@ -308,7 +308,7 @@ def test_what_a_stream_made_again_loses(connection: Connection) -> None:
     forget_idle(connection, "s")
     connection.execute("select headrace.publish_now('s', 'x', visible_to => 'staff')")
     empty(connection)
-    (page,), _ = sql_functions.read_pages(connection, ["s"], [0], 10, 1000, 1000)
+    (page,), _, _ = sql_functions.read_pages(connection, ["s"], [0], 10, 1000, 1000)
     assert (page.missed_by(0), page.missed_by(1)) == ({"", "staff"}, {"staff"})
 
 
