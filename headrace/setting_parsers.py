@@ -147,7 +147,9 @@ def _name(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,63}[A-Za-z0-9]", text):
+    # In braces it is a hash tag, by which a cluster keeps all keys on one node.
+    inner = text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{0,63}[A-Za-z0-9]", inner):
         raise ValueError(PREFIX.allowed)
     return text
 
@@ -164,9 +166,14 @@ MODULE = SettingParser("the name of a Python module", str)
 SWITCH = SettingParser("on or off", _switch)
 NAME = SettingParser("1 to 64 ASCII letters, digits, dots, dashes or underscores", _name)
 PREFIX = SettingParser(
-    "1 to 64 ASCII letters, digits, dots, dashes, underscores or colons, with one of the first two last", _prefix
+    "1 to 64 ASCII letters, digits, dots, dashes, underscores or colons, with one of the first two last, "
+    "and for a cluster braces around them",
+    _prefix,
 )
 ORIGINS = SettingParser("comma-separated origins, each a scheme and a host, such as https://www.example.com", _origins)
 PROXIES = SettingParser("comma-separated addresses or networks such as 10.0.0.0/8, or unix", _proxies)
 SECRETS = SettingParser("one or more comma-separated secrets of at least 16 characters each", _secrets, secret=True)
+REDIS = server_url(
+    *("redis", "rediss", "unix"), *("redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+)
 PASSWORD = SettingParser("a secret of at least 16 characters", _password, secret=True)

@@ -32,6 +32,7 @@ from headrace.setting_parsers import (
     PATH,
     PREFIX,
     PROXIES,
+    REDIS,
     SECRETS,
     SWITCH,
     SettingParser,
@@ -87,7 +88,10 @@ class Settings:
         "URL of the same database for LISTEN: PostgreSQL itself, or a pooler in session mode. DATABASE_URL unless set.",
     )
     redis_url: str = _servers(
-        "", server_url("redis", "rediss", "unix"), "URL of the Redis database with the directory of shards and slots."
+        "",
+        REDIS,
+        "URL of the Redis database for the directory of shards and slots, and for the bus: of a server, of Sentinels "
+        "(redis+sentinel://HOST:26379/SERVICE), or of a cluster (redis+cluster://HOST:6379).",
     )
     redis_prefix: str = _servers(
         "headrace", PREFIX, "Beginning of every key in Redis. Deployments that share a Redis database need one each."
@@ -316,7 +320,6 @@ class Settings:
         "Form of log lines: `json`, `text`, or `auto`, which is text on a terminal and under `headrace up`, and "
         "JSON elsewhere.",
     )
-
     log_clients_per_s: int = _operation(
         50, count(0, 1_000_000, "lines"), "Log lines a second about clients that come and go, of each kind, at most."
     )

@@ -25,6 +25,7 @@ from headrace.node import redis_errors
 from headrace.node.deployment_identity import DeploymentIdentity
 from headrace.node.directory import Directory
 from headrace.node.postgres_errors import meaning, said
+from headrace.node.redis_client import redis_client
 from headrace.node.session import connect
 from headrace.node.shard_entry import ShardEntry
 from headrace.publish import publish_now
@@ -68,7 +69,9 @@ def _redis(settings: Settings, registered: _Registered) -> Iterator[Finding]:
     if not settings.redis_url:
         yield fail("redis", "no URL", "set HEADRACE_REDIS_URL")
         return
-    with contextlib.closing(redis.Redis.from_url(settings.redis_url, socket_timeout=CONNECT_TIMEOUT_S)) as client:
+    with contextlib.closing(
+        redis_client(settings.redis_url, settings.redis_prefix, socket_timeout=CONNECT_TIMEOUT_S)
+    ) as client:
         try:
             info = redis_server.information(client)
         except redis.exceptions.NoPermissionError:

@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from headrace.errors import DirectoryForeignError, DirectoryReadOnlyError, DirectoryUnavailableError, SettingsError
 from headrace.node import redis_errors
+from headrace.node.redis_client import redis_client
 
 _FILES: Final = ("keys", "shards", "slots", "counts", "call")
 _FOREIGN: Final = "FOREIGN "
@@ -36,8 +37,9 @@ class DirectoryScript:
         self._prefix = prefix
         self._deployment = deployment
         try:
-            self._redis: redis.Redis = redis.Redis.from_url(
+            self._redis: redis.Redis = redis_client(
                 redis_url,
+                prefix,
                 decode_responses=True,
                 socket_timeout=_TIMEOUT_S,
                 socket_connect_timeout=_TIMEOUT_S,

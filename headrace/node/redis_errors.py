@@ -46,7 +46,8 @@ _KINDS: Final = (
     (r"max number of clients", "raise its maxclients, or close connections of others"),
     (
         r"CROSSSLOT|\bMOVED\b|ClusterDown|cluster",
-        "it is a cluster, which headrace does not use: give headrace a single server",
+        "it is a cluster: let HEADRACE_REDIS_URL begin with redis+cluster://, and HEADRACE_REDIS_PREFIX be a hash tag, "
+        "as in {headrace}; or give headrace a single server",
     ),
     (
         r"DB index is out of range|invalid DB index",

@@ -176,7 +176,7 @@ class Node:
         text = (self.directory / ".headrace" / "postgres.log").read_text(errors="replace")
         if not (statements := len(_STATEMENT.findall(text))):
             raise FailedError("PostgreSQL has written no statement to its log")
-        return statements, text.count("from headrace.read_events(")
+        return statements, text.count("from headrace.read_log(")
 
     @contextlib.contextmanager
     def everywhere(self) -> Iterator[None]:

@@ -5,7 +5,8 @@ before, and all streams are read once after.
 
     to the bus      the channels are subscribed to, and a pulse has come; then LISTEN ends; then Missed
     to LISTEN       LISTEN on each slot is committed; Listening then makes its streams dirty
-    on duty         LISTEN on all slots is committed before the first pulse
+    on duty         LISTEN on all slots is committed before the first pulse; if that connection is lost, the duty ends,
+                    since other shards cannot know what was missed
     off duty        LISTEN goes on for the slots that are wanted; Missed, since notifications may have been withheld
 
 The sequencer of a shard that does not LISTEN does not hear that commits are many, and stands by for no office. That of
@@ -158,9 +159,10 @@ class Hearing:
         """Listen to all slots, do the duty, and listen to what is wanted again. Yields."""
         self.mode = HearingMode.ON_DUTY
         try:
+            reconnects = self._listener.reconnects
             if self._listen_to_all():
                 self._sequencer.missed()
-                self._herald.serve(self._is_over)
+                self._herald.serve(lambda: self._is_over(reconnects))
             self.outage.ended()
         except (redis.RedisError, OSError, gevent.Timeout) as error:
             gevent.sleep(self.outage.failed(error))
@@ -179,10 +181,12 @@ class Hearing:
             gevent.sleep(STEP_S / 4)
         return True
 
-    def _is_over(self) -> bool:
+    def _is_over(self, reconnects: int) -> bool:
+        """Whether the duty ends. reconnects is how often the LISTEN connection had been replaced when it began."""
         now = time.monotonic()
         few = now - self._herald.began_at > SETTLE_S and self._herald.rate.per_s(now) < self._many * FEW_SHARE
-        return few or not self._companions or not self._seal.ready or not self._listener.connected
+        deaf = not self._listener.connected or self._listener.reconnects != reconnects
+        return few or deaf or not self._companions or not self._seal.ready
 
     def _miss(self) -> None:
         if self.slots:

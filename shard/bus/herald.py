@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 BUS: Final = "bus"
 HOLD_S: Final = 1.0
 PULSE_S: Final = 0.2
+READ_S: Final = 1.0
+"""The time for a read. After it all shards are told the heads, and each reads for itself: the way of this shard to
+PostgreSQL may be the only one that is slow."""
 MOST_STREAMS: Final = 1000
 """The streams of one read."""
 MOST_TOLD: Final = 10_000
@@ -219,7 +222,7 @@ class Herald:
         settings = self._settings
         began = time.monotonic()
         try:
-            with gevent.Timeout(settings.read_deadline_s):
+            with gevent.Timeout(min(READ_S, settings.read_deadline_s)):
                 found = self._kept.read(
                     lambda kept: sql_functions.read_rows(
                         kept,

@@ -12,6 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from headrace.node.redis_client import redis_client
 from headrace.settings import Settings
 
 TIMEOUT_S: Final = 0.5
@@ -139,8 +140,9 @@ class ChannelReader:
 
 
 def _client(settings: Settings) -> "redis.Redis":
-    return redis.Redis.from_url(
+    return redis_client(
         settings.redis_url,
+        settings.redis_prefix,
         protocol=2,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,

@@ -1,5 +1,7 @@
 """One shard reads new events for all, and whatever becomes of the bus, every event arrives: here, no sweep helps."""
 
+import os
+import signal
 from collections.abc import Sequence
 
 import pytest
@@ -95,6 +97,35 @@ def test_a_shard_that_dies_on_duty_is_followed_by_another(fleet: Fleet, database
         second = fleet.wait_until_on_bus()
         assert second is not first
         fleet.have_all(database)
+    fleet.have_all(database)
+
+
+def test_a_shard_on_duty_that_may_have_missed_something_ends_its_duty(fleet: Fleet, database: Database) -> None:
+    """Its LISTEN connection was lost, so other shards must not go on relying on it."""
+    with Writers(database.url):
+        reader = fleet.wait_until_on_bus()
+        said = reader.log.count("reads for itself alone")
+        (pid,) = database.backends(f"{reader.id} listener")
+        database.one("select pg_terminate_backend(%s)", pid)
+        wait_until(lambda: reader.log.count("reads for itself alone") > said, "the duty ends")
+        fleet.wait_until_on_bus()
+        fleet.have_all(database)
+    fleet.have_all(database)
+
+
+def test_a_shard_on_duty_that_cannot_read_tells_heads(fleet: Fleet, database: Database) -> None:
+    """Its own connection for reading is stuck: each shard reads for itself, after a second."""
+    with Writers(database.url):
+        reader = fleet.wait_until_on_bus()
+        heads = reader.sample("bus_heads_told_total")
+        wait_until(lambda: database.backends(f"{reader.id} herald"), "it reads")
+        (pid,) = database.backends(f"{reader.id} herald")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            wait_until(lambda: reader.sample("bus_heads_told_total") > heads, "heads are told")
+            fleet.have_all(database)
+        finally:
+            os.kill(pid, signal.SIGCONT)
     fleet.have_all(database)
 
 

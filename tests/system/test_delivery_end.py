@@ -208,12 +208,12 @@ def test_reads_that_postgresql_refuses_are_tried_again(start_shard: StartShard, 
     """While what a shard reads with is not there it says so; when it is back, clients are served."""
     shard = start_shard(sweep_interval_s=0.2)
     database.connection.execute(
-        "alter function headrace.read_events(text[], bigint[], int, bigint, bigint) rename to gone"
+        "alter function headrace.read_log(text[], bigint[], int, bigint, bigint) rename to gone"
     )
     client = shard.connect(("s", "now"))
     wait_until(lambda: "a live read failed" in shard.log, "the refusal is logged")
     database.connection.execute(
-        "alter function headrace.gone(text[], bigint[], int, bigint, bigint) rename to read_events"
+        "alter function headrace.gone(text[], bigint[], int, bigint, bigint) rename to read_log"
     )
     client.wait(lambda: client.last_id, "the cursor")
     database.publish("s", "x")

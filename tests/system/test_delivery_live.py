@@ -91,7 +91,7 @@ def test_carriage_returns_arrive_as_line_feeds(calm_shard: Shard, calm_database:
     calm_database.publish(stream, "a\r\nb\rc\n\rd\r")
     client.wait_for(1)
     assert client.data == ["a\nb\nc\n\nd\n"]
-    read = "select data from unrecorded.read_events(array[%s], array[0::bigint], 1, 1, 1)"
+    read = "select data from unrecorded.read_log(array[%s], array[0::bigint], 1, 1, 1)"
     assert calm_database.one(read, stream) == "a\r\nb\rc\n\rd\r"
 
 
