@@ -48,7 +48,7 @@ for module in pkgutil.walk_packages(headrace.__path__, "headrace.", onerror=lamb
     except ModuleNotFoundError as error:
         print(module.name, error.name)
 """
-FRAMEWORKS = {"django", "sqlalchemy"}
+FRAMEWORKS = {"django", "pytest", "sqlalchemy"}
 """They come with the applications that use them."""
 HIDING = ("router", "shard", "headrace", "redis", "click", "settings", "psycopg", "gevent", "gunicorn", "json", "ssl")
 """Modules of a user's that are called like ours, or like those that ours import."""
