@@ -12,17 +12,16 @@ A wrong value is an error that names the variable, the value and what is allowed
 """
 
 import dataclasses
-import difflib
 import os
-import re
 import resource
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from headrace.environment_file import ENV_FILE, is_unreadable
+from headrace.environment_variables import read_variables
 from headrace.errors import SettingsError
 from headrace.setting_parsers import (
     MODULE,
@@ -42,12 +41,6 @@ from headrace.setting_parsers import (
     seconds,
     server_url,
     url,
-)
-
-# What Kubernetes, and Docker's links, tell each container of a service whose name begins with `headrace`.
-_SERVICE_LINK = re.compile(
-    r"HEADRACE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
-    r"|HEADRACE_(\w+_)?PORT=(tcp|udp|sctp)://.*"
 )
 
 
@@ -332,21 +325,7 @@ class Settings:
         setting: a misspelt one would otherwise be ignored without a word. The variables that Kubernetes sets for a
         service whose name begins with `headrace` are ignored.
         """
-        fields = {f"HEADRACE_{f.name.upper()}": f for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for variable, text in environ.items():
-            if not variable.startswith("HEADRACE_") or not text:
-                continue
-            if variable not in fields:
-                if _SERVICE_LINK.fullmatch(f"{variable}={text}"):
-                    continue
-                raise SettingsError(f"unknown setting {variable}; {_instead(variable, fields)}")
-            spec = fields[variable]
-            try:
-                values[spec.name] = spec.metadata["parse"](text)
-            except ValueError as error:
-                shown = "a value that is not shown here" if spec.metadata["secret"] else repr(text)
-                raise SettingsError(f"{variable} is {shown}; allowed is {error}") from None
+        values = read_variables(environ, dataclasses.fields(cls))
         values.setdefault("listen_database_url", values.get("database_url", ""))
         values.setdefault("node", _default_node())
         settings = cls(**values)
@@ -388,11 +367,6 @@ class Settings:
 def _spare_descriptors() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, soft - 200)
-
-
-def _instead(variable: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(variable, allowed, n=1, cutoff=0.8)
-    return f"perhaps {near[0]} is meant; else unset it" if near else f"allowed are {', '.join(sorted(allowed))}"
 
 
 def _default_node() -> str:
